@@ -1,0 +1,208 @@
+// The module spectral_kernels._C. Addresses and sizes come as plain integers, so that no header of
+// PyTorch is needed and one binary serves every release of it; spectral_kernels/_C.pyi describes the
+// jobs. The checks of shapes and types are made in Python before a pointer is taken.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cpu/driver.h"
+
+namespace py = pybind11;
+using namespace spectral;
+
+namespace {
+
+// Reads one job, a tuple of integers (and at most one float), in order.
+class Fields {
+ public:
+  explicit Fields(PyObject* job, Py_ssize_t expected) : job_(job) {
+    if (!PyTuple_Check(job) || PyTuple_GET_SIZE(job) != expected)
+      throw py::value_error("each job must be a tuple of " + std::to_string(expected) + " numbers, got " +
+                            std::string(py::str(py::handle(job))));
+  }
+  int64_t integer() {
+    const long long value = PyLong_AsLongLong(PyTuple_GET_ITEM(job_, at_++));
+    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+  }
+  double real() {
+    const double value = PyFloat_AsDouble(PyTuple_GET_ITEM(job_, at_++));
+    if (value == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+  }
+  template <class T = void>
+  T* pointer() {
+    return reinterpret_cast<T*>(static_cast<intptr_t>(integer()));
+  }
+  DType dtype() {
+    const int64_t code = integer();
+    if (code < 0 || code > 3) throw py::value_error("dtype code must be 0 to 3, got " + std::to_string(code));
+    return static_cast<DType>(code);
+  }
+  MatrixView matrix() {
+    MatrixView a;
+    a.data = pointer<const void>();
+    a.dtype = dtype();
+    a.batch = integer();
+    a.m = integer();
+    a.n = integer();
+    a.stride_b = integer();
+    a.stride_m = integer();
+    a.stride_n = integer();
+    return a;
+  }
+  SvdOutput svd_output() {
+    SvdOutput out;
+    out.ut = pointer();
+    out.s = pointer();
+    out.vh = pointer();
+    return out;
+  }
+
+ private:
+  PyObject* job_;
+  Py_ssize_t at_ = 0;
+};
+
+// Parses a list with `parse`, then runs the jobs without the interpreter's lock.
+template <class Job, class Parse, class Run>
+void run_jobs(const py::list& list, int threads, Py_ssize_t fields, Parse parse, Run run) {
+  std::vector<Job> jobs;
+  jobs.reserve(list.size());
+  for (const py::handle& item : list) {
+    Fields f(item.ptr(), fields);
+    jobs.push_back(parse(f));
+  }
+  py::gil_scoped_release release;
+  run(jobs, threads);
+}
+
+void require_supported(bool supported, const char* what, const MatrixView& a) {
+  if (!supported)
+    throw py::value_error(std::string(what) + " does not take " + std::to_string(a.m) + " x " +
+                          std::to_string(a.n) + " of this dtype; ask " + what + "_supported first");
+}
+
+void svdvals(const py::list& list, int threads) {
+  run_jobs<ValuesJob>(
+      list, threads, 9,
+      [](Fields& f) {
+        ValuesJob job;
+        job.a = f.matrix();
+        job.s = f.pointer();
+        require_supported(values_supported(job.a.dtype, job.a.m, job.a.n), "svdvals", job.a);
+        return job;
+      },
+      run_values);
+}
+
+void svd(const py::list& list, int threads) {
+  run_jobs<SvdJob>(
+      list, threads, 11,
+      [](Fields& f) {
+        SvdJob job;
+        job.a = f.matrix();
+        job.out = f.svd_output();
+        require_supported(vectors_supported(job.a.dtype, job.a.m, job.a.n), "svd", job.a);
+        return job;
+      },
+      run_svd);
+}
+
+void rsvd(const py::list& list, int threads) {
+  run_jobs<RsvdJob>(
+      list, threads, 15,
+      [](Fields& f) {
+        RsvdJob job;
+        job.a = f.matrix();
+        job.plan.start = f.pointer<const void>();
+        job.plan.rank = f.integer();
+        job.plan.width = f.integer();
+        job.plan.power_iters = f.integer();
+        job.out = f.svd_output();
+        return job;
+      },
+      run_rsvd);
+}
+
+void summarize(const py::list& list, int threads) {
+  run_jobs<SummaryJob>(
+      list, threads, 8,
+      [](Fields& f) {
+        SummaryJob job;
+        job.s = f.pointer<const void>();
+        job.dtype = f.dtype();
+        job.batch = f.integer();
+        job.r = f.integer();
+        job.m = f.integer();
+        job.n = f.integer();
+        job.rtol = f.real();
+        job.out = f.pointer<double>();
+        return job;
+      },
+      run_summaries);
+}
+
+void alignment_diagonals(const py::list& list, int threads) {
+  run_jobs<AlignmentPair>(
+      list, threads, 10,
+      [](Fields& f) {
+        AlignmentPair p;
+        p.u = f.pointer<const void>();
+        p.dtype = f.dtype();
+        p.u_stride_row = f.integer();
+        p.u_stride_col = f.integer();
+        p.v = f.pointer<const void>();
+        p.v_stride_row = f.integer();
+        p.v_stride_col = f.integer();
+        p.length = f.integer();
+        p.count = f.integer();
+        p.out = f.pointer();
+        return p;
+      },
+      run_alignments);
+}
+
+void snapshot(const py::list& list, int threads) {
+  run_jobs<SnapshotJob>(
+      list, threads, 10,
+      [](Fields& f) {
+        SnapshotJob job;
+        job.a = f.matrix();
+        job.packed = f.pointer();
+        job.stats = f.pointer<double>();
+        return job;
+      },
+      run_snapshots);
+}
+
+DType checked(int code) {
+  if (code < 0 || code > 3) throw py::value_error("dtype code must be 0 to 3, got " + std::to_string(code));
+  return static_cast<DType>(code);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Compiled CPU kernels of spectral_kernels; see _C.pyi.";
+  module.def("svdvals", &svdvals, py::arg("jobs"), py::arg("threads"));
+  module.def("svd", &svd, py::arg("jobs"), py::arg("threads"));
+  module.def("rsvd", &rsvd, py::arg("jobs"), py::arg("threads"));
+  module.def("summarize", &summarize, py::arg("jobs"), py::arg("threads"));
+  module.def("alignment_diagonals", &alignment_diagonals, py::arg("jobs"), py::arg("threads"));
+  module.def("snapshot", &snapshot, py::arg("jobs"), py::arg("threads"));
+  module.def(
+      "svdvals_supported", [](int d, int64_t m, int64_t n) { return values_supported(checked(d), m, n); },
+      py::arg("dtype"), py::arg("m"), py::arg("n"));
+  module.def(
+      "svd_supported", [](int d, int64_t m, int64_t n) { return vectors_supported(checked(d), m, n); },
+      py::arg("dtype"), py::arg("m"), py::arg("n"));
+  module.def("isa", [] { return std::string(kernels().name); });
+  module.def("isas", &usable_isas);
+  module.def("set_isa", &choose_isa, py::arg("name"));
+  module.attr("MAX_VALUES_SIDE") = kMaxValuesSide;
+  module.attr("MAX_VECTORS_SIDE") = kMaxVectorsSide;
+}

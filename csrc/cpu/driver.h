@@ -1,0 +1,63 @@
+// Schedules kernels over ragged lists of jobs: matrices over threads, small ones over lanes as well.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace spectral {
+
+// The largest short side that the exact solvers take: beyond it blocked LAPACK wins.
+constexpr int64_t kMaxValuesSide = 384;
+constexpr int64_t kMaxVectorsSide = 384;
+// At or below these a matrix is one lane of a vector.
+constexpr int64_t kLaneShortSide = 32;
+constexpr int64_t kLaneLongSide = 64;
+
+struct ValuesJob {
+  MatrixView a;
+  void* s;
+};
+
+struct SvdJob {
+  MatrixView a;
+  SvdOutput out;
+};
+
+struct RsvdJob {
+  MatrixView a;
+  RsvdPlan plan;
+  SvdOutput out;
+};
+
+struct SummaryJob {
+  const void* s;
+  DType dtype;
+  int64_t batch, r, m, n;
+  double rtol;  // negative: max(m, n) * eps of the dtype
+  double* out;
+};
+
+struct SnapshotJob {
+  MatrixView a;
+  void* packed;
+  double* stats;  // (batch, 3)
+};
+
+bool values_supported(DType dtype, int64_t m, int64_t n);
+bool vectors_supported(DType dtype, int64_t m, int64_t n);
+
+void run_values(const std::vector<ValuesJob>& jobs, int threads);
+void run_svd(const std::vector<SvdJob>& jobs, int threads);
+void run_rsvd(const std::vector<RsvdJob>& jobs, int threads);
+void run_summaries(const std::vector<SummaryJob>& jobs, int threads);
+void run_alignments(const std::vector<AlignmentPair>& pairs, int threads);
+void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads);
+
+const Kernels& kernels();
+std::vector<std::string> usable_isas();
+void choose_isa(const std::string& name);
+
+}  // namespace spectral

@@ -1,0 +1,83 @@
+// What the driver asks of a set of kernels, one set per instruction set. Plain data and function
+// pointers only: this header is shared by files compiled for different machines.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/matrix_view.h"
+
+namespace spectral {
+
+// Where the eigenvalues of one positive tridiagonal B^T B come from and go to.
+struct QdProblem {
+  int64_t n;
+  double* q;    // n squares of B's diagonal; replaced by the eigenvalues, unordered
+  double* e;    // n - 1 squares of its superdiagonal (room for n); destroyed
+  double drop;  // an e_i below this is dropped: it moves no singular value by more than sqrt(drop)
+  bool converged;
+};
+
+// A matrix reduced to a QdProblem: sigma = unscale * sqrt(max(0, eigenvalue - shift)).
+struct Reduced {
+  QdProblem problem;
+  double shift;
+  double unscale;  // NaN for a matrix with NaN or infinity inside
+};
+
+// U and Vh by rows: ut (r, m) is U transposed, vh (r, n). float64 for float64 input, else float32.
+struct SvdOutput {
+  void* ut;
+  void* s;
+  void* vh;
+};
+
+struct RsvdPlan {
+  int64_t rank, width, power_iters;
+  const void* start;  // (n, width)
+};
+
+struct AlignmentPair {
+  const void* u;
+  const void* v;
+  DType dtype;
+  int64_t u_stride_row, u_stride_col, v_stride_row, v_stride_col;
+  int64_t length, count;
+  void* out;
+};
+
+struct SnapshotStats {
+  double max_abs, frobenius_norm, finite;
+};
+
+constexpr int kSummaryFields = 7;
+
+struct Kernels {
+  const char* name;
+  int lanes;
+
+  // Reduction of `count` <= lanes small matrices from `first` on, or of one matrix.
+  int64_t (*reduce_lanes_workspace)(const MatrixView&);
+  void (*reduce_lanes)(const MatrixView&, int64_t first, int count, Reduced*, double* work);
+  int64_t (*reduce_workspace)(const MatrixView&);
+  void (*reduce)(const MatrixView&, Reduced*, double* work);
+
+  int64_t (*qd_workspace)(int64_t longest, int count);
+  void (*qd)(QdProblem*, int count, double* work);
+
+  int64_t (*svd_lanes_workspace)(const MatrixView&);
+  void (*svd_lanes)(const MatrixView&, int64_t first, int count, const SvdOutput*, double* work);
+  int64_t (*svd_workspace)(const MatrixView&);
+  void (*svd)(const MatrixView&, const SvdOutput&, double* work);
+
+  int64_t (*rsvd_workspace)(const MatrixView&, const RsvdPlan&);
+  void (*rsvd)(const MatrixView&, const RsvdPlan&, const SvdOutput&, double* work);
+
+  void (*alignment)(const AlignmentPair&);
+  void (*snapshot)(const MatrixView&, void* packed, SnapshotStats*);
+};
+
+const Kernels& kernels_generic();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+
+}  // namespace spectral

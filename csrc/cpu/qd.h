@@ -1,0 +1,233 @@
+// Eigenvalues of many positive tridiagonal matrices B^T B at once: the differential qd algorithm with
+// shifts (dqds; Fernando & Parlett 1994), one matrix per lane, with shifts that cannot fail.
+//
+// A step of dqds is a chain add, divide, multiply, subtract of some 25 cycles that no single matrix
+// can shorten. Lanes of a vector (and two vectors side by side) walk it together, each on its own
+// active block [low, high] with its own shift. State per matrix: q_i = b_ii^2 and e_i = b_i,i+1^2.
+//
+// The shift is Laguerre's lower bound for the smallest eigenvalue of the block,
+//     n / (t1 + sqrt((n - 1) (n t2 - t1^2))),  t1 = tr (B^T B)^-1,  t2 = tr (B^T B)^-2,
+// cubically convergent from below (Wilkinson, The Algebraic Eigenvalue Problem, 1965, section 7.26).
+// Both traces come from recurrences with positive terms only, run along the same loop:
+//     g_1 = 1, h_1 = 0,  c_i = g_i / q_i,  f_i = e_i / q_i,
+//     g_{i+1} = 1 + f_i g_i,  h_{i+1} = f_i (h_i + 2 g_i c_i),
+//     t1 = sum c_i,  t2 = sum (h_i + g_i c_i) / q_i
+// (g = -dq/ds and h = dg/ds for the factorisation of B^T B - s I at s = 0). So the bound has a small
+// relative error, a step never has to be repeated, and no lane waits for another's failure.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+namespace spectral {
+namespace SK_ISA {
+
+// One lane's place in its matrix. Blocks above `low` wait with the shift they had when split off.
+struct QdLane {
+  int64_t low = 0, high = -1;
+  // Sum of the shifts so far, and what rounding lost of it: a matrix takes hundreds of them.
+  double sigma = 0.0, lost = 0.0;
+
+  void add_shift(double shift) {
+    const double y = shift - lost, sum = sigma + y;
+    lost = (sum - sigma) - y;
+    sigma = sum;
+  }
+};
+
+constexpr double kTiny = 1e-60;
+
+template <int kVectors>
+struct QdLanes {
+  static constexpr int kCount = kVectors * kLanes;
+  double* q;     // [i * kCount + lane]
+  double* e;
+  double* mark;  // the shift of the block that ends at i, negative where none ends
+  double drop[kCount], shift[kCount], low[kCount], high[kCount];
+  double t1[kCount], t2[kCount], split[kCount];
+  double upper_t1[kCount], upper_t2[kCount];  // traces of the block above the split
+};
+
+// One transformation of every lane's block; leaves the last split, and t1, t2 on both sides of it.
+template <int kVectors>
+inline void qd_pass(QdLanes<kVectors>& s, int64_t first, int64_t last) {
+  constexpr int kCount = kVectors * kLanes;
+  Vd d[kVectors], g[kVectors], h[kVectors], t1[kVectors], t2[kVectors], split[kVectors];
+  Vd low[kVectors], high[kVectors], shift[kVectors], drop[kVectors], q[kVectors];
+  Vd upper_t1[kVectors], upper_t2[kVectors];
+  const Vd one = splat(1.0);
+  for (int v = 0; v < kVectors; ++v) {
+    low[v] = load(s.low + v * kLanes);
+    high[v] = load(s.high + v * kLanes);
+    shift[v] = load(s.shift + v * kLanes);
+    drop[v] = load(s.drop + v * kLanes);
+    d[v] = g[v] = one;
+    h[v] = t1[v] = t2[v] = upper_t1[v] = upper_t2[v] = Vd{};
+    split[v] = low[v] - 1.0;
+    q[v] = load(s.q + first * kCount + v * kLanes);
+  }
+  for (int64_t i = first; i <= last; ++i) {
+    const double at = static_cast<double>(i);
+    for (int v = 0; v < kVectors; ++v) {
+      double* qp = s.q + i * kCount + v * kLanes;
+      double* ep = s.e + i * kCount + v * kLanes;
+      const Vd e = load(ep), next = load(qp + kCount);
+      const Vd here = splat(at);
+      const Md starts = here == low[v], inside = (here >= low[v]) & (here <= high[v]);
+      const Md inner = inside & (here < high[v]);
+      // Rounding alone can bring d to zero or below: the shift is a lower bound.
+      d[v] = maximum(select(starts, q[v] - shift[v], d[v]), splat(kTiny));
+      const Vd q_new = d[v] + select(inner, e, Vd{});
+      const Vd inverse = one / q_new;
+      const Vd t = next * inverse;
+      const Vd e_new = e * t;
+      d[v] = d[v] * t - shift[v];
+      store(qp, select(inside, q_new, q[v]));
+      store(ep, select(inner, e_new, e));
+      const Vd c = g[v] * inverse;
+      const Vd f = e_new * inverse;
+      t1[v] = select(inside, t1[v] + c, t1[v]);
+      t2[v] = select(inside, t2[v] + inverse * (h[v] + g[v] * c), t2[v]);
+      h[v] = select(inner, f * (h[v] + 2.0 * g[v] * c), h[v]);
+      g[v] = select(inner, one + f * g[v], g[v]);
+      const Md cut = inner & (e_new <= drop[v]);
+      // Two splits in one pass: the block above the second is not whole, so it gets no shift yet.
+      const Md whole = split[v] < low[v];
+      upper_t1[v] = select(cut, select(whole, t1[v], splat(HUGE_VAL)), upper_t1[v]);
+      upper_t2[v] = select(cut, select(whole, t2[v], splat(HUGE_VAL)), upper_t2[v]);
+      split[v] = select(cut, here, split[v]);
+      g[v] = select(cut, one, g[v]);
+      h[v] = select(cut, Vd{}, h[v]);
+      t1[v] = select(cut, Vd{}, t1[v]);
+      t2[v] = select(cut, Vd{}, t2[v]);
+      q[v] = next;
+    }
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    store(s.t1 + v * kLanes, t1[v]);
+    store(s.t2 + v * kLanes, t2[v]);
+    store(s.split + v * kLanes, split[v]);
+    store(s.upper_t1 + v * kLanes, upper_t1[v]);
+    store(s.upper_t2 + v * kLanes, upper_t2[v]);
+  }
+}
+
+inline double laguerre_bound(int64_t n, double t1, double t2) {
+  const double count = static_cast<double>(n);
+  const double root = std::sqrt(std::fmax(0.0, (count - 1) * (count * t2 - t1 * t1)));
+  const double bound = count / (t1 + root);
+  // The recurrences err by some n eps, all in one direction at worst.
+  return bound > 0 && bound < 1e300 ? bound * (1.0 - 1e-13 * count) : 0.0;
+}
+
+// Both eigenvalues of [[q1, .], [., q2 + e]] with off-diagonal squared q1 e, no cancellation.
+inline void two_by_two(double q1, double e, double q2, double* large, double* small) {
+  const double gap = std::sqrt((q1 - q2) * (q1 - q2) + e * (2.0 * (q1 + q2) + e));
+  *large = 0.5 * (q1 + q2 + e + gap);
+  *small = q1 * q2 / *large;
+}
+
+// Takes finished blocks of one or two off the bottom of a lane; false when the matrix is done.
+template <int kVectors>
+inline bool take_finished(QdLanes<kVectors>& s, int lane, QdLane& place, double* eigenvalues) {
+  constexpr int kCount = kVectors * kLanes;
+  while (place.high - place.low <= 1) {
+    double* q = s.q + place.low * kCount + lane;
+    if (place.high == place.low) {
+      eigenvalues[place.low] = (q[0] - place.lost) + place.sigma;
+    } else {
+      double large, small;
+      two_by_two(q[0], s.e[place.low * kCount + lane], q[kCount], &large, &small);
+      eigenvalues[place.low] = (large - place.lost) + place.sigma;
+      eigenvalues[place.high] = (small - place.lost) + place.sigma;
+    }
+    if (place.low == 0) return false;
+    place.high = place.low - 1;
+    place.sigma = s.mark[place.high * kCount + lane];
+    place.lost = 0.0;
+    place.low = place.high;
+    while (place.low > 0 && s.mark[(place.low - 1) * kCount + lane] < 0) --place.low;
+    s.shift[lane] = 0.0;
+  }
+  return true;
+}
+
+template <int kVectors>
+inline void load_lane(QdLanes<kVectors>& s, int lane, const QdProblem* p, int64_t rows) {
+  constexpr int kCount = kVectors * kLanes;
+  const int64_t n = p ? p->n : 0;
+  // Convergence is at the bottom: a matrix that grows downwards is turned round (B -> its flip,
+  // which has the same singular values).
+  const bool flip = n > 1 && 1.5 * p->q[0] < p->q[n - 1];
+  for (int64_t i = 0; i < rows; ++i) {
+    s.q[i * kCount + lane] = i < n ? p->q[flip ? n - 1 - i : i] : 1.0;
+    s.e[i * kCount + lane] = i < n - 1 ? p->e[flip ? n - 2 - i : i] : 0.0;
+    s.mark[i * kCount + lane] = -1.0;
+  }
+  s.drop[lane] = p ? p->drop : 0.0;
+  s.shift[lane] = 0.0;
+}
+
+inline int64_t qd_workspace(int64_t longest, int vectors) {
+  return 3 * (longest + 1) * vectors * kLanes;
+}
+
+// Solves up to kVectors * kLanes problems; work holds qd_workspace(longest, kVectors) doubles.
+template <int kVectors>
+inline void qd_eigenvalues(QdProblem* problems, int count, double* work) {
+  constexpr int kCount = kVectors * kLanes;
+  int64_t longest = 1;
+  for (int k = 0; k < count; ++k) longest = problems[k].n > longest ? problems[k].n : longest;
+  const int64_t rows = longest + 1;
+  QdLanes<kVectors> s;
+  s.q = work;
+  s.e = s.q + rows * kCount;
+  s.mark = s.e + rows * kCount;
+  QdLane place[kCount];
+  bool active[kCount];
+  int remaining = 0;
+  for (int lane = 0; lane < kCount; ++lane) {
+    QdProblem* p = lane < count ? problems + lane : nullptr;
+    load_lane(s, lane, p, rows);
+    active[lane] = false;
+    if (!p || p->n == 0) continue;
+    place[lane].high = p->n - 1;
+    p->converged = false;
+    active[lane] = take_finished(s, lane, place[lane], p->q);
+    p->converged = !active[lane];
+    remaining += active[lane];
+  }
+  for (int64_t pass = 0; remaining > 0 && pass < 40 * longest + 100; ++pass) {
+    int64_t first = longest, last = 0;
+    for (int lane = 0; lane < kCount; ++lane) {
+      s.low[lane] = active[lane] ? static_cast<double>(place[lane].low) : 1.0;
+      s.high[lane] = active[lane] ? static_cast<double>(place[lane].high) : 0.0;
+      if (!active[lane]) continue;
+      first = place[lane].low < first ? place[lane].low : first;
+      last = place[lane].high > last ? place[lane].high : last;
+    }
+    qd_pass(s, first, last);
+    for (int lane = 0; lane < kCount; ++lane) {
+      if (!active[lane]) continue;
+      QdLane& at = place[lane];
+      at.add_shift(s.shift[lane]);
+      const int64_t low = at.low, split = static_cast<int64_t>(s.split[lane]);
+      if (split >= low) {
+        s.mark[split * kCount + lane] = at.sigma;
+        at.low = split + 1;
+      }
+      s.shift[lane] = laguerre_bound(at.high - at.low + 1, s.t1[lane], s.t2[lane]);
+      const bool going_on = take_finished(s, lane, at, problems[lane].q);
+      if (going_on && split >= low && at.high == split)
+        s.shift[lane] = laguerre_bound(split - low + 1, s.upper_t1[lane], s.upper_t2[lane]);
+      if (!going_on) {
+        active[lane] = false;
+        problems[lane].converged = true;
+        --remaining;
+      }
+    }
+  }
+}
+
+}  // namespace SK_ISA
+}  // namespace spectral

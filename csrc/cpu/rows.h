@@ -1,0 +1,217 @@
+// Products and orthonormal bases of a few long vectors, stored as the rows of a count x length array
+// (leading dimension a multiple of the vector length, padding zero).
+//
+// project:    out[c, i] = a_i . b_c            (A Q for a basis stored by rows)
+// accumulate: out[c, :] = sum_i x[c, i] a_i    (Q^T A)
+// Both keep a tile of sums in registers and read A once per six vectors of the basis.
+#pragma once
+
+#include "cpu/finish.h"
+#include "cpu/lanes.h"
+
+namespace spectral {
+namespace SK_ISA {
+
+constexpr bool kWide = kLanes == 8;
+constexpr int kTileRows = kWide ? 4 : 2;
+constexpr int kTileVectors = kWide ? 6 : 4;
+
+template <class T>
+constexpr int lanes_of() {
+  return Simd<T>::kLanes;
+}
+
+template <class T, int kRows, int kCount>
+inline void project_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t length, T* out,
+                         int64_t ldo) {
+  typename Simd<T>::Vec sum[kRows][kCount] = {};
+  for (int64_t j = 0; j < length; j += lanes_of<T>()) {
+    typename Simd<T>::Vec x[kRows];
+    for (int r = 0; r < kRows; ++r) x[r] = load(a + r * lda + j);
+    for (int c = 0; c < kCount; ++c) {
+      const auto y = load(b + c * ldb + j);
+      for (int r = 0; r < kRows; ++r) sum[r][c] += x[r] * y;
+    }
+  }
+  for (int r = 0; r < kRows; ++r)
+    for (int c = 0; c < kCount; ++c) out[c * ldo + r] = horizontal_sum(sum[r][c]);
+}
+
+template <class T, int kCount>
+inline void project_strip(const T* a, int64_t lda, int64_t rows, const T* b, int64_t ldb,
+                          int64_t length, T* out, int64_t ldo) {
+  int64_t i = 0;
+  for (; i + kTileRows <= rows; i += kTileRows)
+    project_tile<T, kTileRows, kCount>(a + i * lda, lda, b, ldb, length, out + i, ldo);
+  for (; i < rows; ++i) project_tile<T, 1, kCount>(a + i * lda, lda, b, ldb, length, out + i, ldo);
+}
+
+// length: a multiple of the vector length.
+template <class T>
+inline void project(const T* a, int64_t lda, int64_t rows, const T* b, int64_t ldb, int64_t count,
+                    int64_t length, T* out, int64_t ldo) {
+  constexpr int64_t kBlock = 16;  // rows of A that stay in cache for all of b
+  for (int64_t i = 0; i < rows; i += kBlock) {
+    const int64_t here = rows - i < kBlock ? rows - i : kBlock;
+    int64_t c = 0;
+    for (; c + kTileVectors <= count; c += kTileVectors)
+      project_strip<T, kTileVectors>(a + i * lda, lda, here, b + c * ldb, ldb, length,
+                                     out + c * ldo + i, ldo);
+    for (; c < count; ++c)
+      project_strip<T, 1>(a + i * lda, lda, here, b + c * ldb, ldb, length, out + c * ldo + i, ldo);
+  }
+}
+
+template <class T, int kCount, int kStrip>
+inline void accumulate_tile(const T* x, int64_t ldx, const T* a, int64_t lda, int64_t depth, T* out,
+                            int64_t ldo, bool add) {
+  typename Simd<T>::Vec sum[kCount][kStrip];
+  for (int c = 0; c < kCount; ++c)
+    for (int v = 0; v < kStrip; ++v)
+      sum[c][v] = add ? load(out + c * ldo + v * lanes_of<T>()) : typename Simd<T>::Vec{};
+  for (int64_t i = 0; i < depth; ++i) {
+    typename Simd<T>::Vec row[kStrip];
+    for (int v = 0; v < kStrip; ++v) row[v] = load(a + i * lda + v * lanes_of<T>());
+    for (int c = 0; c < kCount; ++c)
+      for (int v = 0; v < kStrip; ++v) sum[c][v] += x[c * ldx + i] * row[v];
+  }
+  for (int c = 0; c < kCount; ++c)
+    for (int v = 0; v < kStrip; ++v) store(out + c * ldo + v * lanes_of<T>(), sum[c][v]);
+}
+
+template <class T, int kCount>
+inline void accumulate_strip(const T* x, int64_t ldx, const T* a, int64_t lda, int64_t depth,
+                             int64_t length, T* out, int64_t ldo, bool add) {
+  constexpr int kStrip = kWide ? 4 : 2;
+  int64_t j = 0;
+  for (; j + kStrip * lanes_of<T>() <= length; j += kStrip * lanes_of<T>())
+    accumulate_tile<T, kCount, kStrip>(x, ldx, a + j, lda, depth, out + j, ldo, add);
+  for (; j < length; j += lanes_of<T>())
+    accumulate_tile<T, kCount, 1>(x, ldx, a + j, lda, depth, out + j, ldo, add);
+}
+
+template <class T>
+inline void accumulate(const T* x, int64_t ldx, int64_t count, const T* a, int64_t lda, int64_t depth,
+                       int64_t length, T* out, int64_t ldo) {
+  constexpr int64_t kBlock = 64;  // rows of A that stay in cache for all of x
+  constexpr int kCount = kWide ? 6 : 4;
+  for (int64_t i = 0; i < depth; i += kBlock) {
+    const int64_t here = depth - i < kBlock ? depth - i : kBlock;
+    int64_t c = 0;
+    for (; c + kCount <= count; c += kCount)
+      accumulate_strip<T, kCount>(x + c * ldx + i, ldx, a + i * lda, lda, here, length, out + c * ldo,
+                                  ldo, i > 0);
+    for (; c < count; ++c)
+      accumulate_strip<T, 1>(x + c * ldx + i, ldx, a + i * lda, lda, here, length, out + c * ldo, ldo,
+                             i > 0);
+  }
+}
+
+// A few float64 rows to be made orthonormal, with room for the steps of it.
+struct Basis {
+  double* rows;
+  int64_t count, length, ld;
+  double* gram;   // count x ldg, ldg = round_up(count, kLanes)
+  double* lower;  // the same: rows = lower * orthonormal rows
+  double* spare;  // as large as rows, and at least length + count
+};
+
+inline int64_t basis_ldg(const Basis& b) { return round_up(b.count, kLanes); }
+
+// Inverse of the Cholesky factor of gram into lower; false where gram is too near singular for the
+// product to be orthonormal (a pivot below 1e-10 of its row, the square of a condition of 1e5).
+inline bool invert_cholesky(const Basis& b) {
+  const int64_t n = b.count, ld = basis_ldg(b);
+  double* g = b.gram;
+  for (int64_t j = 0; j < n; ++j) {
+    const double before = g[j * ld + j];
+    for (int64_t k = 0; k < j; ++k) g[j * ld + j] -= g[j * ld + k] * g[j * ld + k];
+    if (!(g[j * ld + j] > 1e-10 * before)) return false;
+    g[j * ld + j] = std::sqrt(g[j * ld + j]);
+    for (int64_t i = j + 1; i < n; ++i) {
+      double sum = g[i * ld + j];
+      for (int64_t k = 0; k < j; ++k) sum -= g[i * ld + k] * g[j * ld + k];
+      g[i * ld + j] = sum / g[j * ld + j];
+    }
+  }
+  std::memset(b.lower, 0, static_cast<size_t>(n * ld) * sizeof(double));
+  for (int64_t j = 0; j < n; ++j)
+    for (int64_t i = j; i < n; ++i) {
+      double sum = i == j ? 1.0 : 0.0;
+      for (int64_t k = j; k < i; ++k) sum -= g[i * ld + k] * b.lower[k * ld + j];
+      b.lower[i * ld + j] = sum / g[i * ld + i];
+    }
+  return true;
+}
+
+// One round of Cholesky QR (Yamamoto et al. 2015): rows <- L^-1 rows.
+inline bool cholesky_qr(Basis& b) {
+  const int64_t ld = basis_ldg(b);
+  project(b.rows, b.ld, b.count, b.rows, b.ld, b.count, b.ld, b.gram, ld);
+  if (!invert_cholesky(b)) return false;
+  accumulate(b.lower, ld, b.count, b.rows, b.ld, b.count, b.ld, b.spare, b.ld);
+  double* done = b.spare;
+  b.spare = b.rows;
+  b.rows = done;
+  return true;
+}
+
+// x -= sum_k (x . row_k) row_k over the first `count` rows, twice; coefficients are added up.
+inline void project_out_twice(const Basis& b, int64_t count, double* x, double* coefficients) {
+  for (int round = 0; round < 2; ++round)
+    for (int64_t k = 0; k < count; ++k) {
+      const double* row = b.rows + k * b.ld;
+      const double c = dot(x, row, b.ld);
+      coefficients[k] += c;
+      for (int64_t j = 0; j < b.ld; j += kLanes) store(x + j, load(x + j) - c * load(row + j));
+    }
+}
+
+// The axis the first `count` rows cover least, orthogonalised against them, becomes row `count`.
+inline void complete_row(const Basis& b, int64_t count) {
+  double* x = b.rows + count * b.ld;
+  double* coefficients = b.spare;
+  int64_t best = 0;
+  double least = HUGE_VAL;
+  for (int64_t j = 0; j < b.length; ++j) {
+    double covered = 0.0;
+    for (int64_t k = 0; k < count; ++k) covered += b.rows[k * b.ld + j] * b.rows[k * b.ld + j];
+    if (covered < least) {
+      least = covered;
+      best = j;
+    }
+  }
+  std::memset(x, 0, static_cast<size_t>(b.ld) * sizeof(double));
+  x[best] = 1.0;
+  std::memset(coefficients, 0, static_cast<size_t>(count) * sizeof(double));
+  project_out_twice(b, count, x, coefficients);
+  const double inverse = 1.0 / std::sqrt(dot(x, x, b.ld));
+  for (int64_t j = 0; j < b.length; ++j) x[j] *= inverse;
+}
+
+// Gram-Schmidt, twice: for any input. rows_in = lower * rows_out; dependent rows get a zero on the
+// diagonal of lower and a fresh direction.
+inline void gram_schmidt(const Basis& b) {
+  const int64_t ld = basis_ldg(b);
+  std::memset(b.lower, 0, static_cast<size_t>(b.count * ld) * sizeof(double));
+  for (int64_t c = 0; c < b.count; ++c) {
+    double* x = b.rows + c * b.ld;
+    const double before = std::sqrt(dot(x, x, b.ld));
+    project_out_twice(b, c, x, b.lower + c * ld);
+    const double norm = std::sqrt(dot(x, x, b.ld));
+    if (norm > 1e-14 * before) {
+      b.lower[c * ld + c] = norm;
+      for (int64_t j = 0; j < b.length; ++j) x[j] /= norm;
+    } else {
+      complete_row(b, c);
+    }
+  }
+}
+
+inline void orthonormalise(Basis& b, int rounds) {
+  for (int round = 0; round < rounds; ++round)
+    if (!cholesky_qr(b)) return gram_schmidt(b);
+}
+
+}  // namespace SK_ISA
+}  // namespace spectral

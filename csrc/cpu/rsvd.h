@@ -1,0 +1,201 @@
+// Randomized SVD: the range finder with power iterations and the SVD of the projection (Halko,
+// Martinsson & Tropp 2011, Algorithms 4.4 and 5.1), for one matrix.
+//
+// Bases are stored by rows, so A (m x n, rows contiguous) is only ever read along its rows: 2 + 2q
+// times, in the precision of the input. Orthonormalisation and the small SVD are float64.
+// Flops: (2 + 2q) 2 m n l. Bytes: (2 + 2q) reads of A.
+#pragma once
+
+#include "cpu/reduce.h"
+#include "cpu/rows.h"
+
+namespace spectral {
+namespace SK_ISA {
+
+template <class T>
+struct RsvdSpace {
+  T *a, *right, *left;                 // A packed; l rows of length n and m
+  double *basis, *spare, *wide;        // float64 rows of the longer side
+  double *gram, *lower, *small_w, *small_v, *sigma, *lanes, *scratch;
+};
+
+struct RsvdSizes {
+  int64_t m, n, l, ldm, ldn, ldl, longest, total;
+};
+
+template <class T>
+inline RsvdSizes rsvd_sizes(const MatrixView& a, const RsvdPlan& plan) {
+  RsvdSizes s;
+  s.m = a.m;
+  s.n = a.n;
+  s.l = plan.width;
+  s.ldm = round_up(a.m, 16);
+  s.ldn = round_up(a.n, 16);
+  s.ldl = round_up(plan.width, kPad);
+  s.longest = s.ldm > s.ldn ? s.ldm : s.ldn;
+  s.total = s.m * s.ldn + s.l * (s.ldn + s.ldm) + 3 * (s.l + 1) * (s.longest + s.ldl) +
+            4 * s.ldl * s.ldl + s.ldl + (2 * s.l * s.l + s.l) * kLanes + finish_workspace(s.l, s.ldl);
+  return s;
+}
+
+template <class T>
+inline RsvdSpace<T> carve_rsvd(const RsvdSizes& s, double* work) {
+  RsvdSpace<T> space;
+  auto take = [&work](int64_t count) {
+    double* p = work;
+    work += count;
+    return p;
+  };
+  const int64_t rows = (s.l + 1) * (s.longest + s.ldl);
+  space.basis = take(rows);
+  space.spare = take(rows);
+  space.wide = take(rows);
+  space.gram = take(s.ldl * s.ldl);
+  space.lower = take(s.ldl * s.ldl);
+  space.small_w = take(s.ldl * s.ldl);
+  space.small_v = take(s.ldl * s.ldl);
+  space.sigma = take(s.ldl);
+  space.lanes = take((2 * s.l * s.l + s.l) * kLanes);
+  space.scratch = take(finish_workspace(s.l, s.ldl));
+  space.a = reinterpret_cast<T*>(take(s.m * s.ldn));
+  space.right = reinterpret_cast<T*>(take(s.l * s.ldn));
+  space.left = reinterpret_cast<T*>(take(s.l * s.ldm));
+  return space;
+}
+
+// float64 copy of l rows, orthonormal afterwards; `rounds` of Cholesky QR suffice where they can.
+template <class T>
+inline Basis widen_rows(const RsvdSizes& s, const RsvdSpace<T>& space, const T* rows, int64_t length,
+                        int64_t ld) {
+  for (int64_t k = 0; k < s.l * ld; ++k) space.basis[k] = rows[k];
+  return {space.basis, s.l, length, ld, space.gram, space.lower, space.spare};
+}
+
+template <class T>
+inline void orthonormalise_rows(const RsvdSizes& s, const RsvdSpace<T>& space, T* rows, int64_t length,
+                                int64_t ld) {
+  Basis b = widen_rows(s, space, rows, length, ld);
+  orthonormalise(b, 1);
+  for (int64_t k = 0; k < s.l * ld; ++k) rows[k] = static_cast<T>(b.rows[k]);
+}
+
+// A, scaled by an exact power of two, with padded rows. False where it is not finite.
+template <class T>
+inline bool pack(const MatrixView& a, const RsvdSizes& s, T* packed, double* scale) {
+  const double largest = largest_magnitude(a);
+  if (!std::isfinite(largest)) return false;
+  *scale = exact_scale(largest);
+  with_type(a, [&](auto* p) { copy_widened(p, s.m, s.n, a.stride_m, a.stride_n, packed, s.ldn); });
+  // In two exact steps, because 2^149 is beyond float.
+  const int exponent = std::ilogb(*scale);
+  const T factor = static_cast<T>(std::ldexp(1.0, exponent / 2));
+  const T rest = static_cast<T>(std::ldexp(1.0, exponent - exponent / 2));
+  for (int64_t i = 0; i < s.m; ++i) {
+    T* row = packed + i * s.ldn;
+    for (int64_t j = 0; j < s.n; ++j) row[j] = row[j] * factor * rest;
+    for (int64_t j = s.n; j < s.ldn; ++j) row[j] = 0;
+  }
+  return true;
+}
+
+template <class T>
+inline void load_start(const RsvdSizes& s, const T* start, T* right) {
+  for (int64_t c = 0; c < s.l; ++c)
+    for (int64_t j = 0; j < s.ldn; ++j) right[c * s.ldn + j] = j < s.n ? start[j * s.l + c] : T(0);
+}
+
+// out (k x length) = sign * coefficients^T (l x l by rows, columns in `order`) times rows (l x length).
+template <class T>
+inline void combine(const RsvdSizes& s, const RsvdSpace<T>& space, const double* coefficients,
+                    const int64_t* order, int64_t k, const double* rows, int64_t ld, double* out) {
+  double* x = space.gram;
+  for (int64_t c = 0; c < k; ++c)
+    for (int64_t i = 0; i < s.l; ++i) x[c * s.ldl + i] = coefficients[i * s.ldl + order[c]];
+  accumulate(x, s.ldl, k, rows, ld, s.l, ld, out, ld);
+}
+
+template <class T>
+inline void write_scaled_rows(const double* rows, int64_t ld, int64_t k, int64_t length,
+                              const double* sign, T* out) {
+  for (int64_t c = 0; c < k; ++c)
+    for (int64_t j = 0; j < length; ++j) out[c * length + j] = static_cast<T>(sign[c] * rows[c * ld + j]);
+}
+
+inline double row_sign(const double* row, int64_t length) {
+  double best = 0.0;
+  for (int64_t j = 0; j < length; ++j)
+    if (std::fabs(row[j]) > std::fabs(best)) best = row[j];
+  return best < 0 ? -1.0 : 1.0;
+}
+
+// SVD of lower (l x l): lower = w diag(sigma) v^T with both factors orthogonal.
+template <class T>
+inline void small_svd(const RsvdSizes& s, const RsvdSpace<T>& space, const double* lower, int64_t ld) {
+  double* x = space.lanes;
+  double* v = x + s.l * s.l * kLanes;
+  for (int64_t j = 0; j < s.l; ++j)
+    for (int64_t i = 0; i < s.l; ++i) store(x + (j * s.l + i) * kLanes, splat(lower[i * ld + j]));
+  jacobi_lanes(x, v, v + s.l * s.l * kLanes, s.l, s.l, 4e-16);
+  const Factors f = {space.small_w, space.small_v, s.l, s.l, s.ldl, space.sigma};
+  std::memset(f.w, 0, static_cast<size_t>(2 * s.ldl * s.ldl) * sizeof(double));
+  for (int64_t j = 0; j < s.l; ++j)
+    for (int64_t i = 0; i < s.l; ++i) {
+      f.w[i * s.ldl + j] = x[(j * s.l + i) * kLanes];
+      f.v[i * s.ldl + j] = v[(j * s.l + i) * kLanes];
+    }
+  column_norms(f);
+  normalise_and_complete(f, 1e-100, space.scratch);
+}
+
+template <class T>
+inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutput& out, double* work) {
+  const RsvdSizes s = rsvd_sizes<T>(a, plan);
+  const RsvdSpace<T> space = carve_rsvd<T>(s, work);
+  double scale;
+  if (!pack(a, s, space.a, &scale)) return false;
+  std::memset(space.left, 0, static_cast<size_t>(s.l * s.ldm) * sizeof(T));
+  load_start(s, static_cast<const T*>(plan.start), space.right);
+  project(space.a, s.ldn, s.m, space.right, s.ldn, s.l, s.ldn, space.left, s.ldm);
+  for (int64_t q = 0; q < plan.power_iters; ++q) {
+    orthonormalise_rows(s, space, space.left, s.m, s.ldm);
+    accumulate(space.left, s.ldm, s.l, space.a, s.ldn, s.m, s.ldn, space.right, s.ldn);
+    orthonormalise_rows(s, space, space.right, s.n, s.ldn);
+    project(space.a, s.ldn, s.m, space.right, s.ldn, s.l, s.ldn, space.left, s.ldm);
+  }
+  Basis q = widen_rows(s, space, space.left, s.m, s.ldm);
+  orthonormalise(q, 2);
+  for (int64_t k = 0; k < s.l * s.ldm; ++k) {
+    space.wide[k] = q.rows[k];
+    space.left[k] = static_cast<T>(q.rows[k]);
+  }
+  // B = Q^T A = lower * (orthonormal rows); its small factor carries the singular values.
+  accumulate(space.left, s.ldm, s.l, space.a, s.ldn, s.m, s.ldn, space.right, s.ldn);
+  Basis b = widen_rows(s, space, space.right, s.n, s.ldn);
+  gram_schmidt(b);
+  small_svd(s, space, b.lower, basis_ldg(b));
+
+  int64_t* order = reinterpret_cast<int64_t*>(space.scratch);
+  double* sign = space.scratch + s.ldl;
+  descending_order(space.sigma, s.l, order);
+  for (int64_t c = 0; c < plan.rank; ++c)
+    static_cast<T*>(out.s)[c] = static_cast<T>(space.sigma[order[c]] / scale);
+  combine(s, space, space.small_w, order, plan.rank, space.wide, s.ldm, space.spare);
+  for (int64_t c = 0; c < plan.rank; ++c) sign[c] = row_sign(space.spare + c * s.ldm, s.m);
+  write_scaled_rows(space.spare, s.ldm, plan.rank, s.m, sign, static_cast<T*>(out.ut));
+  combine(s, space, space.small_v, order, plan.rank, b.rows, s.ldn, space.spare);
+  write_scaled_rows(space.spare, s.ldn, plan.rank, s.n, sign, static_cast<T*>(out.vh));
+  return true;
+}
+
+inline int64_t rsvd_workspace(const MatrixView& a, const RsvdPlan& plan) {
+  return rsvd_sizes<double>(a, plan).total;
+}
+
+inline void rsvd(const MatrixView& a, const RsvdPlan& plan, const SvdOutput& out, double* work) {
+  const bool done = a.is_double() ? rsvd_typed<double>(a, plan, out, work)
+                                  : rsvd_typed<float>(a, plan, out, work);
+  if (!done) fill_not_a_number(out, a.is_double(), a.m, a.n, plan.rank);
+}
+
+}  // namespace SK_ISA
+}  // namespace spectral

@@ -1,0 +1,131 @@
+// Vectors of doubles and floats as wide as the instruction set this file is compiled for.
+//
+// kernels.cpp is compiled once per instruction set (setup.py gives the flags and SK_ISA); everything
+// below lives in a namespace of that name, so that the linker can never hand AVX-512 code to a
+// machine without it. For the same reason no file included by kernels.cpp instantiates a template of
+// the standard library: such instantiations are merged across object files.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__) || defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+#ifndef SK_ISA
+#error "SK_ISA names the instruction set; setup.py sets it"
+#endif
+
+namespace spectral {
+namespace SK_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct Simd;
+
+template <>
+struct Simd<double> {
+  typedef double Vec __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t Mask __attribute__((vector_size(kVectorBytes)));
+  typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  static constexpr int kLanes = kVectorBytes / 8;
+};
+
+template <>
+struct Simd<float> {
+  typedef float Vec __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t Mask __attribute__((vector_size(kVectorBytes)));
+  typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  static constexpr int kLanes = kVectorBytes / 4;
+};
+
+typedef Simd<double>::Vec Vd;
+typedef Simd<double>::Mask Md;
+constexpr int kLanes = Simd<double>::kLanes;
+
+template <class T>
+inline typename Simd<T>::Vec load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
+}
+
+template <class T>
+inline void store(T* p, typename Simd<T>::Vec v) {
+  *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+}
+
+template <class T>
+inline typename Simd<T>::Vec splat(T x) {
+  return x - typename Simd<T>::Vec{};
+}
+
+// As many T as a vector of doubles has lanes.
+template <class T>
+struct Narrow {
+  typedef T Vec __attribute__((vector_size(kLanes * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+
+template <class T>
+inline Vd load_widened(const T* p) {
+  return __builtin_convertvector(*reinterpret_cast<const typename Narrow<T>::Vec*>(p), Vd);
+}
+
+template <class V>
+inline auto horizontal_sum(V v) {
+  constexpr int lanes = sizeof(V) / sizeof(v[0]);
+  auto sum = v[0];
+  for (int i = 1; i < lanes; ++i) sum += v[i];
+  return sum;
+}
+
+// x . y in two running vectors; the remainder is added last.
+inline double dot(const double* x, const double* y, int64_t n) {
+  Vd even = {}, odd = {};
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+    even += load(x + i) * load(y + i);
+    odd += load(x + i + kLanes) * load(y + i + kLanes);
+  }
+  double rest = 0.0;
+  for (; i < n; ++i) rest += x[i] * y[i];
+  return horizontal_sum(even + odd) + rest;
+}
+
+inline Vd select(Md mask, Vd yes, Vd no) { return mask ? yes : no; }
+
+inline Vd square_root(Vd x) {
+#if defined(__AVX512F__)
+  // The masked form: the plain one makes GCC 12 warn of an uninitialised variable of its own.
+  return _mm512_maskz_sqrt_pd(0xff, x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_pd(x);
+#else
+  Vd r;
+  for (int i = 0; i < kLanes; ++i) r[i] = std::sqrt(x[i]);
+  return r;
+#endif
+}
+
+inline Vd absolute(Vd x) { return select(x < 0.0, -x, x); }
+inline Vd maximum(Vd a, Vd b) { return select(a > b, a, b); }
+
+inline bool any(Md mask) {
+  int64_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= mask[i];
+  return bits != 0;
+}
+
+inline int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace SK_ISA
+}  // namespace spectral
