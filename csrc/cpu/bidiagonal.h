@@ -11,6 +11,9 @@
 namespace spectral {
 namespace SK_ISA {
 
+// For matrices scaled to about one.
+constexpr double kNegligible = 1e-200;
+
 // Reflector vectors of one step: u, w have a row each, v, z a column each.
 struct BidiagonalStep {
   double* u;
@@ -56,7 +59,7 @@ inline int64_t bidiagonal_workspace(int64_t ld, int64_t n) {
   return 3 * ld + 3 * round_up(n, kLanes);
 }
 
-// x: round_up(n, kColumns) columns of ld >= round_up(rows, kLanes); d has n, e n - 1 entries, signed.
+// x, scaled to about one: round_up(n, kColumns) columns of ld >= round_up(rows, kLanes); d has n, e n - 1 entries, signed.
 inline void bidiagonalise(double* x, int64_t ld, int64_t rows, int64_t n, double* d, double* e,
                           double* work) {
   const int64_t padded_rows = round_up(rows, kLanes), padded_n = round_up(n, kLanes);
@@ -67,7 +70,7 @@ inline void bidiagonalise(double* x, int64_t ld, int64_t rows, int64_t n, double
   for (int64_t j = 0; j < n; ++j) {
     double* column = x + j * ld;
     for (int64_t i = j; i < rows; ++i) column[i] -= old.u[i] * old.z[j] + old.w[i] * old.v[j];
-    const double tau = householder(column + j, rows - j, &d[j]);
+    const double tau = householder(column + j, rows - j, kNegligible, &d[j]);
     if (j == n - 1) break;
     const int64_t first_row = j / kLanes * kLanes, first_col = (j + 1) / kColumns * kColumns;
     for (int64_t i = first_row; i < padded_rows; ++i) next_u[i] = i >= j ? column[i] : 0.0;
@@ -79,7 +82,7 @@ inline void bidiagonalise(double* x, int64_t ld, int64_t rows, int64_t n, double
     for (int64_t c = first_col; c < padded_n; ++c) old.z[c] = c > j && c < n ? tau * sums[c] : 0.0;
     for (int64_t c = first_col; c < padded_n; ++c)
       next_v[c] = c > j && c < n ? x[c * ld + j] - old.z[c] : 0.0;
-    const double tau_v = householder(next_v + j + 1, n - j - 1, &e[j]);
+    const double tau_v = householder(next_v + j + 1, n - j - 1, kNegligible, &e[j]);
     for (int64_t c = first_col; c < padded_n; ++c) old.v[c] = c > j && c < n ? next_v[c] : 0.0;
     // w = tau_v (X - u z^T) v; the update of the next step is then X - u z^T - w v^T.
     double zv = 0.0;

@@ -1,8 +1,6 @@
-// Small matrices, one per lane: element (i, j) of kLanes matrices side by side in one vector.
-//
-// values: Householder bidiagonalisation in lockstep, 8/3 n^3 flops a matrix, all of them vector flops
-// whatever the size. vectors: one-sided Jacobi (Hestenes; Golub & Van Loan, section 8.6.3) on the
-// columns of X, with V accumulated, until every pair is orthogonal. Both in float64.
+// Small matrices, one per lane: element (i, j) of kLanes matrices side by side in one vector, and
+// their Householder bidiagonalisation in lockstep: 8/3 n^3 flops a matrix, all of them vector flops
+// whatever the size.
 #pragma once
 
 #include "cpu/convert.h"
@@ -42,7 +40,7 @@ inline void load_lanes(const MatrixView& a, int64_t first, int count, double* x,
   }
 }
 
-// Reflector of every lane in place, as householder() of tridiagonal.h; returns tau.
+// Reflector of every lane in place, as householder() of tridiagonal.h, of matrices scaled to about one; returns tau.
 inline Vd householder_lanes(double* x, int64_t n, int64_t stride, Vd* beta) {
   Vd tail = {};
   for (int64_t i = 1; i < n; ++i) {
@@ -50,7 +48,7 @@ inline Vd householder_lanes(double* x, int64_t n, int64_t stride, Vd* beta) {
     tail += v * v;
   }
   const Vd alpha = load(x), zero = {}, one = splat(1.0);
-  const Md trivial = tail == zero;
+  const Md trivial = tail <= splat(1e-200);
   const Vd norm = square_root(alpha * alpha + tail);
   const Vd b = select(trivial, alpha, select(alpha > zero, -norm, norm));
   const Vd scale = one / select(trivial, one, alpha - b);
@@ -102,60 +100,6 @@ inline void bidiagonalise_lanes(double* x, int64_t rows, int64_t cols, double* d
     const Vd tau_row = householder_lanes(row, cols - j - 1, across, &beta);
     store(e + j * kLanes, beta);
     reflect_all(row, row + down, cols - j - 1, across, across, down, rows - j - 1, tau_row);
-  }
-}
-
-// (x, y) <- (c x - s y, s x + c y) with c = 1 - s h, h = s / (1 + c) (Rutishauser 1966): rounding in s
-// and h then costs orthogonality only in proportion to the angle, which is small in late sweeps.
-inline void rotate(double* x, double* y, int64_t n, Vd s, Vd h) {
-  for (int64_t i = 0; i < n; ++i) {
-    const Vd a = load(x + i * kLanes), b = load(y + i * kLanes);
-    store(x + i * kLanes, a - s * (b + h * a));
-    store(y + i * kLanes, b + s * (a - h * b));
-  }
-}
-
-inline Vd squared_norm(const double* x, int64_t n) {
-  Vd sum = {};
-  for (int64_t i = 0; i < n; ++i) sum += load(x + i * kLanes) * load(x + i * kLanes);
-  return sum;
-}
-
-// Orthogonalises columns p and q of every lane; returns the lanes that needed it.
-inline Md jacobi_pair(double* x, double* v, double* norms, int64_t rows, int64_t cols, int64_t p,
-                      int64_t q, double tolerance) {
-  double* xp = x + p * rows * kLanes;
-  double* xq = x + q * rows * kLanes;
-  Vd dot = {};
-  for (int64_t i = 0; i < rows; ++i) dot += load(xp + i * kLanes) * load(xq + i * kLanes);
-  const Vd a = load(norms + p * kLanes), b = load(norms + q * kLanes), one = splat(1.0);
-  const Md active = dot * dot > (tolerance * tolerance) * (a * b);
-  if (!any(active)) return active;
-  const Vd tau = (b - a) / (2.0 * select(active, dot, one));
-  const Vd t = select(tau < 0.0, splat(-1.0), one) / (absolute(tau) + square_root(one + tau * tau));
-  const Vd c = select(active, one / square_root(one + t * t), one);
-  const Vd s = select(active, c * t, Vd{});
-  const Vd h = s / (one + c);
-  rotate(xp, xq, rows, s, h);
-  rotate(v + p * cols * kLanes, v + q * cols * kLanes, cols, s, h);
-  // Fresh norms: updated ones drift where a column shrinks a lot.
-  store(norms + p * kLanes, squared_norm(xp, rows));
-  store(norms + q * kLanes, squared_norm(xq, rows));
-  return active;
-}
-
-// On return the columns of x are sigma_j u_j and v (cols x cols, by columns) is orthogonal.
-inline void jacobi_lanes(double* x, double* v, double* norms, int64_t rows, int64_t cols,
-                         double tolerance) {
-  for (int64_t k = 0; k < cols * cols; ++k) store(v + k * kLanes, splat(k % (cols + 1) ? 0.0 : 1.0));
-  for (int64_t j = 0; j < cols; ++j) store(norms + j * kLanes, squared_norm(x + j * rows * kLanes, rows));
-  constexpr int kMaxSweeps = 40;
-  for (int sweep = 0; sweep < kMaxSweeps; ++sweep) {
-    Md moved = {};
-    for (int64_t p = 0; p < cols - 1; ++p)
-      for (int64_t q = p + 1; q < cols; ++q)
-        moved |= jacobi_pair(x, v, norms, rows, cols, p, q, tolerance);
-    if (!any(moved)) return;
   }
 }
 

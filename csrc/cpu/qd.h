@@ -48,6 +48,20 @@ struct QdLanes {
   double upper_t1[kCount], upper_t2[kCount];  // traces of the block above the split
 };
 
+// a / b, correctly rounded but for the rarest cases. A plain a * inverse is an ulp off, always to the
+// same side for the same a and b: where q_i+1 is what q_i was, the large eigenvalues would drift by an
+// ulp in each of hundreds of passes.
+inline Vd quotient(Vd a, Vd b, Vd inverse) {
+#if defined(__FMA__)
+  const Vd t = a * inverse;
+  const Vd residual = a - t * b;
+  return t + residual * inverse;
+#else
+  (void)inverse;
+  return a / b;
+#endif
+}
+
 // One transformation of every lane's block; leaves the last split, and t1, t2 on both sides of it.
 template <int kVectors>
 inline void qd_pass(QdLanes<kVectors>& s, int64_t first, int64_t last) {
@@ -79,7 +93,7 @@ inline void qd_pass(QdLanes<kVectors>& s, int64_t first, int64_t last) {
       d[v] = maximum(select(starts, q[v] - shift[v], d[v]), splat(kTiny));
       const Vd q_new = d[v] + select(inner, e, Vd{});
       const Vd inverse = one / q_new;
-      const Vd t = next * inverse;
+      const Vd t = quotient(next, q_new, inverse);
       const Vd e_new = e * t;
       d[v] = d[v] * t - shift[v];
       store(qp, select(inside, q_new, q[v]));
@@ -112,12 +126,15 @@ inline void qd_pass(QdLanes<kVectors>& s, int64_t first, int64_t last) {
   }
 }
 
+// n t2 - t1^2 is n^2 times the variance of the 1 / lambda: for a cluster it is all cancellation. What
+// rounding may have taken from it is put back, or the bound would be the harmonic mean, above the
+// smallest eigenvalue. The traces err by a few n eps.
 inline double laguerre_bound(int64_t n, double t1, double t2) {
   const double count = static_cast<double>(n);
-  const double root = std::sqrt(std::fmax(0.0, (count - 1) * (count * t2 - t1 * t1)));
-  const double bound = count / (t1 + root);
-  // The recurrences err by some n eps, all in one direction at worst.
-  return bound > 0 && bound < 1e300 ? bound * (1.0 - 1e-13 * count) : 0.0;
+  const double margin = 4e-15 * count;
+  const double spread = std::fmax(0.0, count * t2 - t1 * t1) + margin * count * t2;
+  const double bound = count / (t1 + std::sqrt((count - 1) * spread));
+  return bound > 0 && bound < 1e300 ? bound * (1.0 - margin) : 0.0;
 }
 
 // Both eigenvalues of [[q1, .], [., q2 + e]] with off-diagonal squared q1 e, no cancellation.

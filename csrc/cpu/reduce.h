@@ -40,12 +40,6 @@ inline void gram(const MatrixView& a, double* g, int64_t ld, double* slice) {
   }
 }
 
-inline double trace(const double* g, int64_t ld, int64_t n) {
-  double sum = 0.0;
-  for (int64_t j = 0; j < n; ++j) sum += g[j * ld + j];
-  return sum;
-}
-
 // max row sum of |T|: between the largest eigenvalue and three times it.
 inline double tridiagonal_norm(const double* d, const double* e, int64_t n) {
   double norm = 0.0;

@@ -7,7 +7,6 @@
 #pragma once
 
 #include "cpu/finish.h"
-#include "cpu/lanes.h"
 
 namespace spectral {
 namespace SK_ISA {

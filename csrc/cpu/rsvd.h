@@ -6,6 +6,7 @@
 // Flops: (2 + 2q) 2 m n l. Bytes: (2 + 2q) reads of A.
 #pragma once
 
+#include "cpu/jacobi.h"
 #include "cpu/reduce.h"
 #include "cpu/rows.h"
 
@@ -14,9 +15,9 @@ namespace SK_ISA {
 
 template <class T>
 struct RsvdSpace {
-  T *a, *right, *left;                 // A packed; l rows of length n and m
+  T *packed, *right, *left;            // A with padded rows; l rows of length n and m
   double *basis, *spare, *wide;        // float64 rows of the longer side
-  double *gram, *lower, *small_w, *small_v, *sigma, *lanes, *scratch;
+  double *gram, *lower, *small_w, *small_v, *sigma, *columns, *scratch;
 };
 
 struct RsvdSizes {
@@ -31,10 +32,10 @@ inline RsvdSizes rsvd_sizes(const MatrixView& a, const RsvdPlan& plan) {
   s.l = plan.width;
   s.ldm = round_up(a.m, 16);
   s.ldn = round_up(a.n, 16);
-  s.ldl = round_up(plan.width, kPad);
+  s.ldl = round_up(plan.width, 8);
   s.longest = s.ldm > s.ldn ? s.ldm : s.ldn;
   s.total = s.m * s.ldn + s.l * (s.ldn + s.ldm) + 3 * (s.l + 1) * (s.longest + s.ldl) +
-            4 * s.ldl * s.ldl + s.ldl + (2 * s.l * s.l + s.l) * kLanes + finish_workspace(s.l, s.ldl);
+            6 * s.ldl * s.ldl + s.ldl + finish_workspace(s.l, s.ldl);
   return s;
 }
 
@@ -55,9 +56,9 @@ inline RsvdSpace<T> carve_rsvd(const RsvdSizes& s, double* work) {
   space.small_w = take(s.ldl * s.ldl);
   space.small_v = take(s.ldl * s.ldl);
   space.sigma = take(s.ldl);
-  space.lanes = take((2 * s.l * s.l + s.l) * kLanes);
+  space.columns = take(2 * s.ldl * s.ldl);
   space.scratch = take(finish_workspace(s.l, s.ldl));
-  space.a = reinterpret_cast<T*>(take(s.m * s.ldn));
+  space.packed = reinterpret_cast<T*>(take(s.m * s.ldn));
   space.right = reinterpret_cast<T*>(take(s.l * s.ldn));
   space.left = reinterpret_cast<T*>(take(s.l * s.ldm));
   return space;
@@ -79,23 +80,40 @@ inline void orthonormalise_rows(const RsvdSizes& s, const RsvdSpace<T>& space, T
   for (int64_t k = 0; k < s.l * ld; ++k) rows[k] = static_cast<T>(b.rows[k]);
 }
 
-// A, scaled by an exact power of two, with padded rows. False where it is not finite.
+// The rows of A as the products want them, and the exact power of two they are scaled by.
 template <class T>
-inline bool pack(const MatrixView& a, const RsvdSizes& s, T* packed, double* scale) {
+struct PackedRows {
+  const T* rows;
+  int64_t ld;
+  double scale;  // NaN where A is not finite
+};
+
+template <class T>
+inline PackedRows<T> pack(const MatrixView& a, const RsvdSizes& s, T* packed) {
   const double largest = largest_magnitude(a);
-  if (!std::isfinite(largest)) return false;
-  *scale = exact_scale(largest);
-  with_type(a, [&](auto* p) { copy_widened(p, s.m, s.n, a.stride_m, a.stride_n, packed, s.ldn); });
+  if (!std::isfinite(largest)) return {nullptr, 0, std::nan("")};
+  const bool same_type = sizeof(T) == static_cast<size_t>(size_of(a.dtype));
+  // Whole vectors, and squares far from overflow and underflow: read in place.
+  if (same_type && a.stride_n == 1 && a.n % 16 == 0 && largest < 0x1p40 && largest > 0x1p-40)
+    return {static_cast<const T*>(a.data), a.stride_m, 1.0};
+  const double scale = exact_scale(largest);
   // In two exact steps, because 2^149 is beyond float.
-  const int exponent = std::ilogb(*scale);
+  const int exponent = std::ilogb(scale);
   const T factor = static_cast<T>(std::ldexp(1.0, exponent / 2));
   const T rest = static_cast<T>(std::ldexp(1.0, exponent - exponent / 2));
-  for (int64_t i = 0; i < s.m; ++i) {
-    T* row = packed + i * s.ldn;
-    for (int64_t j = 0; j < s.n; ++j) row[j] = row[j] * factor * rest;
-    for (int64_t j = s.n; j < s.ldn; ++j) row[j] = 0;
+  constexpr int64_t kBlock = 16;
+  for (int64_t i0 = 0; i0 < s.m; i0 += kBlock) {
+    const int64_t here = s.m - i0 < kBlock ? s.m - i0 : kBlock;
+    with_type(a, [&](auto* p) {
+      copy_widened(p + i0 * a.stride_m, here, s.n, a.stride_m, a.stride_n, packed + i0 * s.ldn, s.ldn);
+    });
+    for (int64_t i = i0; i < i0 + here; ++i) {
+      T* row = packed + i * s.ldn;
+      for (int64_t j = 0; j < s.n; ++j) row[j] = row[j] * factor * rest;
+      for (int64_t j = s.n; j < s.ldn; ++j) row[j] = 0;
+    }
   }
-  return true;
+  return {packed, s.ldn, scale};
 }
 
 template <class T>
@@ -131,17 +149,20 @@ inline double row_sign(const double* row, int64_t length) {
 // SVD of lower (l x l): lower = w diag(sigma) v^T with both factors orthogonal.
 template <class T>
 inline void small_svd(const RsvdSizes& s, const RsvdSpace<T>& space, const double* lower, int64_t ld) {
-  double* x = space.lanes;
-  double* v = x + s.l * s.l * kLanes;
-  for (int64_t j = 0; j < s.l; ++j)
-    for (int64_t i = 0; i < s.l; ++i) store(x + (j * s.l + i) * kLanes, splat(lower[i * ld + j]));
-  jacobi_lanes(x, v, v + s.l * s.l * kLanes, s.l, s.l, 4e-16);
+  double* x = space.columns;
+  double* v = x + s.ldl * s.ldl;
+  std::memset(x, 0, static_cast<size_t>(2 * s.ldl * s.ldl) * sizeof(double));
+  for (int64_t j = 0; j < s.l; ++j) {
+    for (int64_t i = 0; i < s.l; ++i) x[j * s.ldl + i] = lower[i * ld + j];
+    v[j * s.ldl + j] = 1.0;
+  }
+  jacobi(SoloColumns{x, s.ldl}, SoloColumns{v, s.ldl}, s.l, 4e-16);
   const Factors f = {space.small_w, space.small_v, s.l, s.l, s.ldl, space.sigma};
   std::memset(f.w, 0, static_cast<size_t>(2 * s.ldl * s.ldl) * sizeof(double));
   for (int64_t j = 0; j < s.l; ++j)
     for (int64_t i = 0; i < s.l; ++i) {
-      f.w[i * s.ldl + j] = x[(j * s.l + i) * kLanes];
-      f.v[i * s.ldl + j] = v[(j * s.l + i) * kLanes];
+      f.w[i * s.ldl + j] = x[j * s.ldl + i];
+      f.v[i * s.ldl + j] = v[j * s.ldl + i];
     }
   column_norms(f);
   normalise_and_complete(f, 1e-100, space.scratch);
@@ -151,16 +172,16 @@ template <class T>
 inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutput& out, double* work) {
   const RsvdSizes s = rsvd_sizes<T>(a, plan);
   const RsvdSpace<T> space = carve_rsvd<T>(s, work);
-  double scale;
-  if (!pack(a, s, space.a, &scale)) return false;
+  const PackedRows<T> x = pack(a, s, space.packed);
+  if (std::isnan(x.scale)) return false;
   std::memset(space.left, 0, static_cast<size_t>(s.l * s.ldm) * sizeof(T));
   load_start(s, static_cast<const T*>(plan.start), space.right);
-  project(space.a, s.ldn, s.m, space.right, s.ldn, s.l, s.ldn, space.left, s.ldm);
+  project(x.rows, x.ld, s.m, space.right, s.ldn, s.l, s.ldn, space.left, s.ldm);
   for (int64_t q = 0; q < plan.power_iters; ++q) {
     orthonormalise_rows(s, space, space.left, s.m, s.ldm);
-    accumulate(space.left, s.ldm, s.l, space.a, s.ldn, s.m, s.ldn, space.right, s.ldn);
+    accumulate(space.left, s.ldm, s.l, x.rows, x.ld, s.m, s.ldn, space.right, s.ldn);
     orthonormalise_rows(s, space, space.right, s.n, s.ldn);
-    project(space.a, s.ldn, s.m, space.right, s.ldn, s.l, s.ldn, space.left, s.ldm);
+    project(x.rows, x.ld, s.m, space.right, s.ldn, s.l, s.ldn, space.left, s.ldm);
   }
   Basis q = widen_rows(s, space, space.left, s.m, s.ldm);
   orthonormalise(q, 2);
@@ -169,7 +190,7 @@ inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutpu
     space.left[k] = static_cast<T>(q.rows[k]);
   }
   // B = Q^T A = lower * (orthonormal rows); its small factor carries the singular values.
-  accumulate(space.left, s.ldm, s.l, space.a, s.ldn, s.m, s.ldn, space.right, s.ldn);
+  accumulate(space.left, s.ldm, s.l, x.rows, x.ld, s.m, s.ldn, space.right, s.ldn);
   Basis b = widen_rows(s, space, space.right, s.n, s.ldn);
   gram_schmidt(b);
   small_svd(s, space, b.lower, basis_ldg(b));
@@ -178,7 +199,7 @@ inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutpu
   double* sign = space.scratch + s.ldl;
   descending_order(space.sigma, s.l, order);
   for (int64_t c = 0; c < plan.rank; ++c)
-    static_cast<T*>(out.s)[c] = static_cast<T>(space.sigma[order[c]] / scale);
+    static_cast<T*>(out.s)[c] = static_cast<T>(space.sigma[order[c]] / x.scale);
   combine(s, space, space.small_w, order, plan.rank, space.wide, s.ldm, space.spare);
   for (int64_t c = 0; c < plan.rank; ++c) sign[c] = row_sign(space.spare + c * s.ldm, s.m);
   write_scaled_rows(space.spare, s.ldm, plan.rank, s.m, sign, static_cast<T*>(out.ut));

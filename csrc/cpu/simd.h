@@ -78,12 +78,30 @@ inline Vd load_widened(const T* p) {
   return __builtin_convertvector(*reinterpret_cast<const typename Narrow<T>::Vec*>(p), Vd);
 }
 
-template <class V>
-inline auto horizontal_sum(V v) {
-  constexpr int lanes = sizeof(V) / sizeof(v[0]);
-  auto sum = v[0];
-  for (int i = 1; i < lanes; ++i) sum += v[i];
-  return sum;
+// Adds the upper half to the lower until one number is left: log2(lanes) additions deep. The copies
+// are register moves.
+template <class T, int kCount>
+inline T sum_halves(const T* lanes) {
+  if constexpr (kCount * sizeof(T) == 16) {
+    T sum = lanes[0];
+    for (int i = 1; i < kCount; ++i) sum += lanes[i];
+    return sum;
+  } else {
+    typedef T Half __attribute__((vector_size(kCount * sizeof(T) / 2)));
+    Half low, high;
+    std::memcpy(&low, lanes, sizeof(Half));
+    std::memcpy(&high, lanes + kCount / 2, sizeof(Half));
+    low += high;
+    return sum_halves<T, kCount / 2>(reinterpret_cast<const T*>(&low));
+  }
+}
+
+inline double horizontal_sum(Vd v) {
+  return sum_halves<double, kLanes>(reinterpret_cast<const double*>(&v));
+}
+
+inline float horizontal_sum(Simd<float>::Vec v) {
+  return sum_halves<float, Simd<float>::kLanes>(reinterpret_cast<const float*>(&v));
 }
 
 // x . y in two running vectors; the remainder is added last.

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "cpu/finish.h"
+#include "cpu/jacobi.h"
 #include "cpu/reduce.h"
 #include "cpu/symmetric_eigen.h"
 
@@ -157,7 +158,7 @@ inline void svd(const MatrixView& a, const SvdOutput& out, double* work) {
 
 inline int64_t svd_lanes_workspace(const MatrixView& a) {
   const int64_t rows = a.long_side(), n = a.short_side(), ld = leading_dimension(a.short_side());
-  return (rows * n + n * n + n) * kLanes + round_up(rows, kPad) * ld + ld * ld + ld +
+  return (rows * n + n * n) * kLanes + round_up(rows, kPad) * ld + ld * ld + ld +
          finish_workspace(rows, ld);
 }
 
@@ -166,11 +167,11 @@ inline void svd_lanes(const MatrixView& a, int64_t first, int count, const SvdOu
   double scales[kLanes];
   double* x = work;
   double* v = x + rows * n * kLanes;
-  double* norms = v + n * n * kLanes;
-  double* w = norms + n * kLanes;
+  double* w = v + n * n * kLanes;
   const Factors f = {w, w + round_up(rows, kPad) * ld, rows, n, ld, w + (round_up(rows, kPad) + ld) * ld};
   load_lanes(a, first, count, x, scales);
-  jacobi_lanes(x, v, norms, rows, n, a.is_double() ? 4e-16 : 1e-9);
+  for (int64_t k = 0; k < n * n; ++k) store(v + k * kLanes, splat(k % (n + 1) ? 0.0 : 1.0));
+  jacobi(LaneColumns{x, rows}, LaneColumns{v, n}, n, a.is_double() ? 4e-16 : 1e-9);
   for (int lane = 0; lane < count; ++lane) {
     if (!std::isfinite(scales[lane])) {
       fill_not_a_number(out[lane], a.is_double(), a.m, a.n, n);

@@ -60,13 +60,15 @@ inline void update_and_multiply_block(double* g, int64_t ld, int64_t col, RankTw
   store(y + col, sum);
 }
 
-// Reflector with (I - tau v v^T) x = beta e_1, v[0] = 1; x becomes v (LAPACK's larfg).
-inline double householder(double* x, int64_t n, double* beta) {
+// Reflector with (I - tau v v^T) x = beta e_1, v[0] = 1; x becomes v (LAPACK's larfg). A tail whose
+// square is not above `negligible` counts as zero: squares near underflow would give a v and a tau that
+// do not belong together, and so no reflector at all.
+inline double householder(double* x, int64_t n, double negligible, double* beta) {
   const double tail = dot(x + 1, x + 1, n - 1);
   const double alpha = x[0];
   *beta = alpha;
   x[0] = 1.0;
-  if (tail == 0.0) return 0.0;
+  if (tail <= negligible) return 0.0;
   const double norm = std::sqrt(alpha * alpha + tail);
   *beta = alpha > 0 ? -norm : norm;
   const double scale = 1.0 / (alpha - *beta);
@@ -74,7 +76,14 @@ inline double householder(double* x, int64_t n, double* beta) {
   return (*beta - alpha) / *beta;
 }
 
-// n x n matrix in g (ld >= round_up(n, kLanes), padding zero); d has n, e and tau n - 1 entries.
+inline double trace(const double* g, int64_t ld, int64_t n) {
+  double sum = 0.0;
+  for (int64_t j = 0; j < n; ++j) sum += g[j * ld + j];
+  return sum;
+}
+
+// n x n positive semidefinite matrix in g (ld >= round_up(n, kLanes), padding zero); d has n, e and tau
+// n - 1 entries.
 // work: 4 * ld doubles.
 inline void tridiagonalise(double* g, int64_t ld, int64_t n, double* d, double* e, double* tau,
                            double* work) {
@@ -84,6 +93,7 @@ inline void tridiagonalise(double* g, int64_t ld, int64_t n, double* d, double* 
   double* v = work + 2 * ld;
   double* y = work + 3 * ld;
   std::memset(work, 0, static_cast<size_t>(4 * ld) * sizeof(double));
+  const double negligible = 1e-60 * trace(g, ld, n) * trace(g, ld, n);
   for (int64_t j = 0; j < n; ++j) {
     double* column = g + j * ld;
     for (int64_t i = j; i < n; ++i) column[i] -= u[i] * w[j] + w[i] * u[j];
@@ -91,7 +101,7 @@ inline void tridiagonalise(double* g, int64_t ld, int64_t n, double* d, double* 
     if (j == n - 1) break;
     // The column is done: what is behind it must not see the update again.
     u[j] = w[j] = 0.0;
-    tau[j] = householder(column + j + 1, n - j - 1, &e[j]);
+    tau[j] = householder(column + j + 1, n - j - 1, negligible, &e[j]);
     const int64_t first = (j + 1) / kLanes * kLanes;
     for (int64_t i = first; i < padded; ++i) {
       v[i] = i > j && i < n ? column[i] : 0.0;
