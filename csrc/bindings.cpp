@@ -1,6 +1,6 @@
 // The module spectral_kernels._C. Addresses and sizes come as plain integers, so that no header of
-// PyTorch is needed and one binary serves every release of it; spectral_kernels/_C.pyi describes the
-// jobs. The checks of shapes and types are made in Python before a pointer is taken.
+// PyTorch is needed and one binary serves every release of it; spectral_kernels/_C.pyi describes
+// the jobs. The checks of shapes and types are made in Python before a pointer is taken.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -20,8 +20,8 @@ class Fields {
  public:
   explicit Fields(PyObject* job, Py_ssize_t expected) : job_(job) {
     if (!PyTuple_Check(job) || PyTuple_GET_SIZE(job) != expected)
-      throw py::value_error("each job must be a tuple of " + std::to_string(expected) + " numbers, got " +
-                            std::string(py::str(py::handle(job))));
+      throw py::value_error("each job must be a tuple of " + std::to_string(expected) +
+                            " numbers, got " + std::string(py::str(py::handle(job))));
   }
   int64_t integer() {
     const long long value = PyLong_AsLongLong(PyTuple_GET_ITEM(job_, at_++));
@@ -39,7 +39,8 @@ class Fields {
   }
   DType dtype() {
     const int64_t code = integer();
-    if (code < 0 || code > 3) throw py::value_error("dtype code must be 0 to 3, got " + std::to_string(code));
+    if (code < 0 || code > 3)
+      throw py::value_error("dtype code must be 0 to 3, got " + std::to_string(code));
     return static_cast<DType>(code);
   }
   MatrixView matrix() {
@@ -180,7 +181,8 @@ void snapshot(const py::list& list, int threads) {
 }
 
 DType checked(int code) {
-  if (code < 0 || code > 3) throw py::value_error("dtype code must be 0 to 3, got " + std::to_string(code));
+  if (code < 0 || code > 3)
+    throw py::value_error("dtype code must be 0 to 3, got " + std::to_string(code));
   return static_cast<DType>(code);
 }
 
@@ -195,10 +197,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("alignment_diagonals", &alignment_diagonals, py::arg("jobs"), py::arg("threads"));
   module.def("snapshot", &snapshot, py::arg("jobs"), py::arg("threads"));
   module.def(
-      "svdvals_supported", [](int d, int64_t m, int64_t n) { return values_supported(checked(d), m, n); },
+      "svdvals_supported",
+      [](int d, int64_t m, int64_t n) { return values_supported(checked(d), m, n); },
       py::arg("dtype"), py::arg("m"), py::arg("n"));
   module.def(
-      "svd_supported", [](int d, int64_t m, int64_t n) { return vectors_supported(checked(d), m, n); },
+      "svd_supported",
+      [](int d, int64_t m, int64_t n) { return vectors_supported(checked(d), m, n); },
       py::arg("dtype"), py::arg("m"), py::arg("n"));
   module.def("isa", [] { return std::string(kernels().name); });
   module.def("isas", &usable_isas);

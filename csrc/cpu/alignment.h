@@ -17,7 +17,8 @@ inline double contiguous_dot(const T* x, const T* y, int64_t length) {
     odd += load_widened(x + a + kLanes) * load_widened(y + a + kLanes);
   }
   double sum = horizontal_sum(even + odd);
-  for (; a < length; ++a) sum += static_cast<double>(x[a]) * static_cast<double>(y[a]);
+  for (; a < length; ++a)
+    sum += static_cast<double>(x[a]) * static_cast<double>(y[a]);
   return sum;
 }
 
@@ -34,7 +35,8 @@ inline void strided_dots(const AlignmentPair& p, T* out) {
       for (int64_t i = 0; i < here; ++i)
         sum[i] += static_cast<double>(u[a * p.u_stride_row + (i0 + i) * p.u_stride_col]) *
                   static_cast<double>(v[(i0 + i) * p.v_stride_row + a * p.v_stride_col]);
-    for (int64_t i = 0; i < here; ++i) out[i0 + i] = static_cast<T>(std::fabs(sum[i]));
+    for (int64_t i = 0; i < here; ++i)
+      out[i0 + i] = static_cast<T>(std::fabs(sum[i]));
   }
 }
 
@@ -45,7 +47,8 @@ inline void alignment_typed(const AlignmentPair& p) {
   const T* u = static_cast<const T*>(p.u);
   const T* v = static_cast<const T*>(p.v);
   for (int64_t i = 0; i < p.count; ++i)
-    out[i] = static_cast<T>(std::fabs(contiguous_dot(u + i * p.u_stride_col, v + i * p.v_stride_row, p.length)));
+    out[i] = static_cast<T>(
+        std::fabs(contiguous_dot(u + i * p.u_stride_col, v + i * p.v_stride_row, p.length)));
 }
 
 inline void alignment(const AlignmentPair& p) {

@@ -22,9 +22,15 @@ inline float to_float(uint32_t bits) {
   return f;
 }
 
-inline double widen(double x) { return x; }
-inline double widen(float x) { return x; }
-inline double widen(BFloat x) { return to_float(static_cast<uint32_t>(x.bits) << 16); }
+inline double widen(double x) {
+  return x;
+}
+inline double widen(float x) {
+  return x;
+}
+inline double widen(BFloat x) {
+  return to_float(static_cast<uint32_t>(x.bits) << 16);
+}
 
 inline double widen(Half x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
@@ -60,7 +66,8 @@ inline void copy_widened(const Src* src, int64_t rows, int64_t cols, int64_t str
                          int64_t stride_j, Dst* dst, int64_t ld) {
   if (stride_j == 1) {
     for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < cols; ++j) dst[i * ld + j] = static_cast<Dst>(widen(src[i * stride_i + j]));
+      for (int64_t j = 0; j < cols; ++j)
+        dst[i * ld + j] = static_cast<Dst>(widen(src[i * stride_i + j]));
     return;
   }
   constexpr int64_t kBlock = 16;
@@ -87,7 +94,8 @@ inline double largest_in_run(const T* p, int64_t count) {
     largest = magnitude > largest ? magnitude : largest;
   }
   double best = 0.0;
-  for (int64_t l = 0; l < kStep; ++l) best = largest[l] > best ? largest[l] : best;
+  for (int64_t l = 0; l < kStep; ++l)
+    best = largest[l] > best ? largest[l] : best;
   double bad = horizontal_sum(poison);
   for (; i < count; ++i) {
     const double x = std::fabs(static_cast<double>(p[i]));

@@ -61,7 +61,8 @@ struct Task {
 // Longest first, taken one by one: with a few large matrices anything else leaves threads idle. An
 // exception in a task (memory) is carried out of the parallel region.
 void run_tasks(std::vector<Task>& tasks, int threads) {
-  std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) { return a.cost > b.cost; });
+  std::stable_sort(tasks.begin(), tasks.end(),
+                   [](const Task& a, const Task& b) { return a.cost > b.cost; });
   const int count = static_cast<int>(tasks.size());
   std::exception_ptr failure;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(std::max(1, std::min(threads, count)))
@@ -75,6 +76,10 @@ void run_tasks(std::vector<Task>& tasks, int threads) {
   }
   if (failure) std::rethrow_exception(failure);
 }
+
+// Elements (or products) below which one thread is done before a second has woken up, and does not
+// wait for it when the machine is busy.
+constexpr int64_t kWorthATeam = 1000000;
 
 double cubic_cost(const MatrixView& a) {
   const auto n = static_cast<double>(a.short_side());
@@ -101,7 +106,8 @@ struct Reductions {
 Reductions allocate(const std::vector<ValuesJob>& jobs) {
   Reductions all;
   int64_t total = 0;
-  for (const ValuesJob& job : jobs) total += job.a.batch * job.a.short_side();
+  for (const ValuesJob& job : jobs)
+    total += job.a.batch * job.a.short_side();
   all.storage.resize(static_cast<size_t>(2 * total));
   double* next = all.storage.data();
   for (const ValuesJob& job : jobs) {
@@ -158,7 +164,8 @@ void solve_reductions(Reductions& all, int threads) {
     sides[static_cast<size_t>(i)] = r.problem.e - r.problem.q;
   }
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return all.reduced[static_cast<size_t>(a)].problem.n > all.reduced[static_cast<size_t>(b)].problem.n;
+    return all.reduced[static_cast<size_t>(a)].problem.n >
+           all.reduced[static_cast<size_t>(b)].problem.n;
   });
   const int64_t group = lane_group(total, 2 * k.lanes, threads);
   std::vector<Task> tasks;
@@ -166,31 +173,35 @@ void solve_reductions(Reductions& all, int threads) {
     const int count = static_cast<int>(std::min(group, total - first));
     const int64_t* members = order.data() + first;
     const int64_t longest = all.reduced[static_cast<size_t>(members[0])].problem.n;
-    tasks.push_back({static_cast<double>(longest * longest), [&k, &all, &sides, members, count, longest] {
-                       std::vector<QdProblem> problems;
-                       for (int i = 0; i < count; ++i)
-                         problems.push_back(all.reduced[static_cast<size_t>(members[i])].problem);
-                       k.qd(problems.data(), count, workspace(k.qd_workspace(longest, count)));
-                       for (int i = 0; i < count; ++i) {
-                         const auto at = static_cast<size_t>(members[i]);
-                         all.reduced[at].problem = problems[static_cast<size_t>(i)];
-                         if (all.is_double[at])
-                           write_values(all.reduced[at], sides[at], static_cast<double*>(all.out[at]));
-                         else
-                           write_values(all.reduced[at], sides[at], static_cast<float*>(all.out[at]));
-                       }
-                     }});
+    tasks.push_back(
+        {static_cast<double>(longest * longest), [&k, &all, &sides, members, count, longest] {
+           std::vector<QdProblem> problems;
+           for (int i = 0; i < count; ++i)
+             problems.push_back(all.reduced[static_cast<size_t>(members[i])].problem);
+           k.qd(problems.data(), count, workspace(k.qd_workspace(longest, count)));
+           for (int i = 0; i < count; ++i) {
+             const auto at = static_cast<size_t>(members[i]);
+             all.reduced[at].problem = problems[static_cast<size_t>(i)];
+             if (all.is_double[at])
+               write_values(all.reduced[at], sides[at], static_cast<double*>(all.out[at]));
+             else
+               write_values(all.reduced[at], sides[at], static_cast<float*>(all.out[at]));
+           }
+         }});
   }
   run_tasks(tasks, threads);
 }
 
 }  // namespace
 
-const Kernels& kernels() { return *current(); }
+const Kernels& kernels() {
+  return *current();
+}
 
 std::vector<std::string> usable_isas() {
   std::vector<std::string> names;
-  for (const Kernels* k : usable_kernels()) names.push_back(k->name);
+  for (const Kernels* k : usable_kernels())
+    names.push_back(k->name);
   return names;
 }
 
@@ -206,7 +217,9 @@ void choose_isa(const std::string& name) {
   throw std::invalid_argument("no instruction set '" + name + "' here; usable: " + usable);
 }
 
-bool values_supported(DType, int64_t m, int64_t n) { return std::min(m, n) <= kMaxValuesSide; }
+bool values_supported(DType, int64_t m, int64_t n) {
+  return std::min(m, n) <= kMaxValuesSide;
+}
 
 bool vectors_supported(DType dtype, int64_t m, int64_t n) {
   const int64_t small = std::min(m, n), large = std::max(m, n);
@@ -245,15 +258,17 @@ void run_svd(const std::vector<SvdJob>& jobs, int threads) {
     const int64_t group = lanes ? lane_group(job.a.batch, k.lanes, threads) : 1;
     for (int64_t first = 0; first < job.a.batch; first += group) {
       const int count = static_cast<int>(std::min(group, job.a.batch - first));
-      tasks.push_back({cubic_cost(job.a) * count, [&k, &job, lanes, first, count] {
-                         if (!lanes) {
-                           k.svd(job.a.at(first), output_at(job, first), workspace(k.svd_workspace(job.a)));
-                           return;
-                         }
-                         std::vector<SvdOutput> out;
-                         for (int i = 0; i < count; ++i) out.push_back(output_at(job, first + i));
-                         k.svd_lanes(job.a, first, count, out.data(), workspace(k.svd_lanes_workspace(job.a)));
-                       }});
+      tasks.push_back(
+          {cubic_cost(job.a) * count, [&k, &job, lanes, first, count] {
+             if (!lanes) {
+               k.svd(job.a.at(first), output_at(job, first), workspace(k.svd_workspace(job.a)));
+               return;
+             }
+             std::vector<SvdOutput> out;
+             for (int i = 0; i < count; ++i)
+               out.push_back(output_at(job, first + i));
+             k.svd_lanes(job.a, first, count, out.data(), workspace(k.svd_lanes_workspace(job.a)));
+           }});
     }
   }
   run_tasks(tasks, threads);
@@ -266,14 +281,15 @@ void run_rsvd(const std::vector<RsvdJob>& jobs, int threads) {
     const int64_t bytes = job.a.is_double() ? 8 : 4, rank = job.plan.rank;
     const double cost = static_cast<double>(job.a.m * job.a.n * job.plan.width);
     for (int64_t b = 0; b < job.a.batch; ++b)
-      tasks.push_back({cost, [&k, &job, b, bytes, rank] {
-                         RsvdPlan plan = job.plan;
-                         plan.start = static_cast<const char*>(plan.start) + b * job.a.n * plan.width * bytes;
-                         const SvdOutput out = {static_cast<char*>(job.out.ut) + b * rank * job.a.m * bytes,
-                                                static_cast<char*>(job.out.s) + b * rank * bytes,
-                                                static_cast<char*>(job.out.vh) + b * rank * job.a.n * bytes};
-                         k.rsvd(job.a.at(b), plan, out, workspace(k.rsvd_workspace(job.a, plan)));
-                       }});
+      tasks.push_back(
+          {cost, [&k, &job, b, bytes, rank] {
+             RsvdPlan plan = job.plan;
+             plan.start = static_cast<const char*>(plan.start) + b * job.a.n * plan.width * bytes;
+             const SvdOutput out = {static_cast<char*>(job.out.ut) + b * rank * job.a.m * bytes,
+                                    static_cast<char*>(job.out.s) + b * rank * bytes,
+                                    static_cast<char*>(job.out.vh) + b * rank * job.a.n * bytes};
+             k.rsvd(job.a.at(b), plan, out, workspace(k.rsvd_workspace(job.a, plan)));
+           }});
   }
   run_tasks(tasks, threads);
 }
@@ -281,7 +297,8 @@ void run_rsvd(const std::vector<RsvdJob>& jobs, int threads) {
 void run_summaries(const std::vector<SummaryJob>& jobs, int threads) {
   // A spectrum takes a microsecond: threads only where there are many.
   int64_t total = 0;
-  for (const SummaryJob& job : jobs) total += job.batch * job.r;
+  for (const SummaryJob& job : jobs)
+    total += job.batch * job.r;
   const int team = total > 16384 ? threads : 1;
   for (const SummaryJob& job : jobs) {
     const double eps = job.dtype == DType::kFloat64 ? 0x1p-52 : 0x1p-23;
@@ -301,11 +318,12 @@ void run_alignments(const std::vector<AlignmentPair>& pairs, int threads) {
   const Kernels& k = kernels();
   const int count = static_cast<int>(pairs.size());
   int64_t work = 0;
-  for (const AlignmentPair& p : pairs) work += p.length * p.count;
-  // Waking a team costs as much as a hundred thousand products.
-  const int team = work > 200000 ? std::max(1, std::min(threads, count)) : 1;
+  for (const AlignmentPair& p : pairs)
+    work += p.length * p.count;
+  const int team = work > kWorthATeam ? std::max(1, std::min(threads, count)) : 1;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
-  for (int i = 0; i < count; ++i) k.alignment(pairs[static_cast<size_t>(i)]);
+  for (int i = 0; i < count; ++i)
+    k.alignment(pairs[static_cast<size_t>(i)]);
 }
 
 void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads) {
@@ -313,17 +331,19 @@ void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads) {
   std::vector<std::pair<const SnapshotJob*, int64_t>> all;
   int64_t work = 0;
   for (const SnapshotJob& job : jobs) {
-    for (int64_t b = 0; b < job.a.batch; ++b) all.emplace_back(&job, b);
+    for (int64_t b = 0; b < job.a.batch; ++b)
+      all.emplace_back(&job, b);
     work += job.a.batch * job.a.m * job.a.n;
   }
   const int count = static_cast<int>(all.size());
-  const int team = work > 200000 ? std::max(1, std::min(threads, count)) : 1;
+  const int team = work > kWorthATeam ? std::max(1, std::min(threads, count)) : 1;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
   for (int i = 0; i < count; ++i) {
     const auto& [job, b] = all[static_cast<size_t>(i)];
     const int64_t bytes = job->a.is_double() ? 8 : 4;
     SnapshotStats stats;
-    k.snapshot(job->a.at(b), static_cast<char*>(job->packed) + b * job->a.m * job->a.n * bytes, &stats);
+    k.snapshot(job->a.at(b), static_cast<char*>(job->packed) + b * job->a.m * job->a.n * bytes,
+               &stats);
     double* out = job->stats + 3 * b;
     out[0] = stats.max_abs;
     out[1] = stats.frobenius_norm;

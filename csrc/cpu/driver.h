@@ -1,4 +1,5 @@
-// Schedules kernels over ragged lists of jobs: matrices over threads, small ones over lanes as well.
+// Schedules kernels over ragged lists of jobs: matrices over threads, small ones over lanes as
+// well.
 #pragma once
 
 #include <cstdint>

@@ -9,8 +9,8 @@
 
 namespace spectral {
 
-// out: effective_rank, effective_rank_exp, stable_rank, numerical_rank, spectral_norm, nuclear_norm,
-// frobenius_norm. A zero matrix has rank 0 in every sense; NaN in, NaN out.
+// out: effective_rank, effective_rank_exp, stable_rank, numerical_rank, spectral_norm,
+// nuclear_norm, frobenius_norm. A zero matrix has rank 0 in every sense; NaN in, NaN out.
 template <class T>
 inline void summarize_spectrum(const T* s, int64_t r, double rtol, double* out) {
   double top = 0.0;
@@ -20,7 +20,8 @@ inline void summarize_spectrum(const T* s, int64_t r, double rtol, double* out) 
     finite = finite && std::isfinite(sigma);
     top = sigma > top ? sigma : top;
   }
-  for (int k = 0; k < 7; ++k) out[k] = finite ? 0.0 : std::nan("");
+  for (int k = 0; k < 7; ++k)
+    out[k] = finite ? 0.0 : std::nan("");
   if (!finite || top == 0.0) return;
   double sum = 0.0, squares = 0.0, logs = 0.0;
   int64_t rank = 0;

@@ -1,5 +1,6 @@
-// The last steps every SVD shares: from W = X V (columns sigma_j u_j, in any order) and V to ordered,
-// sign-normalised U, S, Vh in the caller's type, with an orthonormal column for every zero sigma.
+// The last steps every SVD shares: from W = X V (columns sigma_j u_j, in any order) and V to
+// ordered, sign-normalised U, S, Vh in the caller's type, with an orthonormal column for every zero
+// sigma.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -8,7 +9,8 @@
 namespace spectral {
 namespace SK_ISA {
 
-// w: rows x n and v: n x n, both by rows with leading dimension ld (a multiple of 16, padding zero).
+// w: rows x n and v: n x n, both by rows with leading dimension ld (a multiple of 16, padding
+// zero).
 struct Factors {
   double* w;
   double* v;
@@ -17,31 +19,36 @@ struct Factors {
 };
 
 inline void column_norms(const Factors& f) {
-  for (int64_t j = 0; j < f.ld; ++j) f.sigma[j] = 0.0;
+  for (int64_t j = 0; j < f.ld; ++j)
+    f.sigma[j] = 0.0;
   for (int64_t i = 0; i < f.rows; ++i)
     for (int64_t j = 0; j < f.ld; j += kLanes) {
       const Vd x = load(f.w + i * f.ld + j);
       store(f.sigma + j, load(f.sigma + j) + x * x);
     }
-  for (int64_t j = 0; j < f.ld; j += kLanes) store(f.sigma + j, square_root(load(f.sigma + j)));
+  for (int64_t j = 0; j < f.ld; j += kLanes)
+    store(f.sigma + j, square_root(load(f.sigma + j)));
 }
 
 // x -= W (W^T x) for the orthonormal columns of w; products has ld entries.
 inline void project_out(const Factors& f, double* x, double* products) {
-  for (int64_t j = 0; j < f.ld; ++j) products[j] = 0.0;
+  for (int64_t j = 0; j < f.ld; ++j)
+    products[j] = 0.0;
   for (int64_t i = 0; i < f.rows; ++i)
     for (int64_t j = 0; j < f.ld; j += kLanes)
       store(products + j, load(products + j) + x[i] * load(f.w + i * f.ld + j));
   for (int64_t i = 0; i < f.rows; ++i) {
     Vd sum = {};
-    for (int64_t j = 0; j < f.ld; j += kLanes) sum += load(products + j) * load(f.w + i * f.ld + j);
+    for (int64_t j = 0; j < f.ld; j += kLanes)
+      sum += load(products + j) * load(f.w + i * f.ld + j);
     x[i] -= horizontal_sum(sum);
   }
 }
 
 // Scales every column of w to length one; columns with sigma <= floor are replaced by unit vectors
-// orthogonal to all others, starting from the axis the others cover least (so at least 1 / rows of its
-// square is left). work: rows doubles for the candidate, rows for the coverage, ld for products.
+// orthogonal to all others, starting from the axis the others cover least (so at least 1 / rows of
+// its square is left). work: rows doubles for the candidate, rows for the coverage, ld for
+// products.
 inline void normalise_and_complete(const Factors& f, double floor, double* work) {
   double* x = work;
   double* coverage = x + f.rows;
@@ -60,7 +67,8 @@ inline void normalise_and_complete(const Factors& f, double floor, double* work)
   if (complete) return;
   for (int64_t i = 0; i < f.rows; ++i) {
     Vd sum = {};
-    for (int64_t j = 0; j < f.ld; j += kLanes) sum += load(f.w + i * f.ld + j) * load(f.w + i * f.ld + j);
+    for (int64_t j = 0; j < f.ld; j += kLanes)
+      sum += load(f.w + i * f.ld + j) * load(f.w + i * f.ld + j);
     coverage[i] = horizontal_sum(sum);
   }
   for (int64_t j = 0; j < f.n; ++j) {
@@ -75,7 +83,8 @@ inline void normalise_and_complete(const Factors& f, double floor, double* work)
     project_out(f, x, factor);
     project_out(f, x, factor);
     double norm = 0.0;
-    for (int64_t i = 0; i < f.rows; ++i) norm += x[i] * x[i];
+    for (int64_t i = 0; i < f.rows; ++i)
+      norm += x[i] * x[i];
     const double inverse = 1.0 / std::sqrt(norm);
     for (int64_t i = 0; i < f.rows; ++i) {
       x[i] *= inverse;
@@ -87,19 +96,22 @@ inline void normalise_and_complete(const Factors& f, double floor, double* work)
 
 // sign[j] = -1 where the entry of largest magnitude in column j is negative, else 1.
 inline void column_signs(const double* x, int64_t rows, int64_t ld, double* largest, double* sign) {
-  for (int64_t j = 0; j < ld; ++j) largest[j] = 0.0;
+  for (int64_t j = 0; j < ld; ++j)
+    largest[j] = 0.0;
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < ld; j += kLanes) {
       const Vd candidate = load(x + i * ld + j), best = load(largest + j);
       store(largest + j, select(absolute(candidate) > absolute(best), candidate, best));
     }
-  for (int64_t j = 0; j < ld; ++j) sign[j] = largest[j] < 0 ? -1.0 : 1.0;
+  for (int64_t j = 0; j < ld; ++j)
+    sign[j] = largest[j] < 0 ? -1.0 : 1.0;
 }
 
 inline void descending_order(const double* sigma, int64_t n, int64_t* order) {
   for (int64_t j = 0; j < n; ++j) {
     int64_t k = j;
-    for (; k > 0 && sigma[order[k - 1]] < sigma[j]; --k) order[k] = order[k - 1];
+    for (; k > 0 && sigma[order[k - 1]] < sigma[j]; --k)
+      order[k] = order[k - 1];
     order[k] = j;
   }
 }
@@ -114,7 +126,8 @@ inline void write_rows(const double* x, int64_t rows, int64_t n, int64_t ld, con
     for (int64_t j = 0; j < n; ++j) {
       const double s = sign[order[j]];
       const double* column = x + order[j];
-      for (int64_t i = i0; i < i1; ++i) dst[j * rows + i] = static_cast<T>(s * column[i * ld]);
+      for (int64_t i = i0; i < i1; ++i)
+        dst[j * rows + i] = static_cast<T>(s * column[i * ld]);
     }
   }
 }
@@ -130,12 +143,15 @@ inline void write_svd(const MatrixView& a, const Factors& f, double unscale, con
   column_signs(tall ? f.w : f.v, tall ? f.rows : f.n, f.ld, largest, sign);
   descending_order(f.sigma, f.n, order);
   T* s = static_cast<T*>(out.s);
-  for (int64_t j = 0; j < f.n; ++j) s[j] = static_cast<T>(f.sigma[order[j]] * unscale);
+  for (int64_t j = 0; j < f.n; ++j)
+    s[j] = static_cast<T>(f.sigma[order[j]] * unscale);
   write_rows(f.w, f.rows, f.n, f.ld, order, sign, static_cast<T*>(tall ? out.ut : out.vh));
   write_rows(f.v, f.n, f.n, f.ld, order, sign, static_cast<T*>(tall ? out.vh : out.ut));
 }
 
-inline int64_t finish_workspace(int64_t rows, int64_t ld) { return 2 * rows + 3 * ld; }
+inline int64_t finish_workspace(int64_t rows, int64_t ld) {
+  return 2 * rows + 3 * ld;
+}
 
 inline void finish(const MatrixView& a, const Factors& f, double unscale, double floor,
                    const SvdOutput& out, double* work) {
@@ -148,10 +164,12 @@ inline void finish(const MatrixView& a, const Factors& f, double unscale, double
 
 template <class T>
 inline void fill(void* p, int64_t count, T value) {
-  for (int64_t i = 0; i < count; ++i) static_cast<T*>(p)[i] = value;
+  for (int64_t i = 0; i < count; ++i)
+    static_cast<T*>(p)[i] = value;
 }
 
-inline void fill_not_a_number(const SvdOutput& out, bool is_double, int64_t m, int64_t n, int64_t r) {
+inline void fill_not_a_number(const SvdOutput& out, bool is_double, int64_t m, int64_t n,
+                              int64_t r) {
   if (is_double) {
     fill(out.ut, m * r, std::nan(""));
     fill(out.s, r, std::nan(""));

@@ -3,9 +3,9 @@
 // P is the vector operand (rows of length `cols`, contiguous); Q the broadcast operand, of any
 // strides, so that one tile serves both the Gram matrix X^T X (Q = P = X) and X V (P = V, Q = X^T).
 // A tile is 8 rows (4 without AVX-512) by two vectors, kept in registers over the whole of l.
-// Sizes are rounded up to whole tiles: the caller's buffers have the room (leading_dimension), zeros in
-// it where they are read.
-// Flops: 2 * rows * cols * depth, or half of it for the lower triangle.
+// Sizes are rounded up to whole tiles: the caller's buffers have the room (leading_dimension),
+// zeros in it where they are read. Flops: 2 * rows * cols * depth, or half of it for the lower
+// triangle.
 #pragma once
 
 #include "cpu/simd.h"
@@ -25,9 +25,11 @@ struct GemmOperands {
   int64_t ldc;
 };
 
-inline void gemm_tile(const GemmOperands& g, int64_t r0, int64_t j0, int64_t depth, bool accumulate) {
+inline void gemm_tile(const GemmOperands& g, int64_t r0, int64_t j0, int64_t depth,
+                      bool accumulate) {
   Vd acc[kGemmRows][2];
-  for (int r = 0; r < kGemmRows; ++r) acc[r][0] = acc[r][1] = Vd{};
+  for (int r = 0; r < kGemmRows; ++r)
+    acc[r][0] = acc[r][1] = Vd{};
   const double* p = g.p + j0;
   const double* q = g.q + r0 * g.q_stride_r;
   for (int64_t l = 0; l < depth; ++l) {
@@ -58,9 +60,11 @@ struct GemmOptions {
   bool accumulate = false;
 };
 
-// A multiple of the vector length with room for whole tiles, and never a multiple of 128 bytes: rows a
-// power of two apart would share a few lines of the first-level cache.
-inline int64_t leading_dimension(int64_t n) { return round_up(n, 16) + 8; }
+// A multiple of the vector length with room for whole tiles, and never a multiple of 128 bytes:
+// rows a power of two apart would share a few lines of the first-level cache.
+inline int64_t leading_dimension(int64_t n) {
+  return round_up(n, 16) + 8;
+}
 
 inline void gemm(const GemmOperands& g, int64_t rows, int64_t cols, int64_t depth,
                  GemmOptions options = {}) {

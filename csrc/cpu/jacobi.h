@@ -1,9 +1,10 @@
-// One-sided Jacobi (Hestenes 1958; Golub & Van Loan, section 8.6.3): rotates pairs of columns of X, and
-// of V with them, until all are orthogonal; then x_j = sigma_j u_j. Float64, to full relative accuracy.
+// One-sided Jacobi (Hestenes 1958; Golub & Van Loan, section 8.6.3): rotates pairs of columns of X,
+// and of V with them, until all are orthogonal; then x_j = sigma_j u_j. Float64, to full relative
+// accuracy.
 //
-// The same sweep runs on one matrix whose columns are vectors, and on kLanes small matrices with one
-// lane each. Pairs come in rounds of a tournament: those of a round share no column, so that their
-// square roots and divisions overlap.
+// The same sweep runs on one matrix whose columns are vectors, and on kLanes small matrices with
+// one lane each. Pairs come in rounds of a tournament: those of a round share no column, so that
+// their square roots and divisions overlap.
 #pragma once
 
 #include "cpu/simd.h"
@@ -11,20 +12,29 @@
 namespace spectral {
 namespace SK_ISA {
 
-inline double square_root(double x) { return std::sqrt(x); }
-inline double absolute(double x) { return std::fabs(x); }
-inline double select(bool mask, double yes, double no) { return mask ? yes : no; }
-inline bool any(bool mask) { return mask; }
+inline double square_root(double x) {
+  return std::sqrt(x);
+}
+inline double absolute(double x) {
+  return std::fabs(x);
+}
+inline double select(bool mask, double yes, double no) {
+  return mask ? yes : no;
+}
+inline bool any(bool mask) {
+  return mask;
+}
 
 // (x, y) <- (x - s (y + h x), y + s (x - h y)): a rotation by c = 1 - s h, with h = s / (1 + c)
-// (Rutishauser 1966). Rounding in s and h costs orthogonality only in proportion to the angle, which is
-// small in late sweeps.
+// (Rutishauser 1966). Rounding in s and h costs orthogonality only in proportion to the angle,
+// which is small in late sweeps.
 template <class S>
 struct JacobiAngle {
   S s, h;
 };
 
-// The angle that makes columns of squared norms a, b and product d orthogonal; none where not active.
+// The angle that makes columns of squared norms a, b and product d orthogonal; none where not
+// active.
 template <class S, class Mask>
 inline JacobiAngle<S> jacobi_angle(S a, S b, S d, Mask active) {
   const S zero = S{}, one = zero + 1.0;
@@ -43,7 +53,8 @@ struct LaneColumns {
   double* at(int64_t j) const { return x + j * rows * kLanes; }
   Vd product(int64_t p, int64_t q) const {
     Vd sum = {};
-    for (int64_t i = 0; i < rows; ++i) sum += load(at(p) + i * kLanes) * load(at(q) + i * kLanes);
+    for (int64_t i = 0; i < rows; ++i)
+      sum += load(at(p) + i * kLanes) * load(at(q) + i * kLanes);
     return sum;
   }
   void rotate(int64_t p, int64_t q, JacobiAngle<Vd> r) const {
@@ -62,7 +73,8 @@ struct SoloColumns {
   int64_t ld;
   double product(int64_t p, int64_t q) const {
     Vd sum = {};
-    for (int64_t i = 0; i < ld; i += kLanes) sum += load(x + p * ld + i) * load(x + q * ld + i);
+    for (int64_t i = 0; i < ld; i += kLanes)
+      sum += load(x + p * ld + i) * load(x + q * ld + i);
     return horizontal_sum(sum);
   }
   void rotate(int64_t p, int64_t q, JacobiAngle<double> r) const {

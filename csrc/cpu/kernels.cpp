@@ -18,7 +18,9 @@ namespace SK_ISA {
 namespace {
 
 // Two vectors side by side hide the latency of the chain, when there are matrices to fill them.
-int64_t qd_space(int64_t longest, int count) { return qd_workspace(longest, count > kLanes ? 2 : 1); }
+int64_t qd_space(int64_t longest, int count) {
+  return qd_workspace(longest, count > kLanes ? 2 : 1);
+}
 
 void qd(QdProblem* problems, int count, double* work) {
   if (count > kLanes)
@@ -33,14 +35,22 @@ void qd(QdProblem* problems, int count, double* work) {
 const Kernels& SK_CONCAT(kernels_, SK_ISA)() {
   namespace isa = SK_ISA;
   static const Kernels table = {
-      SK_STRING(SK_ISA),      isa::kLanes,
-      isa::reduce_lanes_workspace, isa::reduce_lanes,
-      isa::reduce_workspace,  isa::reduce,
-      isa::qd_space,          isa::qd,
-      isa::svd_lanes_workspace, isa::svd_lanes,
-      isa::gram_svd_workspace, isa::svd,
-      isa::rsvd_workspace,    isa::rsvd,
-      isa::alignment,         isa::snapshot,
+      SK_STRING(SK_ISA),
+      isa::kLanes,
+      isa::reduce_lanes_workspace,
+      isa::reduce_lanes,
+      isa::reduce_workspace,
+      isa::reduce,
+      isa::qd_space,
+      isa::qd,
+      isa::svd_lanes_workspace,
+      isa::svd_lanes,
+      isa::gram_svd_workspace,
+      isa::svd,
+      isa::rsvd_workspace,
+      isa::rsvd,
+      isa::alignment,
+      isa::snapshot,
   };
   return table;
 }

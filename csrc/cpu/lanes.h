@@ -14,7 +14,8 @@ inline void load_lanes(const MatrixView& a, int64_t first, int count, double* x,
   const int64_t rows = a.long_side(), cols = a.short_side();
   for (int lane = 0; lane < kLanes; ++lane) {
     if (lane >= count) {
-      for (int64_t k = 0; k < rows * cols; ++k) x[k * kLanes + lane] = 0.0;
+      for (int64_t k = 0; k < rows * cols; ++k)
+        x[k * kLanes + lane] = 0.0;
       scales[lane] = 1.0;
       continue;
     }
@@ -36,11 +37,13 @@ inline void load_lanes(const MatrixView& a, int64_t first, int count, double* x,
     scales[lane] = scale;
     // Zeros keep a matrix with NaN from keeping its neighbours' Jacobi sweeps busy.
     if (scale != 1.0)
-      for (int64_t k = 0; k < rows * cols; ++k) x[k * kLanes + lane] = finite ? x[k * kLanes + lane] * scale : 0.0;
+      for (int64_t k = 0; k < rows * cols; ++k)
+        x[k * kLanes + lane] = finite ? x[k * kLanes + lane] * scale : 0.0;
   }
 }
 
-// Reflector of every lane in place, as householder() of tridiagonal.h, of matrices scaled to about one; returns tau.
+// Reflector of every lane in place, as householder() of tridiagonal.h, of matrices scaled to about
+// one; returns tau.
 inline Vd householder_lanes(double* x, int64_t n, int64_t stride, Vd* beta) {
   Vd tail = {};
   for (int64_t i = 1; i < n; ++i) {
@@ -54,7 +57,8 @@ inline Vd householder_lanes(double* x, int64_t n, int64_t stride, Vd* beta) {
   const Vd scale = one / select(trivial, one, alpha - b);
   const Vd tau = select(trivial, zero, (b - alpha) / select(trivial, one, b));
   store(x, one);
-  for (int64_t i = 1; i < n; ++i) store(x + i * stride, load(x + i * stride) * scale);
+  for (int64_t i = 1; i < n; ++i)
+    store(x + i * stride, load(x + i * stride) * scale);
   *beta = b;
   return tau;
 }
@@ -64,12 +68,15 @@ template <int kTogether>
 inline void reflect(const double* v, double* y, int64_t n, int64_t v_stride, int64_t stride,
                     int64_t step, Vd tau) {
   Vd sum[kTogether];
-  for (int c = 0; c < kTogether; ++c) sum[c] = Vd{};
+  for (int c = 0; c < kTogether; ++c)
+    sum[c] = Vd{};
   for (int64_t i = 0; i < n; ++i) {
     const Vd vi = load(v + i * v_stride);
-    for (int c = 0; c < kTogether; ++c) sum[c] += vi * load(y + i * stride + c * step);
+    for (int c = 0; c < kTogether; ++c)
+      sum[c] += vi * load(y + i * stride + c * step);
   }
-  for (int c = 0; c < kTogether; ++c) sum[c] *= tau;
+  for (int c = 0; c < kTogether; ++c)
+    sum[c] *= tau;
   for (int64_t i = 0; i < n; ++i) {
     const Vd vi = load(v + i * v_stride);
     for (int c = 0; c < kTogether; ++c) {
@@ -82,8 +89,10 @@ inline void reflect(const double* v, double* y, int64_t n, int64_t v_stride, int
 inline void reflect_all(const double* v, double* y, int64_t n, int64_t v_stride, int64_t stride,
                         int64_t step, int64_t count, Vd tau) {
   int64_t c = 0;
-  for (; c + 4 <= count; c += 4) reflect<4>(v, y + c * step, n, v_stride, stride, step, tau);
-  for (; c < count; ++c) reflect<1>(v, y + c * step, n, v_stride, stride, step, tau);
+  for (; c + 4 <= count; c += 4)
+    reflect<4>(v, y + c * step, n, v_stride, stride, step, tau);
+  for (; c < count; ++c)
+    reflect<1>(v, y + c * step, n, v_stride, stride, step, tau);
 }
 
 // d (cols vectors) and e (cols - 1 vectors) of the bidiagonal of every lane; x is destroyed.

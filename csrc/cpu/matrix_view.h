@@ -11,8 +11,8 @@ inline int64_t size_of(DType t) {
   return t == DType::kFloat64 ? 8 : t == DType::kFloat32 ? 4 : 2;
 }
 
-// Strides are counted in elements. Values are computed and returned in float64 for float64 input and
-// in float32 for every other type.
+// Strides are counted in elements. Values are computed and returned in float64 for float64 input
+// and in float32 for every other type.
 struct MatrixView {
   const void* data;
   DType dtype;

@@ -1,5 +1,5 @@
-// Eigenvalues of many positive tridiagonal matrices B^T B at once: the differential qd algorithm with
-// shifts (dqds; Fernando & Parlett 1994), one matrix per lane, with shifts that cannot fail.
+// Eigenvalues of many positive tridiagonal matrices B^T B at once: the differential qd algorithm
+// with shifts (dqds; Fernando & Parlett 1994), one matrix per lane, with shifts that cannot fail.
 //
 // A step of dqds is a chain add, divide, multiply, subtract of some 25 cycles that no single matrix
 // can shorten. Lanes of a vector (and two vectors side by side) walk it together, each on its own
@@ -7,13 +7,14 @@
 //
 // The shift is Laguerre's lower bound for the smallest eigenvalue of the block,
 //     n / (t1 + sqrt((n - 1) (n t2 - t1^2))),  t1 = tr (B^T B)^-1,  t2 = tr (B^T B)^-2,
-// cubically convergent from below (Wilkinson, The Algebraic Eigenvalue Problem, 1965, section 7.26).
-// Both traces come from recurrences with positive terms only, run along the same loop:
+// cubically convergent from below (Wilkinson, The Algebraic Eigenvalue Problem, 1965,
+// section 7.26). Both traces come from recurrences with positive terms only, run along the same
+// loop:
 //     g_1 = 1, h_1 = 0,  c_i = g_i / q_i,  f_i = e_i / q_i,
 //     g_{i+1} = 1 + f_i g_i,  h_{i+1} = f_i (h_i + 2 g_i c_i),
 //     t1 = sum c_i,  t2 = sum (h_i + g_i c_i) / q_i
-// (g = -dq/ds and h = dg/ds for the factorisation of B^T B - s I at s = 0). So the bound has a small
-// relative error, a step never has to be repeated, and no lane waits for another's failure.
+// (g = -dq/ds and h = dg/ds for the factorisation of B^T B - s I at s = 0). So the bound has a
+// small relative error, a step never has to be repeated, and no lane waits for another's failure.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -40,7 +41,7 @@ constexpr double kTiny = 1e-60;
 template <int kVectors>
 struct QdLanes {
   static constexpr int kCount = kVectors * kLanes;
-  double* q;     // [i * kCount + lane]
+  double* q;  // [i * kCount + lane]
   double* e;
   double* mark;  // the shift of the block that ends at i, negative where none ends
   double drop[kCount], shift[kCount], low[kCount], high[kCount];
@@ -48,9 +49,9 @@ struct QdLanes {
   double upper_t1[kCount], upper_t2[kCount];  // traces of the block above the split
 };
 
-// a / b, correctly rounded but for the rarest cases. A plain a * inverse is an ulp off, always to the
-// same side for the same a and b: where q_i+1 is what q_i was, the large eigenvalues would drift by an
-// ulp in each of hundreds of passes.
+// a / b, correctly rounded but for the rarest cases. A plain a * inverse is an ulp off, always to
+// the same side for the same a and b: where q_i+1 is what q_i was, the large eigenvalues would
+// drift by an ulp in each of hundreds of passes.
 inline Vd quotient(Vd a, Vd b, Vd inverse) {
 #if defined(__FMA__)
   const Vd t = a * inverse;
@@ -126,9 +127,9 @@ inline void qd_pass(QdLanes<kVectors>& s, int64_t first, int64_t last) {
   }
 }
 
-// n t2 - t1^2 is n^2 times the variance of the 1 / lambda: for a cluster it is all cancellation. What
-// rounding may have taken from it is put back, or the bound would be the harmonic mean, above the
-// smallest eigenvalue. The traces err by a few n eps.
+// n t2 - t1^2 is n^2 times the variance of the 1 / lambda: for a cluster it is all cancellation.
+// What rounding may have taken from it is put back, or the bound would be the harmonic mean, above
+// the smallest eigenvalue. The traces err by a few n eps.
 inline double laguerre_bound(int64_t n, double t1, double t2) {
   const double count = static_cast<double>(n);
   const double margin = 4e-15 * count;
@@ -163,7 +164,8 @@ inline bool take_finished(QdLanes<kVectors>& s, int lane, QdLane& place, double*
     place.sigma = s.mark[place.high * kCount + lane];
     place.lost = 0.0;
     place.low = place.high;
-    while (place.low > 0 && s.mark[(place.low - 1) * kCount + lane] < 0) --place.low;
+    while (place.low > 0 && s.mark[(place.low - 1) * kCount + lane] < 0)
+      --place.low;
     s.shift[lane] = 0.0;
   }
   return true;
@@ -194,7 +196,8 @@ template <int kVectors>
 inline void qd_eigenvalues(QdProblem* problems, int count, double* work) {
   constexpr int kCount = kVectors * kLanes;
   int64_t longest = 1;
-  for (int k = 0; k < count; ++k) longest = problems[k].n > longest ? problems[k].n : longest;
+  for (int k = 0; k < count; ++k)
+    longest = problems[k].n > longest ? problems[k].n : longest;
   const int64_t rows = longest + 1;
   QdLanes<kVectors> s;
   s.q = work;

@@ -1,8 +1,8 @@
 // From a matrix to the qd arrays of a bidiagonal with the same singular values.
 //
 // float16, bfloat16, float32: Gram matrix of the short side in float64 (its rounding, 1e-16 of
-// sigma_1^2, is at most 1e-8 of sigma_1 in a singular value, below float32's own), tridiagonal T, and
-// T + shift = L D L^T. float64: Householder bidiagonalisation of X itself.
+// sigma_1^2, is at most 1e-8 of sigma_1 in a singular value, below float32's own), tridiagonal T,
+// and T + shift = L D L^T. float64: Householder bidiagonalisation of X itself.
 #pragma once
 
 #include "cpu/bidiagonal.h"
@@ -27,7 +27,8 @@ inline int64_t widen_slice(const MatrixView& a, int64_t first, double* x, int64_
     copy_widened(p + first * a.stride_long(), rows, cols, a.stride_long(), a.stride_short(), x, ld);
   });
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = cols; j < ld; ++j) x[i * ld + j] = 0.0;
+    for (int64_t j = cols; j < ld; ++j)
+      x[i * ld + j] = 0.0;
   return rows;
 }
 
@@ -44,15 +45,16 @@ inline void gram(const MatrixView& a, double* g, int64_t ld, double* slice) {
 inline double tridiagonal_norm(const double* d, const double* e, int64_t n) {
   double norm = 0.0;
   for (int64_t i = 0; i < n; ++i) {
-    const double row = std::fabs(d[i]) + (i > 0 ? std::fabs(e[i - 1]) : 0.0) +
-                       (i < n - 1 ? std::fabs(e[i]) : 0.0);
+    const double row =
+        std::fabs(d[i]) + (i > 0 ? std::fabs(e[i - 1]) : 0.0) + (i < n - 1 ? std::fabs(e[i]) : 0.0);
     norm = row > norm ? row : norm;
   }
   return norm;
 }
 
-// T + shift = L D L^T in qd form. T is positive only up to rounding; a shift well above that rounding
-// makes the factorisation exist and its errors relative, and is taken off again at the end.
+// T + shift = L D L^T in qd form. T is positive only up to rounding; a shift well above that
+// rounding makes the factorisation exist and its errors relative, and is taken off again at the
+// end.
 inline void factor_tridiagonal(const double* d, const double* e, int64_t n, Reduced* out) {
   const double norm = tridiagonal_norm(d, e, n);
   const double scale = norm > 0 ? 1.0 / norm : 1.0;
@@ -74,10 +76,10 @@ inline void factor_tridiagonal(const double* d, const double* e, int64_t n, Redu
   out->unscale = std::sqrt(norm);
 }
 
-// The bidiagonal (d, e): squares, with a floor of eps / 4 under the diagonal, which moves no singular
-// value by more and keeps every q invertible.
-inline void square_bidiagonal(const double* d, const double* e, int64_t n, int64_t stride, double unscale,
-                              Reduced* out) {
+// The bidiagonal (d, e): squares, with a floor of eps / 4 under the diagonal, which moves no
+// singular value by more and keeps every q invertible.
+inline void square_bidiagonal(const double* d, const double* e, int64_t n, int64_t stride,
+                              double unscale, Reduced* out) {
   double largest = 0.0;
   for (int64_t i = 0; i < n; ++i) {
     largest = std::fmax(largest, std::fabs(d[i * stride]));
@@ -129,8 +131,10 @@ inline void reduce_direct(const MatrixView& a, Reduced* out, double* work) {
   const double scale = exact_scale(largest);
   double* d = work + ld * cols;
   std::memset(work, 0, static_cast<size_t>(ld * cols) * sizeof(double));
-  copy_widened(static_cast<const double*>(a.data), n, rows, a.stride_short(), a.stride_long(), work, ld);
-  for (int64_t i = 0; i < ld * n; ++i) work[i] *= scale;
+  copy_widened(static_cast<const double*>(a.data), n, rows, a.stride_short(), a.stride_long(), work,
+               ld);
+  for (int64_t i = 0; i < ld * n; ++i)
+    work[i] *= scale;
   bidiagonalise(work, ld, rows, n, d, d + cols, d + 2 * cols);
   square_bidiagonal(d, d + cols, n, 1, 1.0 / scale, out);
 }
@@ -150,7 +154,8 @@ inline int64_t reduce_lanes_workspace(const MatrixView& a) {
   return (a.long_side() + 2) * a.short_side() * kLanes;
 }
 
-inline void reduce_lanes(const MatrixView& a, int64_t first, int count, Reduced* out, double* work) {
+inline void reduce_lanes(const MatrixView& a, int64_t first, int count, Reduced* out,
+                         double* work) {
   const int64_t rows = a.long_side(), n = a.short_side();
   double scales[kLanes];
   double* d = work + rows * n * kLanes;

@@ -1,5 +1,5 @@
-// Products and orthonormal bases of a few long vectors, stored as the rows of a count x length array
-// (leading dimension a multiple of the vector length, padding zero).
+// Products and orthonormal bases of a few long vectors, stored as the rows of a count x length
+// array (leading dimension a multiple of the vector length, padding zero).
 //
 // project:    out[c, i] = a_i . b_c            (A Q for a basis stored by rows)
 // accumulate: out[c, :] = sum_i x[c, i] a_i    (Q^T A)
@@ -26,14 +26,17 @@ inline void project_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64
   typename Simd<T>::Vec sum[kRows][kCount] = {};
   for (int64_t j = 0; j < length; j += lanes_of<T>()) {
     typename Simd<T>::Vec x[kRows];
-    for (int r = 0; r < kRows; ++r) x[r] = load(a + r * lda + j);
+    for (int r = 0; r < kRows; ++r)
+      x[r] = load(a + r * lda + j);
     for (int c = 0; c < kCount; ++c) {
       const auto y = load(b + c * ldb + j);
-      for (int r = 0; r < kRows; ++r) sum[r][c] += x[r] * y;
+      for (int r = 0; r < kRows; ++r)
+        sum[r][c] += x[r] * y;
     }
   }
   for (int r = 0; r < kRows; ++r)
-    for (int c = 0; c < kCount; ++c) out[c * ldo + r] = horizontal_sum(sum[r][c]);
+    for (int c = 0; c < kCount; ++c)
+      out[c * ldo + r] = horizontal_sum(sum[r][c]);
 }
 
 template <class T, int kCount>
@@ -42,7 +45,8 @@ inline void project_strip(const T* a, int64_t lda, int64_t rows, const T* b, int
   int64_t i = 0;
   for (; i + kTileRows <= rows; i += kTileRows)
     project_tile<T, kTileRows, kCount>(a + i * lda, lda, b, ldb, length, out + i, ldo);
-  for (; i < rows; ++i) project_tile<T, 1, kCount>(a + i * lda, lda, b, ldb, length, out + i, ldo);
+  for (; i < rows; ++i)
+    project_tile<T, 1, kCount>(a + i * lda, lda, b, ldb, length, out + i, ldo);
 }
 
 // length: a multiple of the vector length.
@@ -70,12 +74,15 @@ inline void accumulate_tile(const T* x, int64_t ldx, const T* a, int64_t lda, in
       sum[c][v] = add ? load(out + c * ldo + v * lanes_of<T>()) : typename Simd<T>::Vec{};
   for (int64_t i = 0; i < depth; ++i) {
     typename Simd<T>::Vec row[kStrip];
-    for (int v = 0; v < kStrip; ++v) row[v] = load(a + i * lda + v * lanes_of<T>());
+    for (int v = 0; v < kStrip; ++v)
+      row[v] = load(a + i * lda + v * lanes_of<T>());
     for (int c = 0; c < kCount; ++c)
-      for (int v = 0; v < kStrip; ++v) sum[c][v] += x[c * ldx + i] * row[v];
+      for (int v = 0; v < kStrip; ++v)
+        sum[c][v] += x[c * ldx + i] * row[v];
   }
   for (int c = 0; c < kCount; ++c)
-    for (int v = 0; v < kStrip; ++v) store(out + c * ldo + v * lanes_of<T>(), sum[c][v]);
+    for (int v = 0; v < kStrip; ++v)
+      store(out + c * ldo + v * lanes_of<T>(), sum[c][v]);
 }
 
 template <class T, int kCount>
@@ -90,19 +97,19 @@ inline void accumulate_strip(const T* x, int64_t ldx, const T* a, int64_t lda, i
 }
 
 template <class T>
-inline void accumulate(const T* x, int64_t ldx, int64_t count, const T* a, int64_t lda, int64_t depth,
-                       int64_t length, T* out, int64_t ldo) {
+inline void accumulate(const T* x, int64_t ldx, int64_t count, const T* a, int64_t lda,
+                       int64_t depth, int64_t length, T* out, int64_t ldo) {
   constexpr int64_t kBlock = 64;  // rows of A that stay in cache for all of x
   constexpr int kCount = kWide ? 6 : 4;
   for (int64_t i = 0; i < depth; i += kBlock) {
     const int64_t here = depth - i < kBlock ? depth - i : kBlock;
     int64_t c = 0;
     for (; c + kCount <= count; c += kCount)
-      accumulate_strip<T, kCount>(x + c * ldx + i, ldx, a + i * lda, lda, here, length, out + c * ldo,
-                                  ldo, i > 0);
+      accumulate_strip<T, kCount>(x + c * ldx + i, ldx, a + i * lda, lda, here, length,
+                                  out + c * ldo, ldo, i > 0);
     for (; c < count; ++c)
-      accumulate_strip<T, 1>(x + c * ldx + i, ldx, a + i * lda, lda, here, length, out + c * ldo, ldo,
-                             i > 0);
+      accumulate_strip<T, 1>(x + c * ldx + i, ldx, a + i * lda, lda, here, length, out + c * ldo,
+                             ldo, i > 0);
   }
 }
 
@@ -115,7 +122,9 @@ struct Basis {
   double* spare;  // as large as rows, and at least length + count
 };
 
-inline int64_t basis_ldg(const Basis& b) { return round_up(b.count, kLanes); }
+inline int64_t basis_ldg(const Basis& b) {
+  return round_up(b.count, kLanes);
+}
 
 // Inverse of the Cholesky factor of gram into lower; false where gram is too near singular for the
 // product to be orthonormal (a pivot below 1e-10 of its row, the square of a condition of 1e5).
@@ -124,12 +133,14 @@ inline bool invert_cholesky(const Basis& b) {
   double* g = b.gram;
   for (int64_t j = 0; j < n; ++j) {
     const double before = g[j * ld + j];
-    for (int64_t k = 0; k < j; ++k) g[j * ld + j] -= g[j * ld + k] * g[j * ld + k];
+    for (int64_t k = 0; k < j; ++k)
+      g[j * ld + j] -= g[j * ld + k] * g[j * ld + k];
     if (!(g[j * ld + j] > 1e-10 * before)) return false;
     g[j * ld + j] = std::sqrt(g[j * ld + j]);
     for (int64_t i = j + 1; i < n; ++i) {
       double sum = g[i * ld + j];
-      for (int64_t k = 0; k < j; ++k) sum -= g[i * ld + k] * g[j * ld + k];
+      for (int64_t k = 0; k < j; ++k)
+        sum -= g[i * ld + k] * g[j * ld + k];
       g[i * ld + j] = sum / g[j * ld + j];
     }
   }
@@ -137,7 +148,8 @@ inline bool invert_cholesky(const Basis& b) {
   for (int64_t j = 0; j < n; ++j)
     for (int64_t i = j; i < n; ++i) {
       double sum = i == j ? 1.0 : 0.0;
-      for (int64_t k = j; k < i; ++k) sum -= g[i * ld + k] * b.lower[k * ld + j];
+      for (int64_t k = j; k < i; ++k)
+        sum -= g[i * ld + k] * b.lower[k * ld + j];
       b.lower[i * ld + j] = sum / g[i * ld + i];
     }
   return true;
@@ -162,7 +174,8 @@ inline void project_out_twice(const Basis& b, int64_t count, double* x, double* 
       const double* row = b.rows + k * b.ld;
       const double c = dot(x, row, b.ld);
       coefficients[k] += c;
-      for (int64_t j = 0; j < b.ld; j += kLanes) store(x + j, load(x + j) - c * load(row + j));
+      for (int64_t j = 0; j < b.ld; j += kLanes)
+        store(x + j, load(x + j) - c * load(row + j));
     }
 }
 
@@ -174,7 +187,8 @@ inline void complete_row(const Basis& b, int64_t count) {
   double least = HUGE_VAL;
   for (int64_t j = 0; j < b.length; ++j) {
     double covered = 0.0;
-    for (int64_t k = 0; k < count; ++k) covered += b.rows[k * b.ld + j] * b.rows[k * b.ld + j];
+    for (int64_t k = 0; k < count; ++k)
+      covered += b.rows[k * b.ld + j] * b.rows[k * b.ld + j];
     if (covered < least) {
       least = covered;
       best = j;
@@ -185,7 +199,8 @@ inline void complete_row(const Basis& b, int64_t count) {
   std::memset(coefficients, 0, static_cast<size_t>(count) * sizeof(double));
   project_out_twice(b, count, x, coefficients);
   const double inverse = 1.0 / std::sqrt(dot(x, x, b.ld));
-  for (int64_t j = 0; j < b.length; ++j) x[j] *= inverse;
+  for (int64_t j = 0; j < b.length; ++j)
+    x[j] *= inverse;
 }
 
 // Gram-Schmidt, twice: for any input. rows_in = lower * rows_out; dependent rows get a zero on the
@@ -200,7 +215,8 @@ inline void gram_schmidt(const Basis& b) {
     const double norm = std::sqrt(dot(x, x, b.ld));
     if (norm > 1e-14 * before) {
       b.lower[c * ld + c] = norm;
-      for (int64_t j = 0; j < b.length; ++j) x[j] /= norm;
+      for (int64_t j = 0; j < b.length; ++j)
+        x[j] /= norm;
     } else {
       complete_row(b, c);
     }

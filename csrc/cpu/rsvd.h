@@ -15,8 +15,8 @@ namespace SK_ISA {
 
 template <class T>
 struct RsvdSpace {
-  T *packed, *right, *left;            // A with padded rows; l rows of length n and m
-  double *basis, *spare, *wide;        // float64 rows of the longer side
+  T *packed, *right, *left;      // A with padded rows; l rows of length n and m
+  double *basis, *spare, *wide;  // float64 rows of the longer side
   double *gram, *lower, *small_w, *small_v, *sigma, *columns, *scratch;
 };
 
@@ -66,18 +66,20 @@ inline RsvdSpace<T> carve_rsvd(const RsvdSizes& s, double* work) {
 
 // float64 copy of l rows, orthonormal afterwards; `rounds` of Cholesky QR suffice where they can.
 template <class T>
-inline Basis widen_rows(const RsvdSizes& s, const RsvdSpace<T>& space, const T* rows, int64_t length,
-                        int64_t ld) {
-  for (int64_t k = 0; k < s.l * ld; ++k) space.basis[k] = rows[k];
+inline Basis widen_rows(const RsvdSizes& s, const RsvdSpace<T>& space, const T* rows,
+                        int64_t length, int64_t ld) {
+  for (int64_t k = 0; k < s.l * ld; ++k)
+    space.basis[k] = rows[k];
   return {space.basis, s.l, length, ld, space.gram, space.lower, space.spare};
 }
 
 template <class T>
-inline void orthonormalise_rows(const RsvdSizes& s, const RsvdSpace<T>& space, T* rows, int64_t length,
-                                int64_t ld) {
+inline void orthonormalise_rows(const RsvdSizes& s, const RsvdSpace<T>& space, T* rows,
+                                int64_t length, int64_t ld) {
   Basis b = widen_rows(s, space, rows, length, ld);
   orthonormalise(b, 1);
-  for (int64_t k = 0; k < s.l * ld; ++k) rows[k] = static_cast<T>(b.rows[k]);
+  for (int64_t k = 0; k < s.l * ld; ++k)
+    rows[k] = static_cast<T>(b.rows[k]);
 }
 
 // The rows of A as the products want them, and the exact power of two they are scaled by.
@@ -105,12 +107,15 @@ inline PackedRows<T> pack(const MatrixView& a, const RsvdSizes& s, T* packed) {
   for (int64_t i0 = 0; i0 < s.m; i0 += kBlock) {
     const int64_t here = s.m - i0 < kBlock ? s.m - i0 : kBlock;
     with_type(a, [&](auto* p) {
-      copy_widened(p + i0 * a.stride_m, here, s.n, a.stride_m, a.stride_n, packed + i0 * s.ldn, s.ldn);
+      copy_widened(p + i0 * a.stride_m, here, s.n, a.stride_m, a.stride_n, packed + i0 * s.ldn,
+                   s.ldn);
     });
     for (int64_t i = i0; i < i0 + here; ++i) {
       T* row = packed + i * s.ldn;
-      for (int64_t j = 0; j < s.n; ++j) row[j] = row[j] * factor * rest;
-      for (int64_t j = s.n; j < s.ldn; ++j) row[j] = 0;
+      for (int64_t j = 0; j < s.n; ++j)
+        row[j] = row[j] * factor * rest;
+      for (int64_t j = s.n; j < s.ldn; ++j)
+        row[j] = 0;
     }
   }
   return {packed, s.ldn, scale};
@@ -119,16 +124,19 @@ inline PackedRows<T> pack(const MatrixView& a, const RsvdSizes& s, T* packed) {
 template <class T>
 inline void load_start(const RsvdSizes& s, const T* start, T* right) {
   for (int64_t c = 0; c < s.l; ++c)
-    for (int64_t j = 0; j < s.ldn; ++j) right[c * s.ldn + j] = j < s.n ? start[j * s.l + c] : T(0);
+    for (int64_t j = 0; j < s.ldn; ++j)
+      right[c * s.ldn + j] = j < s.n ? start[j * s.l + c] : T(0);
 }
 
-// out (k x length) = sign * coefficients^T (l x l by rows, columns in `order`) times rows (l x length).
+// out (k x length) = sign * coefficients^T (l x l by rows, columns in `order`) times rows (l x
+// length).
 template <class T>
 inline void combine(const RsvdSizes& s, const RsvdSpace<T>& space, const double* coefficients,
                     const int64_t* order, int64_t k, const double* rows, int64_t ld, double* out) {
   double* x = space.gram;
   for (int64_t c = 0; c < k; ++c)
-    for (int64_t i = 0; i < s.l; ++i) x[c * s.ldl + i] = coefficients[i * s.ldl + order[c]];
+    for (int64_t i = 0; i < s.l; ++i)
+      x[c * s.ldl + i] = coefficients[i * s.ldl + order[c]];
   accumulate(x, s.ldl, k, rows, ld, s.l, ld, out, ld);
 }
 
@@ -136,7 +144,8 @@ template <class T>
 inline void write_scaled_rows(const double* rows, int64_t ld, int64_t k, int64_t length,
                               const double* sign, T* out) {
   for (int64_t c = 0; c < k; ++c)
-    for (int64_t j = 0; j < length; ++j) out[c * length + j] = static_cast<T>(sign[c] * rows[c * ld + j]);
+    for (int64_t j = 0; j < length; ++j)
+      out[c * length + j] = static_cast<T>(sign[c] * rows[c * ld + j]);
 }
 
 inline double row_sign(const double* row, int64_t length) {
@@ -148,12 +157,14 @@ inline double row_sign(const double* row, int64_t length) {
 
 // SVD of lower (l x l): lower = w diag(sigma) v^T with both factors orthogonal.
 template <class T>
-inline void small_svd(const RsvdSizes& s, const RsvdSpace<T>& space, const double* lower, int64_t ld) {
+inline void small_svd(const RsvdSizes& s, const RsvdSpace<T>& space, const double* lower,
+                      int64_t ld) {
   double* x = space.columns;
   double* v = x + s.ldl * s.ldl;
   std::memset(x, 0, static_cast<size_t>(2 * s.ldl * s.ldl) * sizeof(double));
   for (int64_t j = 0; j < s.l; ++j) {
-    for (int64_t i = 0; i < s.l; ++i) x[j * s.ldl + i] = lower[i * ld + j];
+    for (int64_t i = 0; i < s.l; ++i)
+      x[j * s.ldl + i] = lower[i * ld + j];
     v[j * s.ldl + j] = 1.0;
   }
   jacobi(SoloColumns{x, s.ldl}, SoloColumns{v, s.ldl}, s.l, 4e-16);
@@ -169,7 +180,8 @@ inline void small_svd(const RsvdSizes& s, const RsvdSpace<T>& space, const doubl
 }
 
 template <class T>
-inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutput& out, double* work) {
+inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutput& out,
+                       double* work) {
   const RsvdSizes s = rsvd_sizes<T>(a, plan);
   const RsvdSpace<T> space = carve_rsvd<T>(s, work);
   const PackedRows<T> x = pack(a, s, space.packed);
@@ -201,7 +213,8 @@ inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutpu
   for (int64_t c = 0; c < plan.rank; ++c)
     static_cast<T*>(out.s)[c] = static_cast<T>(space.sigma[order[c]] / x.scale);
   combine(s, space, space.small_w, order, plan.rank, space.wide, s.ldm, space.spare);
-  for (int64_t c = 0; c < plan.rank; ++c) sign[c] = row_sign(space.spare + c * s.ldm, s.m);
+  for (int64_t c = 0; c < plan.rank; ++c)
+    sign[c] = row_sign(space.spare + c * s.ldm, s.m);
   write_scaled_rows(space.spare, s.ldm, plan.rank, s.m, sign, static_cast<T*>(out.ut));
   combine(s, space, space.small_v, order, plan.rank, b.rows, s.ldn, space.spare);
   write_scaled_rows(space.spare, s.ldn, plan.rank, s.n, sign, static_cast<T*>(out.vh));

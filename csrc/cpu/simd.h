@@ -1,9 +1,9 @@
 // Vectors of doubles and floats as wide as the instruction set this file is compiled for.
 //
-// kernels.cpp is compiled once per instruction set (setup.py gives the flags and SK_ISA); everything
-// below lives in a namespace of that name, so that the linker can never hand AVX-512 code to a
-// machine without it. For the same reason no file included by kernels.cpp instantiates a template of
-// the standard library: such instantiations are merged across object files.
+// kernels.cpp is compiled once per instruction set (setup.py gives the flags and SK_ISA);
+// everything below lives in a namespace of that name, so that the linker can never hand AVX-512
+// code to a machine without it. For the same reason no file included by kernels.cpp instantiates a
+// template of the standard library: such instantiations are merged across object files.
 #pragma once
 
 #include <cmath>
@@ -84,7 +84,8 @@ template <class T, int kCount>
 inline T sum_halves(const T* lanes) {
   if constexpr (kCount * sizeof(T) == 16) {
     T sum = lanes[0];
-    for (int i = 1; i < kCount; ++i) sum += lanes[i];
+    for (int i = 1; i < kCount; ++i)
+      sum += lanes[i];
     return sum;
   } else {
     typedef T Half __attribute__((vector_size(kCount * sizeof(T) / 2)));
@@ -113,11 +114,14 @@ inline double dot(const double* x, const double* y, int64_t n) {
     odd += load(x + i + kLanes) * load(y + i + kLanes);
   }
   double rest = 0.0;
-  for (; i < n; ++i) rest += x[i] * y[i];
+  for (; i < n; ++i)
+    rest += x[i] * y[i];
   return horizontal_sum(even + odd) + rest;
 }
 
-inline Vd select(Md mask, Vd yes, Vd no) { return mask ? yes : no; }
+inline Vd select(Md mask, Vd yes, Vd no) {
+  return mask ? yes : no;
+}
 
 inline Vd square_root(Vd x) {
 #if defined(__AVX512F__)
@@ -127,17 +131,23 @@ inline Vd square_root(Vd x) {
   return _mm256_sqrt_pd(x);
 #else
   Vd r;
-  for (int i = 0; i < kLanes; ++i) r[i] = std::sqrt(x[i]);
+  for (int i = 0; i < kLanes; ++i)
+    r[i] = std::sqrt(x[i]);
   return r;
 #endif
 }
 
-inline Vd absolute(Vd x) { return select(x < 0.0, -x, x); }
-inline Vd maximum(Vd a, Vd b) { return select(a > b, a, b); }
+inline Vd absolute(Vd x) {
+  return select(x < 0.0, -x, x);
+}
+inline Vd maximum(Vd a, Vd b) {
+  return select(a > b, a, b);
+}
 
 inline bool any(Md mask) {
   int64_t bits = 0;
-  for (int i = 0; i < kLanes; ++i) bits |= mask[i];
+  for (int i = 0; i < kLanes; ++i)
+    bits |= mask[i];
   return bits != 0;
 }
 

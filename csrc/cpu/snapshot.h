@@ -13,11 +13,12 @@ inline void copy_contiguous(const MatrixView& a, T* packed) {
   with_type(a, [&](auto* p) { copy_widened(p, a.m, a.n, a.stride_m, a.stride_n, packed, a.n); });
 }
 
-// The second pass over what is in cache already. Squares of float32 cannot overflow a double; float64
-// is scaled by a power of two first.
+// The second pass over what is in cache already. Squares of float32 cannot overflow a double;
+// float64 is scaled by a power of two first.
 template <class T>
 inline void measure(const T* packed, int64_t count, SnapshotStats* stats) {
-  const MatrixView flat = {packed, sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32, 1, 1, count, 0, count, 1};
+  const MatrixView flat = {
+      packed, sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32, 1, 1, count, 0, count, 1};
   const double largest = largest_magnitude(flat);
   const double scale = sizeof(T) == 8 && std::isfinite(largest) ? exact_scale(largest) : 1.0;
   Vd sum = {};
@@ -27,7 +28,8 @@ inline void measure(const T* packed, int64_t count, SnapshotStats* stats) {
     const Vd x = load_widened(packed + i) * scale;
     sum += x * x;
   }
-  for (; i < count; ++i) rest += (packed[i] * scale) * (packed[i] * scale);
+  for (; i < count; ++i)
+    rest += (packed[i] * scale) * (packed[i] * scale);
   const bool finite = std::isfinite(largest);
   stats->max_abs = largest;
   stats->frobenius_norm = finite ? std::sqrt(horizontal_sum(sum) + rest) / scale : std::nan("");

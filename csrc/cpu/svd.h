@@ -3,8 +3,8 @@
 // sigma_j.
 //
 // V diagonalises X^T X to about eps64 sigma_1^2, so the columns of W are orthogonal to eps64
-// sigma_1^2 / (sigma_i sigma_j): to float32's own precision as long as sigma_j > 1e-5 sigma_1. What is
-// smaller is solved again, after its part along the leading u is removed (a change below 1e-11
+// sigma_1^2 / (sigma_i sigma_j): to float32's own precision as long as sigma_j > 1e-5 sigma_1. What
+// is smaller is solved again, after its part along the leading u is removed (a change below 1e-11
 // sigma_1), from the Gram matrix of W's own tail: each round adds five digits of range.
 #pragma once
 
@@ -27,7 +27,9 @@ struct GramSvdSpace {
   int64_t log_capacity;
 };
 
-inline int64_t log_capacity(int64_t ld) { return 32 * ld; }
+inline int64_t log_capacity(int64_t ld) {
+  return 32 * ld;
+}
 
 inline int64_t svd_scratch(int64_t rows, int64_t ld) {
   const int64_t slice = kSlice * ld, finishing = finish_workspace(rows, ld);
@@ -65,7 +67,8 @@ inline GramSvdSpace carve(const MatrixView& a, double* work) {
   return s;
 }
 
-// Eigenvectors of the n x n matrix in s.g (by columns, ld), by rows into out, eigenvalues descending.
+// Eigenvectors of the n x n matrix in s.g (by columns, ld), by rows into out, eigenvalues
+// descending.
 inline bool eigenvectors(GramSvdSpace& s, int64_t n, int64_t ld, double* out) {
   tridiagonalise(s.g, ld, n, s.d, s.e, s.tau, s.scratch);
   form_reflectors(s.g, ld, n, s.tau, s.q, s.scratch);
@@ -77,33 +80,40 @@ inline bool eigenvectors(GramSvdSpace& s, int64_t n, int64_t ld, double* out) {
   constexpr int64_t kBlock = 16;
   for (int64_t i0 = 0; i0 < n; i0 += kBlock)
     for (int64_t j = 0; j < n; ++j)
-      for (int64_t i = i0; i < n && i < i0 + kBlock; ++i) out[i * ld + j] = s.q[order[j] * ld + i];
+      for (int64_t i = i0; i < n && i < i0 + kBlock; ++i)
+        out[i * ld + j] = s.q[order[j] * ld + i];
   return true;
 }
 
 // tail = columns [lead, n) of w with their part along the columns before `lead` removed.
-inline void separate_tail(const Factors& f, int64_t lead, int64_t ldt, double* tail, double* product) {
+inline void separate_tail(const Factors& f, int64_t lead, int64_t ldt, double* tail,
+                          double* product) {
   const int64_t rows = round_up(f.rows, kPad), count = f.n - lead;
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < ldt; ++j) tail[i * ldt + j] = j < count ? f.w[i * f.ld + lead + j] : 0.0;
+    for (int64_t j = 0; j < ldt; ++j)
+      tail[i * ldt + j] = j < count ? f.w[i * f.ld + lead + j] : 0.0;
   if (lead == 0) return;
   gemm({tail, ldt, f.w, f.ld, 1, product, ldt}, lead, count, rows);
   for (int64_t r = 0; r < lead; ++r)
-    for (int64_t j = 0; j < ldt; ++j) product[r * ldt + j] *= -1.0 / (f.sigma[r] * f.sigma[r]);
+    for (int64_t j = 0; j < ldt; ++j)
+      product[r * ldt + j] *= -1.0 / (f.sigma[r] * f.sigma[r]);
   gemm({product, ldt, f.w, 1, f.ld, tail, ldt}, rows, count, lead, {false, true});
 }
 
 inline void replace_columns(double* x, int64_t ld, int64_t rows, int64_t first, int64_t count,
                             const double* columns, int64_t ldc) {
   for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < count; ++j) x[i * ld + first + j] = columns[i * ldc + j];
+    for (int64_t j = 0; j < count; ++j)
+      x[i * ld + first + j] = columns[i * ldc + j];
 }
 
 // Columns from `lead` on: the leading ones are above kTrusted of the largest among them.
 inline int64_t next_lead(const Factors& f, int64_t lead) {
   double top = 0.0;
-  for (int64_t j = lead; j < f.n; ++j) top = f.sigma[j] > top ? f.sigma[j] : top;
-  while (lead < f.n && f.sigma[lead] > kTrusted * top) ++lead;
+  for (int64_t j = lead; j < f.n; ++j)
+    top = f.sigma[j] > top ? f.sigma[j] : top;
+  while (lead < f.n && f.sigma[lead] > kTrusted * top)
+    ++lead;
   return lead;
 }
 
@@ -113,7 +123,8 @@ inline bool resolve_tail(GramSvdSpace& s, const Factors& f) {
   const double noise = kNoise * f.sigma[0];
   while (lead < f.n) {
     double top = 0.0;
-    for (int64_t j = lead; j < f.n; ++j) top = f.sigma[j] > top ? f.sigma[j] : top;
+    for (int64_t j = lead; j < f.n; ++j)
+      top = f.sigma[j] > top ? f.sigma[j] : top;
     if (top <= noise) return true;
     const int64_t count = f.n - lead, ldt = leading_dimension(count), rows = round_up(f.rows, kPad);
     double* rotated = s.tail + rows * ldt;
@@ -132,22 +143,26 @@ inline bool resolve_tail(GramSvdSpace& s, const Factors& f) {
 }
 
 inline bool gram_svd(const MatrixView& a, const SvdOutput& out, double* work) {
-  const int64_t n = a.short_side(), ld = leading_dimension(a.short_side()), rows = round_up(a.long_side(), kPad);
+  const int64_t n = a.short_side(), ld = leading_dimension(a.short_side()),
+                rows = round_up(a.long_side(), kPad);
   GramSvdSpace s = carve(a, work);
   gram(a, s.g, ld, s.scratch);
   if (!std::isfinite(trace(s.g, ld, n))) return false;
   if (!eigenvectors(s, n, ld, s.v)) return false;
   const Factors f = {s.w, s.v, a.long_side(), n, ld, s.sigma};
-  std::memset(s.w + a.long_side() * ld, 0, static_cast<size_t>((rows - a.long_side()) * ld) * sizeof(double));
+  std::memset(s.w + a.long_side() * ld, 0,
+              static_cast<size_t>((rows - a.long_side()) * ld) * sizeof(double));
   for (int64_t first = 0; first < a.long_side(); first += kSlice) {
     const int64_t count = widen_slice(a, first, s.scratch, ld), padded = round_up(count, kGemmRows);
-    std::memset(s.scratch + count * ld, 0, static_cast<size_t>((padded - count) * ld) * sizeof(double));
+    std::memset(s.scratch + count * ld, 0,
+                static_cast<size_t>((padded - count) * ld) * sizeof(double));
     gemm({s.v, ld, s.scratch, 1, ld, s.w + first * ld, ld}, padded, n, n);
   }
   column_norms(f);
   if (!resolve_tail(s, f)) return false;
   double largest = 0.0;
-  for (int64_t j = 0; j < n; ++j) largest = f.sigma[j] > largest ? f.sigma[j] : largest;
+  for (int64_t j = 0; j < n; ++j)
+    largest = f.sigma[j] > largest ? f.sigma[j] : largest;
   finish(a, f, 1.0, kNoise * largest, out, s.scratch);
   return true;
 }
@@ -162,15 +177,18 @@ inline int64_t svd_lanes_workspace(const MatrixView& a) {
          finish_workspace(rows, ld);
 }
 
-inline void svd_lanes(const MatrixView& a, int64_t first, int count, const SvdOutput* out, double* work) {
+inline void svd_lanes(const MatrixView& a, int64_t first, int count, const SvdOutput* out,
+                      double* work) {
   const int64_t rows = a.long_side(), n = a.short_side(), ld = leading_dimension(a.short_side());
   double scales[kLanes];
   double* x = work;
   double* v = x + rows * n * kLanes;
   double* w = v + n * n * kLanes;
-  const Factors f = {w, w + round_up(rows, kPad) * ld, rows, n, ld, w + (round_up(rows, kPad) + ld) * ld};
+  const Factors f = {w,  w + round_up(rows, kPad) * ld,       rows, n,
+                     ld, w + (round_up(rows, kPad) + ld) * ld};
   load_lanes(a, first, count, x, scales);
-  for (int64_t k = 0; k < n * n; ++k) store(v + k * kLanes, splat(k % (n + 1) ? 0.0 : 1.0));
+  for (int64_t k = 0; k < n * n; ++k)
+    store(v + k * kLanes, splat(k % (n + 1) ? 0.0 : 1.0));
   jacobi(LaneColumns{x, rows}, LaneColumns{v, n}, n, a.is_double() ? 4e-16 : 1e-9);
   for (int lane = 0; lane < count; ++lane) {
     if (!std::isfinite(scales[lane])) {
@@ -180,8 +198,10 @@ inline void svd_lanes(const MatrixView& a, int64_t first, int count, const SvdOu
     std::memset(f.w, 0, static_cast<size_t>(rows * ld) * sizeof(double));
     std::memset(f.v, 0, static_cast<size_t>(n * ld) * sizeof(double));
     for (int64_t j = 0; j < n; ++j) {
-      for (int64_t i = 0; i < rows; ++i) f.w[i * ld + j] = x[(j * rows + i) * kLanes + lane];
-      for (int64_t i = 0; i < n; ++i) f.v[i * ld + j] = v[(j * n + i) * kLanes + lane];
+      for (int64_t i = 0; i < rows; ++i)
+        f.w[i * ld + j] = x[(j * rows + i) * kLanes + lane];
+      for (int64_t i = 0; i < n; ++i)
+        f.v[i * ld + j] = v[(j * n + i) * kLanes + lane];
     }
     column_norms(f);
     // Jacobi makes columns of any length orthogonal, until their squares underflow.

@@ -1,9 +1,9 @@
-// Eigenvectors of a symmetric matrix: tridiagonal QL with implicit Wilkinson shifts (Golub & Van Loan,
-// section 8.3), the rotations collected and applied to many rows at a time.
+// Eigenvectors of a symmetric matrix: tridiagonal QL with implicit Wilkinson shifts (Golub & Van
+// Loan, section 8.3), the rotations collected and applied to many rows at a time.
 //
-// The scalar recurrence makes about 1.5 n^2 rotations of O(1) work; applying one costs 6 n flops. So
-// they are recorded sweep by sweep and applied to panels of rows that stay in the first-level cache,
-// each sweep carrying one column in registers: 3 loads and 1 store for 6 flops a row.
+// The scalar recurrence makes about 1.5 n^2 rotations of O(1) work; applying one costs 6 n flops.
+// So they are recorded sweep by sweep and applied to panels of rows that stay in the first-level
+// cache, each sweep carrying one column in registers: 3 loads and 1 store for 6 flops a row.
 #pragma once
 
 #include "cpu/tridiagonal.h"
@@ -32,7 +32,8 @@ inline void apply_sweeps(const RotationLog& log, double* q, int64_t ld) {
     const Sweep& sweep = log.sweeps[k];
     const Rotation* r = log.rotations + sweep.first;
     Vd carried[kVectors];
-    for (int v = 0; v < kVectors; ++v) carried[v] = load(q + sweep.top * ld + v * kLanes);
+    for (int v = 0; v < kVectors; ++v)
+      carried[v] = load(q + sweep.top * ld + v * kLanes);
     for (int64_t i = sweep.top - 1; i >= sweep.bottom; --i, ++r) {
       double* column = q + i * ld;
       for (int v = 0; v < kVectors; ++v) {
@@ -41,15 +42,18 @@ inline void apply_sweeps(const RotationLog& log, double* q, int64_t ld) {
         carried[v] = r->c * x - r->s * carried[v];
       }
     }
-    for (int v = 0; v < kVectors; ++v) store(q + sweep.bottom * ld + v * kLanes, carried[v]);
+    for (int v = 0; v < kVectors; ++v)
+      store(q + sweep.bottom * ld + v * kLanes, carried[v]);
   }
 }
 
 inline void flush(RotationLog& log, double* q, int64_t ld, int64_t rows) {
   const int64_t padded = round_up(rows, kLanes);
   int64_t r = 0;
-  for (; r + 4 * kLanes <= padded; r += 4 * kLanes) apply_sweeps<4>(log, q + r, ld);
-  for (; r < padded; r += kLanes) apply_sweeps<1>(log, q + r, ld);
+  for (; r + 4 * kLanes <= padded; r += 4 * kLanes)
+    apply_sweeps<4>(log, q + r, ld);
+  for (; r < padded; r += kLanes)
+    apply_sweeps<1>(log, q + r, ld);
   log.used = log.sweep_count = 0;
 }
 
@@ -86,8 +90,8 @@ inline void ql_sweep(double* d, double* e, int64_t low, int64_t high, RotationLo
   e[high] = 0.0;
 }
 
-// Eigenvalues of T = (d, e) into d (unordered); the columns of q are multiplied by T's eigenvectors.
-// e has n entries, the last of no meaning. False when 60 n sweeps do not suffice.
+// Eigenvalues of T = (d, e) into d (unordered); the columns of q are multiplied by T's
+// eigenvectors. e has n entries, the last of no meaning. False when 60 n sweeps do not suffice.
 inline bool tridiagonal_ql(double* d, double* e, int64_t n, double* q, int64_t ld, int64_t rows,
                            RotationLog& log) {
   double norm = 0.0;
@@ -101,10 +105,12 @@ inline bool tridiagonal_ql(double* d, double* e, int64_t n, double* q, int64_t l
   for (int64_t low = 0; low < n; ++low) {
     for (;;) {
       int64_t high = low;
-      while (high < n - 1 && std::fabs(e[high]) > small) ++high;
+      while (high < n - 1 && std::fabs(e[high]) > small)
+        ++high;
       if (high == low) break;
       if (--budget < 0) return false;
-      if (log.used + n > log.capacity || log.sweep_count >= log.capacity / 2) flush(log, q, ld, rows);
+      if (log.used + n > log.capacity || log.sweep_count >= log.capacity / 2)
+        flush(log, q, ld, rows);
       ql_sweep(d, e, low, high, log);
     }
   }

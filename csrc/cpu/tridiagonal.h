@@ -3,9 +3,9 @@
 //
 // Step j needs y = G v with G already updated by the reflector of step j - 1. Doing the rank-two
 // update G -= u w^T + w u^T while the product is formed reads and writes every element once instead
-// of twice. G is stored by columns, ld a multiple of the vector length, rows i >= j of column j, the
-// diagonal blocks full and symmetric. After the call column j holds its reflector v in rows > j.
-// Flops: 4/3 n^3; bytes: 8/3 n^3.
+// of twice. G is stored by columns, ld a multiple of the vector length, rows i >= j of column j,
+// the diagonal blocks full and symmetric. After the call column j holds its reflector v in rows >
+// j. Flops: 4/3 n^3; bytes: 8/3 n^3.
 #pragma once
 
 #include "cpu/simd.h"
@@ -43,7 +43,8 @@ inline void update_and_multiply(double* g, int64_t ld, int64_t n, int64_t col, i
     }
     store(y + i, sum);
   }
-  for (int c = 0; c < kColumns; ++c) y[col + c] += horizontal_sum(dot[c]);
+  for (int c = 0; c < kColumns; ++c)
+    y[col + c] += horizontal_sum(dot[c]);
 }
 
 // The diagonal block of kLanes columns is full, so its rows are plain columns: no dots.
@@ -61,8 +62,8 @@ inline void update_and_multiply_block(double* g, int64_t ld, int64_t col, RankTw
 }
 
 // Reflector with (I - tau v v^T) x = beta e_1, v[0] = 1; x becomes v (LAPACK's larfg). A tail whose
-// square is not above `negligible` counts as zero: squares near underflow would give a v and a tau that
-// do not belong together, and so no reflector at all.
+// square is not above `negligible` counts as zero: squares near underflow would give a v and a tau
+// that do not belong together, and so no reflector at all.
 inline double householder(double* x, int64_t n, double negligible, double* beta) {
   const double tail = dot(x + 1, x + 1, n - 1);
   const double alpha = x[0];
@@ -72,19 +73,20 @@ inline double householder(double* x, int64_t n, double negligible, double* beta)
   const double norm = std::sqrt(alpha * alpha + tail);
   *beta = alpha > 0 ? -norm : norm;
   const double scale = 1.0 / (alpha - *beta);
-  for (int64_t i = 1; i < n; ++i) x[i] *= scale;
+  for (int64_t i = 1; i < n; ++i)
+    x[i] *= scale;
   return (*beta - alpha) / *beta;
 }
 
 inline double trace(const double* g, int64_t ld, int64_t n) {
   double sum = 0.0;
-  for (int64_t j = 0; j < n; ++j) sum += g[j * ld + j];
+  for (int64_t j = 0; j < n; ++j)
+    sum += g[j * ld + j];
   return sum;
 }
 
-// n x n positive semidefinite matrix in g (ld >= round_up(n, kLanes), padding zero); d has n, e and tau
-// n - 1 entries.
-// work: 4 * ld doubles.
+// n x n positive semidefinite matrix in g (ld >= round_up(n, kLanes), padding zero); d has n, e and
+// tau n - 1 entries. work: 4 * ld doubles.
 inline void tridiagonalise(double* g, int64_t ld, int64_t n, double* d, double* e, double* tau,
                            double* work) {
   const int64_t padded = round_up(n, kLanes);
@@ -96,7 +98,8 @@ inline void tridiagonalise(double* g, int64_t ld, int64_t n, double* d, double* 
   const double negligible = 1e-60 * trace(g, ld, n) * trace(g, ld, n);
   for (int64_t j = 0; j < n; ++j) {
     double* column = g + j * ld;
-    for (int64_t i = j; i < n; ++i) column[i] -= u[i] * w[j] + w[i] * u[j];
+    for (int64_t i = j; i < n; ++i)
+      column[i] -= u[i] * w[j] + w[i] * u[j];
     d[j] = column[j];
     if (j == n - 1) break;
     // The column is done: what is behind it must not see the update again.
@@ -130,14 +133,17 @@ struct ReflectorGroup {
 };
 
 // x_c <- H_3 ... H_0 x_c for kColumns columns: all products first, then one subtraction.
-inline void apply_group(const ReflectorGroup& h, double* x, int64_t ld, int64_t first, int64_t padded) {
+inline void apply_group(const ReflectorGroup& h, double* x, int64_t ld, int64_t first,
+                        int64_t padded) {
   Vd sum[kColumns][kTogether] = {};
   for (int64_t i = first; i < padded; i += kLanes) {
     Vd column[kColumns];
-    for (int c = 0; c < kColumns; ++c) column[c] = load(x + c * ld + i);
+    for (int c = 0; c < kColumns; ++c)
+      column[c] = load(x + c * ld + i);
     for (int k = 0; k < kTogether; ++k) {
       const Vd v = load(h.v[k] + i);
-      for (int c = 0; c < kColumns; ++c) sum[c][k] += v * column[c];
+      for (int c = 0; c < kColumns; ++c)
+        sum[c][k] += v * column[c];
     }
   }
   Vd factor[kColumns][kTogether];
@@ -145,19 +151,23 @@ inline void apply_group(const ReflectorGroup& h, double* x, int64_t ld, int64_t 
     double a[kTogether];
     for (int k = 0; k < kTogether; ++k) {
       a[k] = horizontal_sum(sum[c][k]);
-      for (int l = 0; l < k; ++l) a[k] -= h.cross[k][l] * a[l];
+      for (int l = 0; l < k; ++l)
+        a[k] -= h.cross[k][l] * a[l];
       a[k] *= h.tau[k];
       factor[c][k] = splat(a[k]);
     }
   }
   for (int64_t i = first; i < padded; i += kLanes) {
     Vd column[kColumns];
-    for (int c = 0; c < kColumns; ++c) column[c] = load(x + c * ld + i);
+    for (int c = 0; c < kColumns; ++c)
+      column[c] = load(x + c * ld + i);
     for (int k = 0; k < kTogether; ++k) {
       const Vd v = load(h.v[k] + i);
-      for (int c = 0; c < kColumns; ++c) column[c] -= v * factor[c][k];
+      for (int c = 0; c < kColumns; ++c)
+        column[c] -= v * factor[c][k];
     }
-    for (int c = 0; c < kColumns; ++c) store(x + c * ld + i, column[c]);
+    for (int c = 0; c < kColumns; ++c)
+      store(x + c * ld + i, column[c]);
   }
 }
 
@@ -167,15 +177,18 @@ inline void form_reflectors(const double* g, int64_t ld, int64_t n, const double
                             double* work) {
   const int64_t padded = round_up(n, kLanes);
   std::memset(q, 0, static_cast<size_t>(padded * ld) * sizeof(double));
-  for (int64_t j = 0; j < n; ++j) q[j * ld + j] = 1.0;
+  for (int64_t j = 0; j < n; ++j)
+    q[j * ld + j] = 1.0;
   ReflectorGroup h;
   for (int64_t last = n - 2; last >= 0; last -= kTogether) {
     for (int k = 0; k < kTogether; ++k) {
       const int64_t j = last - k;
       h.v[k] = work + k * ld;
       h.tau[k] = j >= 0 ? tau[j] : 0.0;
-      for (int64_t i = 0; i < padded; ++i) h.v[k][i] = j >= 0 && i > j && i < n ? g[j * ld + i] : 0.0;
-      for (int l = 0; l < k; ++l) h.cross[k][l] = dot(h.v[k], h.v[l], padded);
+      for (int64_t i = 0; i < padded; ++i)
+        h.v[k][i] = j >= 0 && i > j && i < n ? g[j * ld + i] : 0.0;
+      for (int l = 0; l < k; ++l)
+        h.cross[k][l] = dot(h.v[k], h.v[l], padded);
     }
     // Columns before the first reflector's start are still unit vectors that none of these moves.
     const int64_t start = last - kTogether + 2 > 0 ? last - kTogether + 2 : 0;
