@@ -1,0 +1,169 @@
+"""The results of one step of the monitor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from python_api.dataframes import DataFrame
+
+__all__ = ["METRICS", "Array", "MatrixRow", "SpectralFrame", "alignment_score", "pair_name"]
+
+Array = npt.NDArray[np.floating[Any]]
+
+METRICS = (
+    "effective_rank",
+    "effective_rank_exp",
+    "stable_rank",
+    "numerical_rank",
+    "spectral_norm",
+    "nuclear_norm",
+    "frobenius_norm",
+)
+"""Scalars of a matrix, fields of `MatrixRow` and of `SpectralSummary`."""
+
+
+@dataclass(slots=True)
+class MatrixRow:
+    """What one step says about one matrix. Values are NaN where the matrix is not finite."""
+
+    name: str
+    shape: tuple[int, int]
+    kind: str
+    method: str
+    finite: bool
+    """Whether every entry of the matrix is a finite number."""
+    singular_values: Array
+    """(r,), or (k,) where the method computes k; descending; a NumPy array."""
+    effective_rank: float
+    """Entropy of sigma / sum(sigma), in nats (Eq. 1 of Yunis et al.)."""
+    effective_rank_exp: float
+    stable_rank: float
+    numerical_rank: float
+    spectral_norm: float
+    nuclear_norm: float
+    frobenius_norm: float
+    _find_bounds: Callable[[MatrixRow], dict[str, float]] = field(repr=False)
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Metric -> largest error of its value, ``singular_values`` for all of them.
+
+        For the exact method these are rounding levels, see `python_api.bounds`.
+        """
+        return self._find_bounds(self)
+
+    @property
+    def normalized_effective_rank(self) -> float:
+        """Effective rank divided by min(m, n) (Eq. 2 of Yunis et al.)."""
+        return self.effective_rank / min(self.shape)
+
+    @property
+    def normalized_stable_rank(self) -> float:
+        """Stable rank divided by min(m, n)."""
+        return self.stable_rank / min(self.shape)
+
+
+@dataclass(slots=True)
+class SpectralFrame:
+    """All results of one step."""
+
+    step: int
+    scalars: dict[str, float]
+    """What the caller passed along, such as the loss."""
+    overhead: float
+    """Share of the time since the last frame that the monitor took; NaN for the first."""
+    matrices: dict[str, MatrixRow]
+    alignment: dict[tuple[str, str], Array]
+    """(name, name of the next layer) -> diagonal of |U^T V'| (Eq. 3)."""
+    agreement: dict[str, Array]
+    """Name -> |u_i . u'_i| |v_i . v'_i| against the reference (diagonal of Eq. 5)."""
+
+    def mean(self, metric: str) -> float:
+        """Mean over the matrices of a metric, such as ``normalized_effective_rank``.
+
+        Matrices that are not finite are left out; NaN where none is.
+        """
+        values = [float(getattr(row, metric)) for row in self.matrices.values()]
+        known = [value for value in values if math.isfinite(value)]
+        return sum(known) / len(known) if known else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers, lists and strings."""
+        return {
+            "step": self.step,
+            "scalars": dict(self.scalars),
+            "overhead": self.overhead,
+            "matrices": {
+                name: {
+                    "shape": list(row.shape),
+                    "kind": row.kind,
+                    "method": row.method,
+                    "finite": row.finite,
+                    "singular_values": row.singular_values.tolist(),
+                    **{metric: getattr(row, metric) for metric in METRICS},
+                    "bounds": row.bounds,
+                }
+                for name, row in self.matrices.items()
+            },
+            "alignment": {pair_name(p): d.tolist() for p, d in self.alignment.items()},
+            "agreement": {name: values.tolist() for name, values in self.agreement.items()},
+        }
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Rows of the long form: step, matrix, metric, value, bound (NaN where none is known)."""
+
+        def record(
+            matrix: str | None, metric: str, value: float, bound: float = math.nan
+        ) -> dict[str, Any]:
+            return {"step": self.step, "matrix": matrix, "metric": metric,
+                    "value": value, "bound": bound}  # fmt: skip
+
+        for name, value in self.scalars.items():
+            yield record(None, name, value)
+        yield record(None, "overhead", self.overhead)
+        for name, row in self.matrices.items():
+            bounds = row.bounds
+            for metric in METRICS:
+                yield record(name, metric, getattr(row, metric), bounds.get(metric, math.nan))
+            r = min(row.shape)
+            yield record(name, "normalized_effective_rank", row.normalized_effective_rank,
+                         bounds.get("effective_rank", math.nan) / r)  # fmt: skip
+            for i, value in enumerate(row.singular_values.tolist()):
+                yield record(name, f"singular_value[{i}]", value, bounds["singular_values"])
+        for pair, diagonal in self.alignment.items():
+            yield record(pair_name(pair), "alignment_score", alignment_score(diagonal))
+        for name, values in self.agreement.items():
+            yield record(name, "agreement_score", alignment_score(values))
+
+    def to_dataframe(self) -> DataFrame:
+        """The long form as a pandas table, see `records`."""
+        from python_api.dataframes import long_form
+
+        return long_form(self.records())
+
+
+def pair_name(pair: tuple[str, str]) -> str:
+    """One string for a pair of layers, ``fc1.weight -> fc2.weight``."""
+    return f"{pair[0]} -> {pair[1]}"
+
+
+def alignment_score(diagonal: Array, top: int = 10) -> float:
+    """Mean of the first ``top`` entries of a diagonal (Eq. 4), NaN where there is none."""
+    # The sum of a short slice: np.mean costs five times as much, at every pair of every step.
+    head = diagonal[:top]
+    return float(head.sum()) / len(head) if len(head) else math.nan
+
+
+def rows_by_kind(rows: Mapping[str, MatrixRow]) -> dict[str, list[MatrixRow]]:
+    """Rows grouped by the family of their matrix."""
+    groups: dict[str, list[MatrixRow]] = {}
+    for row in rows.values():
+        groups.setdefault(row.kind, []).append(row)
+    return groups

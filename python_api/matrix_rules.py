@@ -1,0 +1,213 @@
+"""The built-in rules: how the parameters of PyTorch's own modules become matrices.
+
+What the papers' code does ("Spectral dynamics of weights", appendix D): weights of linear and
+embedding layers as stored; convolutions as ``(c_out, c_in * kernel)``; transposed convolutions
+with their first two axes swapped; recurrent and fused attention weights whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from python_api.matrices import (
+    Block,
+    MatrixRegistry,
+    MatrixView,
+    ParameterInfo,
+    Skip,
+)
+
+__all__ = ["default_registry", "fused_attention_blocks"]
+
+_GATES = {
+    nn.LSTM: ("i", "f", "g", "o"),
+    nn.LSTMCell: ("i", "f", "g", "o"),
+    nn.GRU: ("r", "z", "n"),
+    nn.GRUCell: ("r", "z", "n"),
+}
+# Alignment is highest for the gate that writes new content (g of an LSTM, n of a GRU).
+_CONTENT_GATE = 2
+
+
+def default_registry() -> MatrixRegistry:
+    """A fresh registry with the rules of this file; register on it to override them."""
+    registry = MatrixRegistry(_plain)
+    for linear in (nn.Linear, nn.Bilinear):
+        registry.register(linear, _linear)
+    for table in (nn.Embedding, nn.EmbeddingBag):
+        registry.register(table, _embedding)
+    for conv in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+        registry.register(conv, _conv)
+    for deconv in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
+        registry.register(deconv, _conv_transpose)
+    for recurrent in (nn.RNNBase, nn.RNNCellBase):
+        registry.register(recurrent, _recurrent)
+    registry.register(nn.MultiheadAttention, _attention)
+    for norm in (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm):
+        registry.register(norm, lambda info: Skip("scale of a normalisation"))
+    return registry
+
+
+def _linear(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+    return [MatrixView("linear")] if info.tensor.dim() == 2 else _batch(info, "linear")
+
+
+def _embedding(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+    return [MatrixView("embedding", is_table=True)]
+
+
+def _kernel(info: ParameterInfo) -> tuple[int, int]:
+    """Taps of a kernel and the index of its centre, in row-major order."""
+    sizes = info.tensor.shape[2:]
+    centre = 0
+    for size in sizes:
+        centre = centre * size + size // 2
+    return math.prod(sizes), centre
+
+
+def _conv(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+    weight = info.tensor
+    if weight.dim() < 3:
+        return _plain(info)
+    groups = int(getattr(info.module, "groups", 1))
+    rows, channels = weight.shape[0] // groups, weight.shape[1]
+    if groups > 1 and rows * channels == 1:
+        return Skip("depthwise: every group is one kernel, a vector")
+    taps, centre = _kernel(info)
+
+    def group(g: int) -> Callable[[Tensor], Tensor]:
+        return lambda t: t[g * rows : (g + 1) * rows].flatten(1)
+
+    return [
+        MatrixView(
+            "conv",
+            (lambda t: t.flatten(1)) if groups == 1 else group(g),
+            f"[group {g}]" if groups > 1 else "",
+            taps,
+            centre,
+            first_output=g * rows,
+            outputs=groups * rows,
+            first_input=g * channels,
+            inputs=groups * channels,
+        )
+        for g in range(groups)
+    ]
+
+
+def _conv_transpose(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+    # Stored as (c_in, c_out / groups, kernel): the groups lie along the inputs here.
+    weight = info.tensor
+    if weight.dim() < 3:
+        return _plain(info)
+    groups = int(getattr(info.module, "groups", 1))
+    channels, rows = weight.shape[0] // groups, weight.shape[1]
+    if groups > 1 and rows * channels == 1:
+        return Skip("depthwise: every group is one kernel, a vector")
+    taps, centre = _kernel(info)
+
+    def group(g: int) -> Callable[[Tensor], Tensor]:
+        return lambda t: t[g * channels : (g + 1) * channels].transpose(0, 1).flatten(1)
+
+    return [
+        MatrixView(
+            "conv",
+            group(g),
+            f"[group {g}]" if groups > 1 else "",
+            taps,
+            centre,
+            first_output=g * rows,
+            outputs=groups * rows,
+            first_input=g * channels,
+            inputs=groups * channels,
+        )
+        for g in range(groups)
+    ]
+
+
+def _recurrent(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+    gates = next((names for kind, names in _GATES.items() if isinstance(info.module, kind)), None)
+    # weight_hr is the projection of an LSTM's output: no gates in it.
+    if gates is None or not info.leaf.startswith(("weight_ih", "weight_hh")):
+        return [MatrixView("recurrent")]
+    size = info.tensor.shape[0] // len(gates)
+    blocks = tuple(Block(f"gate {g}", i * size, (i + 1) * size) for i, g in enumerate(gates))
+    return [
+        MatrixView("recurrent", blocks=blocks, output_block=blocks[_CONTENT_GATE].label),
+    ]
+
+
+def fused_attention_blocks(
+    rows: int, heads: int, *, kv_heads: int | None = None, interleaved: bool = False
+) -> tuple[Block, ...]:
+    """Rows of a fused query-key-value weight by role and head, labelled ``q, head 2``.
+
+    Args:
+        rows: rows of the weight, ``(heads + 2 * kv_heads) * head_size``.
+        heads: query heads.
+        kv_heads: key and value heads where fewer than ``heads`` (grouped-query attention).
+        interleaved: heads outside, roles inside (GPT-NeoX, BLOOM), rather than all queries
+            first, then all keys, then all values.
+
+    Raises:
+        ValueError: the rows do not divide into the heads.
+    """
+    kv = heads if kv_heads is None else kv_heads
+    size, rest = divmod(rows, heads + 2 * kv)
+    if rest:
+        raise ValueError(f"{rows} rows do not divide into {heads} query and 2 x {kv} other heads")
+    if interleaved:
+        order = [(role, head) for head in range(heads) for role in "qkv"]
+    else:
+        order = [("q", h) for h in range(heads)]
+        order += [(role, h) for role in "kv" for h in range(kv)]
+    return tuple(
+        Block(f"{role}, head {head}", i * size, (i + 1) * size)
+        for i, (role, head) in enumerate(order)
+    )
+
+
+def _attention(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+    if info.leaf in ("bias_k", "bias_v"):
+        return Skip("bias of the attention keys and values")
+    if info.leaf == "in_proj_weight" and info.heads:
+        blocks = fused_attention_blocks(info.tensor.shape[0], info.heads)
+        return [MatrixView("attention", blocks=blocks)]
+    return [MatrixView("attention")]
+
+
+def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+    """A parameter of an unknown module: 2-D as stored, leading dimensions a batch.
+
+    Where only tensors were given (a state dict), four and five dimensions are read as a
+    convolution's kernel, since no other common layer has them.
+    """
+    tensor = info.tensor
+    # Hugging Face's Conv1D is a linear layer that stores its weight as (inputs, outputs).
+    if type(info.module).__name__ == "Conv1D" and hasattr(info.module, "nf"):
+        return [MatrixView("linear", lambda t: t.mT)]
+    if tensor.dim() == 2:
+        return [MatrixView("parameter")]
+    if info.module is None and tensor.dim() in (4, 5):
+        return _conv(info)
+    return _batch(info, "parameter")
+
+
+def _batch(info: ParameterInfo, kind: str) -> Sequence[MatrixView] | Skip:
+    shape = info.tensor.shape
+    if sum(size > 1 for size in shape) < 2:
+        return Skip("a vector: at most one dimension is longer than 1")
+    leading = shape[:-2]
+    if math.prod(leading) == 1:
+        return [MatrixView(kind, lambda t: t.flatten(0, -2))]
+
+    def entry(index: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+        return lambda t: t[index]
+
+    return [
+        MatrixView(kind, entry(index), f"[{', '.join(map(str, index))}]")
+        for index in itertools.product(*(range(size) for size in leading))
+    ]

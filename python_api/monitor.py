@@ -1,0 +1,343 @@
+"""`SpectralMonitor`: the spectra of every weight matrix of a model, at every training step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from python_api.explanation import explain
+from python_api.frame import SpectralFrame
+from python_api.heads import HeadCounts
+from python_api.layer_tree import build_tree
+from python_api.loggers import Sink, as_sinks
+from python_api.matrices import Matrix, MatrixRegistry, Skipped, find_matrices
+from python_api.matrix_rules import default_registry
+from python_api.pair_discovery import discover_pairs
+from python_api.pairs import Pair, Rejected, resolve_pairs
+from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
+from python_api.reference import Reference
+from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
+from spectral_kernels.alignment.op import alignment_diagonals_list
+from spectral_kernels.results import SVD
+from spectral_kernels.snapshot.op import snapshot_list
+
+__all__ = ["SpectralMonitor"]
+
+_METHODS = ("exact", "randomized")
+_VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
+_TRIPLETS = 32
+_STATE_VERSION = 1
+_RESERVED = frozenset({"overhead", "not_finite"})
+
+
+class SpectralMonitor:
+    """Watches the weight matrices of a model while it trains.
+
+    ::
+
+        monitor = SpectralMonitor(model, recorder=Recorder("runs/first"))
+        for step in range(1000):
+            loss = train_step()
+            frame = monitor.step(step, loss=loss)
+        monitor.close()
+
+    The model gains no hook and no attribute; its parameters are read when ``step`` is called.
+
+    Args:
+        model: a module (compiled or wrapped for data parallelism too), or a mapping from names
+            to tensors such as a state dict.
+        method: "exact": all singular values; "randomized": k leading triplets, warm-started
+            from the step before, with bounds for what they leave open.
+        every: measure at steps that are multiples of this.
+        k: for "exact", how many vectors take part in alignment and agreement (100); for
+            "randomized", how many triplets are computed (32).
+        include, exclude: patterns of names, with ``*`` and ``?``; see `monitor.explain()`.
+        pairs: "auto": consecutive layers found from the structure of the model; a list of
+            (name, name of the next layer); or ``None`` for no alignment.
+        reference: what ``frame.agreement`` compares singular vectors with. "init": the weights
+            when the monitor was made; "previous": the last measured step; SVDs as a list in the
+            order of ``monitor.matrices`` or by name; or ``None``.
+        heads: attention heads, one number or {pattern: number}, where modules do not tell.
+        recorder: a `Recorder`, anything with ``.log(dict, step=)``, or a list of these.
+        registry: rules from parameters to matrices, see `python_api.matrices.MatrixRegistry`.
+        seed: of the random start of "randomized".
+
+    Raises:
+        ValueError: an unknown option, a pattern that fits nothing, a pair that does not chain,
+            or a model without matrices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Mapping[str, Tensor],
+        *,
+        method: Literal["exact", "randomized"] = "exact",
+        every: int = 1,
+        k: int | None = None,
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        pairs: Literal["auto"] | Sequence[tuple[str, str]] | None = "auto",
+        reference: (
+            Literal["init", "previous"] | Sequence[SVD] | Mapping[str, SVD] | None
+        ) = "init",
+        heads: int | Mapping[str, int] | None = None,
+        recorder: Any = None,
+        registry: MatrixRegistry | None = None,
+        seed: int = 0,
+    ) -> None:
+        _check_options(method, every, k)
+        self.method = method
+        self.every = every
+        self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry())
+        self._vectors = k or _VECTORS
+        self._generator = torch.Generator().manual_seed(seed)
+        self._solver = (
+            ExactSolver(self._matrices)
+            if method == "exact"
+            else RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator)
+        )
+        self._reference = Reference(reference, self._matrices, self._vectors)
+        self._needs_vectors = self._which_need_vectors()
+        self._sinks: list[Sink] = as_sinks(recorder)
+        self._next_step = 0
+        self._paused = 0
+        self._frame: SpectralFrame | None = None
+        self._last_frame_at = math.nan
+        self._spent = 0.0
+        if self._reference.wants_init:
+            with _plain_arithmetic():
+                snapshot = snapshot_list([matrix.read() for matrix in self._matrices])
+                self._reference.remember(
+                    self._solver.solve(snapshot, [True] * len(self._matrices)), snapshot.finite
+                )
+
+    def _plan(
+        self,
+        model: nn.Module | Mapping[str, Tensor],
+        include: str | Sequence[str] | None,
+        exclude: str | Sequence[str] | None,
+        pairs: Literal["auto"] | Sequence[tuple[str, str]] | None,
+        heads: int | Mapping[str, int] | None,
+        registry: MatrixRegistry,
+    ) -> None:
+        modules = modules_of(model)
+        counts = HeadCounts(heads, modules, parameter_names(model))
+        parameters = parameters_of(model, counts.queries)
+        self._matrices, self._skipped = find_matrices(
+            parameters, registry, include=_patterns(include), exclude=_patterns(exclude)
+        )
+        if not self._matrices:
+            reasons = "; ".join(f"{row.name}: {row.reason}" for row in self._skipped[:8])
+            raise ValueError(f"no matrix to watch in the model ({reasons or 'no parameters'})")
+        tree = build_tree((info.name for info, _ in parameters), modules, self._matrices,
+                          self._skipped)  # fmt: skip
+        found, self._rejected = discover_pairs(tree, counts)
+        if pairs is None:
+            self._pairs, self._rejected = [], []
+        elif isinstance(pairs, str):
+            if pairs != "auto":
+                raise ValueError(f"pairs: expected 'auto', a list of names or None, got {pairs!r}")
+            self._pairs = found
+        else:
+            self._pairs, self._rejected = resolve_pairs(pairs, found, self._matrices), []
+        index = {matrix.name: i for i, matrix in enumerate(self._matrices)}
+        self._meetings = [
+            (pair.key, index[pair.first.matrix], pair.first, index[pair.second.matrix], pair.second)
+            for pair in self._pairs
+        ]
+
+    def _which_need_vectors(self) -> list[bool]:
+        if self._reference.wants_all:
+            return [True] * len(self._matrices)
+        paired = {port.matrix for pair in self._pairs for port in (pair.first, pair.second)}
+        return [m.name in paired or m.name in self._reference for m in self._matrices]
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrices under watch, in order."""
+        return tuple(self._matrices)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Parameters that are not watched, with the reason."""
+        return tuple(self._skipped)
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Pairs of layers under alignment."""
+        return tuple(self._pairs)
+
+    @property
+    def rejected_pairs(self) -> tuple[Rejected, ...]:
+        """Neighbouring layers that are not paired, with the reason."""
+        return tuple(self._rejected)
+
+    @property
+    def frame(self) -> SpectralFrame | None:
+        """The last frame, ``None`` before the first."""
+        return self._frame
+
+    def explain(self) -> str:
+        """What is watched and what is not, and why, as text."""
+        return explain(
+            self._matrices, self._skipped, self._pairs, self._rejected, self._reference.described
+        )
+
+    def step(self, step: int | None = None, **scalars: float | Tensor) -> SpectralFrame | None:
+        """Measure if this step is due; call it after ``optimizer.step()``.
+
+        Args:
+            step: number of the training step; counted from 0 where it is not given.
+            scalars: numbers to keep with the frame, such as ``loss=loss``; tensors of one
+                element are read only when the step is due.
+
+        Returns:
+            The frame, or ``None`` where the step is not due or the monitor is paused.
+
+        Raises:
+            ValueError: a scalar of more than one element, or a parameter that changed its shape.
+        """
+        entered = time.perf_counter()
+        number = self._next_step if step is None else int(step)
+        self._next_step = number + 1
+        if self._paused or number % self.every:
+            return None
+        with _plain_arithmetic():
+            rows, alignment, agreement = self._measure()
+        frame = SpectralFrame(number, _as_floats(scalars), math.nan, rows, alignment, agreement)
+        now = time.perf_counter()
+        frame.overhead = (self._spent + now - entered) / (now - self._last_frame_at)
+        self._last_frame_at = now
+        self._frame = frame
+        for sink in self._sinks:
+            sink.write(frame)
+        # Writing comes after the frame is complete, so it counts in the next one's share.
+        self._spent = time.perf_counter() - now
+        return frame
+
+    def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]:
+        snapshot = snapshot_list([matrix.read() for matrix in self._matrices])
+        svds = self._solver.solve(snapshot, self._needs_vectors)
+        rows = self._solver.rows(snapshot, svds)
+        diagonals = alignment_diagonals_list(
+            [
+                _one_dtype(first.basis(svds[i]), second.basis(svds[j]).mT)
+                for _, i, first, j, second in self._meetings
+            ],
+            self._vectors,
+        )
+        alignment = dict(
+            zip((meeting[0] for meeting in self._meetings), to_arrays(diagonals), strict=True)
+        )
+        agreement = self._reference.agreement(svds)
+        if self._reference.wants_previous:
+            self._reference.remember(svds, snapshot.finite)
+        return rows, alignment, agreement
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, ``step`` counts steps but measures nothing."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    def close(self) -> None:
+        """Close the recorder. The monitor can still be stepped; nothing is recorded then."""
+        for sink in self._sinks:
+            sink.close()
+        self._sinks = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs: step counter, reference vectors, warm starts.
+
+        Only tensors and plain values: ``torch.load(..., weights_only=True)`` reads it.
+        """
+        state: dict[str, Any] = {
+            "version": _STATE_VERSION,
+            "method": self.method,
+            "next_step": self._next_step,
+            "shapes": {matrix.name: list(matrix.shape) for matrix in self._matrices},
+            "reference": self._reference.state(),
+            "generator": self._generator.get_state(),
+        }
+        if isinstance(self._solver, RandomizedSolver):
+            state["start"] = self._solver.state()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of a monitor with the same method and matrices.
+
+        Raises:
+            ValueError: the method, the names or the shapes differ; the message tells which.
+        """
+        _check_state(state, self.method, self._matrices)
+        self._reference.load_state(state["reference"])
+        self._next_step = int(state["next_step"])
+        self._generator.set_state(state["generator"].cpu())
+        if isinstance(self._solver, RandomizedSolver):
+            self._solver.load_state(state["start"])
+
+
+def _patterns(given: str | Sequence[str] | None) -> Sequence[str] | None:
+    return [given] if isinstance(given, str) else given
+
+
+def _check_options(method: str, every: int, k: int | None) -> None:
+    if method not in _METHODS:
+        raise ValueError(f"method: expected one of {', '.join(_METHODS)}, got {method!r}")
+    for name, value in (("every", every), ("k", 1 if k is None else k)):
+        if isinstance(value, bool) or value != int(value) or value < 1:
+            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+
+
+def _check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matrix]) -> None:
+    if state.get("version") != _STATE_VERSION:
+        raise ValueError(f"state: version {state.get('version')!r}, expected {_STATE_VERSION}")
+    if state["method"] != method:
+        raise ValueError(f"state: made by method {state['method']!r}, this monitor has {method!r}")
+    given = {name: tuple(shape) for name, shape in state["shapes"].items()}
+    here = {matrix.name: matrix.shape for matrix in matrices}
+    if given != here:
+        lines = [
+            f"{name}: {given.get(name, 'missing')} in the state, {here.get(name, 'missing')} here"
+            for name in dict.fromkeys([*given, *here])
+            if given.get(name) != here.get(name)
+        ]
+        raise ValueError(f"state: the matrices differ ({'; '.join(lines[:8])})")
+
+
+def _one_dtype(U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+    if U.dtype == Vh.dtype:
+        return U, Vh
+    return U.double(), Vh.double()
+
+
+def _as_floats(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
+    values = {}
+    for name, value in scalars.items():
+        if name in _RESERVED:
+            raise ValueError(f"scalar {name!r}: the monitor reports its own {name}")
+        try:
+            values[name] = float(value.detach() if isinstance(value, Tensor) else value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise ValueError(f"scalar {name!r}: expected one number, got {what}") from error
+    return values
+
+
+@contextlib.contextmanager
+def _plain_arithmetic() -> Iterator[None]:
+    """No gradients and no autocast: a step inside ``torch.autocast`` must not round to bf16."""
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield

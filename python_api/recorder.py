@@ -1,0 +1,218 @@
+"""`Recorder`: frames into a run folder, append-only, readable after a kill at any moment.
+
+Three files:
+
+``metrics.jsonl``
+    One JSON object per frame with flat keys: ``step``, the caller's scalars, ``overhead``,
+    ``not_finite`` (how many matrices have a NaN or infinity), ``<metric>/<matrix>``,
+    ``alignment_score/<a> -> <b>``, ``agreement_score/<matrix>`` and, where the method does not
+    compute all values, ``bound/<metric>/<matrix>``. What is not a finite number is ``null``.
+    ``pandas.read_json(path, lines=True)`` reads it.
+
+``spectra.bin``, ``spectra.json``
+    Singular values, alignment diagonals and agreement. Binary, since as text they would cost
+    more time than their computation: records of equal size, an int64 step and then the values
+    in the order of ``spectra.json``'s columns, all little-endian.
+
+A record reaches the operating system in one write, the binary one first, so a killed process
+loses at most the record it was writing. A torn end is cut off when the folder is opened again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from python_api.frame import METRICS, Array, SpectralFrame
+from python_api.loggers import metric_values
+
+__all__ = ["ARRAYS", "LAYOUT", "METRICS_FILE", "Recorder", "record_type"]
+
+METRICS_FILE = "metrics.jsonl"
+ARRAYS = "spectra.bin"
+LAYOUT = "spectra.json"
+_VERSION = 1
+
+
+class Recorder:
+    """Writes frames to a run folder, which it makes if need be.
+
+    Args:
+        run_dir: the folder. If it has records already, this recorder goes on after them.
+        resume_from: drop records of later steps first, since training goes on from the
+            checkpoint of this step; -1 drops all.
+
+    Raises:
+        ValueError: the folder holds something that this class did not write.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str], *, resume_from: int | None = None) -> None:
+        self.run_dir = Path(run_dir)
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        self.last_step = repair(self.run_dir, resume_from)
+        self._layout = _read_layout(self.run_dir)
+        self._columns: list[tuple[str, Any, int]] = []
+        self._metrics: FileIO | None = open(self.run_dir / METRICS_FILE, "ab", buffering=0)  # noqa: SIM115
+        self._arrays: FileIO = open(self.run_dir / ARRAYS, "ab", buffering=0)  # noqa: SIM115
+
+    def write(self, frame: SpectralFrame) -> None:
+        """Append one frame.
+
+        Raises:
+            ValueError: the recorder is closed, the step does not come after the last one, or
+                the frame has other matrices than those recorded before.
+        """
+        if self._metrics is None:
+            raise ValueError(f"the recorder of {self.run_dir} is closed")
+        if self.last_step is not None and frame.step <= self.last_step:
+            raise ValueError(
+                f"{self.run_dir} has records up to step {self.last_step}, got step {frame.step}; "
+                f"pass resume_from={frame.step - 1} to drop the later ones, or choose another "
+                "folder"
+            )
+        groups = _groups(frame)
+        if not self._columns:
+            self._start(groups)
+        if [(group, name, len(values)) for group, name, values in groups] != self._columns:
+            raise ValueError(
+                f"{self.run_dir}: the frame of step {frame.step} has other matrices, pairs or "
+                "lengths than those recorded before; choose another folder"
+            )
+        record = np.zeros((), dtype=self._dtype)
+        record["step"] = frame.step
+        values = [values for _, _, values in groups]
+        record["values"] = np.concatenate(values) if values else 0
+        _append(self._arrays, record.tobytes())
+        _append(self._metrics, (json.dumps(_flat(frame), allow_nan=False) + "\n").encode())
+        self.last_step = frame.step
+
+    def close(self) -> None:
+        """Close the files; closing twice is fine."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._arrays.close()
+            self._metrics = None
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, groups: list[tuple[str, Any, Array]]) -> None:
+        """Fix the order of the columns: that of the folder, or else of this first frame."""
+        columns = [(group, name, len(values)) for group, name, values in groups]
+        kind = "<f8" if any(values.dtype == np.float64 for _, _, values in groups) else "<f4"
+        layout = {
+            "version": _VERSION,
+            "dtype": kind,
+            "columns": [{"group": g, "name": name, "length": size} for g, name, size in columns],
+        }
+        if self._layout is None:
+            _write_atomically(self.run_dir / LAYOUT, json.dumps(layout, indent=1))
+            self._layout = json.loads(json.dumps(layout))
+        self._columns = [
+            (c["group"], tuple(c["name"]) if isinstance(c["name"], list) else c["name"],
+             c["length"])
+            for c in self._layout["columns"]
+        ]  # fmt: skip
+        self._dtype = record_type(self._layout)
+
+
+def record_type(layout: dict[str, Any]) -> np.dtype[Any]:
+    """NumPy type of one record of ``spectra.bin``."""
+    length = sum(column["length"] for column in layout["columns"])
+    return np.dtype([("step", "<i8"), ("values", layout["dtype"], (length,))])
+
+
+def repair(run_dir: Path, resume_from: int | None) -> int | None:
+    """Cut torn ends off, and records after ``resume_from``; return the last step that is left.
+
+    The binary file may be one record ahead of the metrics, by a kill between the two writes.
+    """
+    last = _repair_metrics(run_dir / METRICS_FILE, resume_from)
+    path = run_dir / ARRAYS
+    layout = _read_layout(run_dir)
+    if last is None:
+        # Nothing is recorded: the next frame may have other matrices.
+        path.unlink(missing_ok=True)
+        (run_dir / LAYOUT).unlink(missing_ok=True)
+    elif layout is not None and path.exists():
+        kind = record_type(layout)
+        steps = np.fromfile(path, dtype=kind, count=path.stat().st_size // kind.itemsize)["step"]
+        os.truncate(path, int(np.count_nonzero(steps <= last)) * kind.itemsize)
+    return last
+
+
+def _repair_metrics(path: Path, resume_from: int | None) -> int | None:
+    if not path.exists():
+        return None
+    last, end = None, 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                step = int(json.loads(line)["step"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}: line {number} is not a record of a step") from error
+            if resume_from is not None and step > resume_from:
+                break
+            last, end = step, end + len(line)
+    os.truncate(path, end)
+    return last
+
+
+def _read_layout(run_dir: Path) -> dict[str, Any] | None:
+    path = run_dir / LAYOUT
+    if not path.exists():
+        return None
+    layout: dict[str, Any] = json.loads(path.read_text())
+    if layout.get("version") != _VERSION:
+        raise ValueError(f"{path}: version {layout.get('version')!r}, expected {_VERSION}")
+    return layout
+
+
+def _groups(frame: SpectralFrame) -> list[tuple[str, Any, Array]]:
+    rows: list[tuple[str, Any, Array]] = [
+        ("singular_values", name, row.singular_values) for name, row in frame.matrices.items()
+    ]
+    rows += [("alignment", pair, diagonal) for pair, diagonal in frame.alignment.items()]
+    rows += [("agreement", name, values) for name, values in frame.agreement.items()]
+    return rows
+
+
+def _flat(frame: SpectralFrame) -> dict[str, Any]:
+    values: dict[str, float] = {**frame.scalars, "overhead": frame.overhead}
+    values["not_finite"] = sum(not row.finite for row in frame.matrices.values())
+    values.update(metric_values(frame))
+    for name, row in frame.matrices.items():
+        if row.method != "exact":
+            bounds = row.bounds
+            values.update({f"bound/{metric}/{name}": bounds[metric] for metric in METRICS})
+    isfinite = math.isfinite
+    return {"step": frame.step, **{k: v if isfinite(v) else None for k, v in values.items()}}
+
+
+def _append(file: FileIO, data: bytes) -> None:
+    """All of it or nothing, as far as errors go: a full disk must not leave half a record."""
+    before = os.fstat(file.fileno()).st_size
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        os.truncate(file.fileno(), before)
+        raise
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_text(text)
+    os.replace(draft, path)

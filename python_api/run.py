@@ -1,0 +1,138 @@
+"""A recorded run, read back as arrays over time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from python_api.frame import METRICS, Array
+from python_api.recorder import ARRAYS, LAYOUT, METRICS_FILE, record_type
+
+__all__ = ["Run", "load_run"]
+
+# The head in "attn.in_proj_weight[q, head 2]" and "out_proj.weight[head 2]".
+_HEAD = re.compile(r", head \d+(?=\])|\[head \d+\]")
+_PREFIXES = frozenset(
+    (*METRICS, "normalized_effective_rank", "alignment_score", "agreement_score", "bound")
+)
+
+
+@dataclass(slots=True)
+class Run:
+    """Everything that was recorded, T frames in order of steps."""
+
+    path: Path
+    steps: np.ndarray[Any, np.dtype[np.int64]]
+    """(T,)"""
+    scalars: dict[str, Array]
+    """Name -> (T,): what the caller passed along, ``overhead`` and ``not_finite``."""
+    metrics: dict[str, dict[str, Array]]
+    """Metric -> matrix (or ``a -> b``) -> (T,)."""
+    singular_values: dict[str, Array]
+    """Matrix -> (T, r)."""
+    alignment: dict[tuple[str, str], Array]
+    """(name, next name) -> (T, k)."""
+    agreement: dict[str, Array]
+    """Matrix -> (T, k)."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """``config.json`` of the folder, if there is one."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """``summary.json`` of the folder, if there is one."""
+
+    @property
+    def matrices(self) -> list[str]:
+        """Names of the matrices in order."""
+        return list(self.singular_values)
+
+    def alignment_over_heads(self) -> dict[tuple[str, str], Array]:
+        """Alignment diagonals with those of an attention's heads averaged, as in the papers.
+
+        ``("in_proj_weight[q, head 0]", "in_proj_weight[k, head 0]")`` and so on become
+        ``("in_proj_weight[q]", "in_proj_weight[k]")``; other pairs stay.
+        """
+        groups: dict[tuple[str, str], list[Array]] = {}
+        for (first, second), diagonal in self.alignment.items():
+            key = (_HEAD.sub("", first), _HEAD.sub("", second))
+            groups.setdefault(key, []).append(diagonal)
+        return {
+            key: parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
+            for key, parts in groups.items()
+        }
+
+
+def load_run(run_dir: str | os.PathLike[str]) -> Run:
+    """Read a run folder, also one that is being written or whose writer was killed.
+
+    The arrays are views of a memory map of ``spectra.bin``: nothing is read before it is used.
+
+    Raises:
+        FileNotFoundError: the folder has no ``metrics.jsonl``.
+    """
+    path = Path(run_dir)
+    rows = _read_lines(path / METRICS_FILE)
+    # A frame is complete when both files have it; the two agree but for a torn end.
+    steps = np.array([row["step"] for row in rows], dtype=np.int64)
+    records, columns = _read_arrays(path)
+    known = np.isin(steps, records["step"]) if columns else np.ones(len(steps), dtype=bool)
+    rows = [row for row, is_known in zip(rows, known, strict=True) if is_known]
+    steps = steps[known]
+    # The writer is append-only and in order: the metrics are a prefix of the arrays.
+    values = records["values"][: len(steps)] if columns else np.zeros((len(steps), 0))
+    scalars, metrics = _by_key(rows)
+    run = Run(path, steps, scalars, metrics, {}, {}, {},
+              _read_json(path / "config.json"), _read_json(path / "summary.json"))  # fmt: skip
+    start = 0
+    for column in columns:
+        part = values[:, start : start + column["length"]]
+        start += column["length"]
+        if column["group"] == "alignment":
+            run.alignment[(column["name"][0], column["name"][1])] = part
+        else:
+            getattr(run, column["group"])[column["name"]] = part
+    return run
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    with open(path, "rb") as file:
+        return [json.loads(line) for line in file if line.endswith(b"\n")]
+
+
+def _read_arrays(path: Path) -> tuple[Any, list[dict[str, Any]]]:
+    if not (path / LAYOUT).exists() or not (path / ARRAYS).exists():
+        return None, []
+    layout = json.loads((path / LAYOUT).read_text())
+    kind = record_type(layout)
+    count = (path / ARRAYS).stat().st_size // kind.itemsize
+    if not count:
+        return np.zeros(0, dtype=kind), layout["columns"]
+    return np.memmap(path / ARRAYS, dtype=kind, mode="r", shape=(count,)), layout["columns"]
+
+
+def _by_key(
+    rows: list[dict[str, Any]],
+) -> tuple[dict[str, Array], dict[str, dict[str, Array]]]:
+    keys = dict.fromkeys(key for row in rows for key in row if key != "step")
+    scalars: dict[str, Array] = {}
+    metrics: dict[str, dict[str, Array]] = {}
+    for key in keys:
+        # None, a value that was not finite, becomes NaN under a float dtype.
+        values = np.array([row.get(key) for row in rows], dtype=np.float64)
+        metric, _, name = key.partition("/")
+        if name and metric in _PREFIXES:
+            metrics.setdefault(metric, {})[name] = values
+        else:
+            scalars[key] = values
+    return scalars, metrics
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text())
+    return content if isinstance(content, dict) else {}
