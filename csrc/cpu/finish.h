@@ -62,7 +62,9 @@ inline void normalise_and_complete(const Factors& f, double floor, double* work)
   for (int64_t i = 0; i < f.rows; ++i)
     for (int64_t j = 0; j < f.ld; j += kLanes) {
       double* p = f.w + i * f.ld + j;
-      store(p, load(p) * load(factor + j));
+      // Not a product alone: the padding may hold NaN.
+      const Vd scale = load(factor + j);
+      store(p, select(scale == Vd{}, Vd{}, load(p) * scale));
     }
   if (complete) return;
   for (int64_t i = 0; i < f.rows; ++i) {

@@ -1,0 +1,39 @@
+# ruff: noqa: N999
+"""The compiled CPU kernels. Pointers are addresses, strides count elements.
+
+dtype codes: 0 float16, 1 bfloat16, 2 float32, 3 float64. A matrix argument is the eight integers
+(a_ptr, dtype, batch, m, n, stride_b, stride_m, stride_n). Every function takes a ragged list of
+jobs, releases the GIL and spreads the matrices over ``threads`` threads. Outputs are contiguous,
+left vectors transposed (one vector after the other), float64 where the dtype code is 3 and float32
+otherwise. A matrix with NaN or Inf gives NaN.
+"""
+
+from collections.abc import Sequence
+
+# (*matrix, s_ptr)
+_ValuesJob = tuple[int, int, int, int, int, int, int, int, int]
+# (*matrix, ut_ptr, s_ptr, vh_ptr); ut (batch, r, m) is U by columns
+_VectorsJob = tuple[int, int, int, int, int, int, int, int, int, int, int]
+# (*matrix, omega_ptr, k, l, power_iters, ut_ptr, s_ptr, vh_ptr)
+_RandomizedJob = tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int, int]
+# (s_ptr, dtype, batch, r, m, n, rtol, out_ptr)
+_SummaryJob = tuple[int, int, int, int, int, int, float, int]
+# (u_ptr, dtype, u_stride_row, u_stride_col, v_ptr, v_stride_row, v_stride_col, length, k, out_ptr)
+_AlignmentJob = tuple[int, int, int, int, int, int, int, int, int, int]
+# (*matrix, dst_ptr, stats_ptr)
+_SnapshotJob = tuple[int, int, int, int, int, int, int, int, int, int]
+
+MAX_VALUES_SIDE: int
+MAX_VECTORS_SIDE: int
+
+def svdvals(jobs: Sequence[_ValuesJob], threads: int) -> None: ...
+def svd(jobs: Sequence[_VectorsJob], threads: int) -> None: ...
+def rsvd(jobs: Sequence[_RandomizedJob], threads: int) -> None: ...
+def summarize(jobs: Sequence[_SummaryJob], threads: int) -> None: ...
+def alignment_diagonals(jobs: Sequence[_AlignmentJob], threads: int) -> None: ...
+def snapshot(jobs: Sequence[_SnapshotJob], threads: int) -> None: ...
+def svdvals_supported(dtype: int, m: int, n: int) -> bool: ...
+def svd_supported(dtype: int, m: int, n: int) -> bool: ...
+def isa() -> str: ...
+def isas() -> list[str]: ...
+def set_isa(name: str) -> None: ...

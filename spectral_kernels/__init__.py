@@ -1,0 +1,90 @@
+"""Spectra of every weight matrix at every training step.
+
+``import spectral_kernels as sk`` is the only import a user needs. The functions on arrays are
+loaded at once and need torch and NumPy alone; the training side (``SpectralMonitor`` and the
+rest of ``python_api``) is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from spectral_kernels.alignment.op import (
+    alignment_diagonal,
+    alignment_matrix,
+    alignment_score,
+    singular_vector_agreement,
+    subspace_overlap,
+)
+from spectral_kernels.capabilities import capabilities
+from spectral_kernels.decomposed.op import break_even_rank, decompose, recompose, usv_matmul
+from spectral_kernels.rank.bounds import effective_rank_bounds
+from spectral_kernels.rank.op import (
+    effective_rank,
+    feature_rank,
+    numerical_rank,
+    spectral_summary,
+    stable_rank,
+    summarize_singular_values,
+)
+from spectral_kernels.results import SVD, Decomposed, SpectralSummary
+from spectral_kernels.rsvd.op import rsvd
+from spectral_kernels.svd.bounds import residual_bounds
+from spectral_kernels.svd.op import svd, svdvals
+
+if TYPE_CHECKING:
+    from python_api.frame import SpectralFrame
+    from python_api.monitor import SpectralMonitor
+    from python_api.recorder import Recorder
+
+__version__ = "0.1.0"
+
+# Name -> module of python_api that has it (PEP 562).
+_TRAINING_SIDE = {
+    "Recorder": "python_api.recorder",
+    "SpectralFrame": "python_api.frame",
+    "SpectralMonitor": "python_api.monitor",
+}
+
+__all__ = [
+    "SVD",
+    "Decomposed",
+    "Recorder",
+    "SpectralFrame",
+    "SpectralMonitor",
+    "SpectralSummary",
+    "alignment_diagonal",
+    "alignment_matrix",
+    "alignment_score",
+    "break_even_rank",
+    "capabilities",
+    "decompose",
+    "effective_rank",
+    "effective_rank_bounds",
+    "feature_rank",
+    "numerical_rank",
+    "recompose",
+    "residual_bounds",
+    "rsvd",
+    "singular_vector_agreement",
+    "spectral_summary",
+    "stable_rank",
+    "subspace_overlap",
+    "summarize_singular_values",
+    "svd",
+    "svdvals",
+    "usv_matmul",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _TRAINING_SIDE:
+        value = getattr(importlib.import_module(_TRAINING_SIDE[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""How singular vectors of different matrices line up."""

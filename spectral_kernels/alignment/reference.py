@@ -1,0 +1,39 @@
+"""What is right: alignments of singular vectors, NumPy float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from spectral_kernels.results import SVD
+
+Float64 = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def alignment_matrix(U: np.ndarray[Any, Any], Vh_next: np.ndarray[Any, Any]) -> Float64:
+    """Return |<u_j, v'_k>| (..., r, r'): Eq. 3 of Yunis et al."""
+    U, Vh_next = np.asarray(U, dtype=np.float64), np.asarray(Vh_next, dtype=np.float64)
+    matrix: Float64 = np.abs(np.swapaxes(U, -2, -1) @ np.swapaxes(Vh_next, -2, -1))
+    return matrix
+
+
+def alignment_diagonal(U: np.ndarray[Any, Any], Vh_next: np.ndarray[Any, Any], k: int) -> Float64:
+    """Return the first k entries of the diagonal of ``alignment_matrix``, or all there are."""
+    diagonal: Float64 = np.diagonal(alignment_matrix(U, Vh_next), axis1=-2, axis2=-1)
+    return diagonal[..., :k]
+
+
+def agreement(a: SVD, b: SVD, k: int) -> Float64:
+    """Return |u_i . u'_i| |v_i . v'_i|, the diagonal of Eq. 5 of Yunis et al."""
+    left = alignment_diagonal(a.U, np.swapaxes(b.U, -2, -1), k)
+    right = alignment_diagonal(np.swapaxes(a.Vh, -2, -1), b.Vh, k)
+    return left * right
+
+
+def subspace_overlap(Q_a: np.ndarray[Any, Any], Q_b: np.ndarray[Any, Any]) -> Float64:
+    """Return ||Q_a^T Q_b||_F^2 / min(k_a, k_b)."""
+    Q_a, Q_b = np.asarray(Q_a, dtype=np.float64), np.asarray(Q_b, dtype=np.float64)
+    squares: Float64 = ((np.swapaxes(Q_a, -2, -1) @ Q_b) ** 2).sum(axis=(-2, -1))
+    overlap: Float64 = squares / min(Q_a.shape[-1], Q_b.shape[-1])
+    return overlap

@@ -1,0 +1,1 @@
+"""Matrices kept as U Sigma Vh."""

@@ -1,0 +1,308 @@
+"""Ranks and norms: entropy-based effective rank, stable rank, numerical rank."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import checks, contracts, dispatch
+from spectral_kernels.arrays import Array, Leave, enter
+from spectral_kernels.numerics import default_rtol, result_dtype
+from spectral_kernels.rank.gradients import summarize_backward, summarize_setup
+from spectral_kernels.rank.torch_backend import COLUMNS
+from spectral_kernels.results import SpectralSummary
+from spectral_kernels.svd.op import singular_values
+
+_summarize = contracts.operator("summarize")
+_DEFAULT_RTOL = -1.0
+
+
+def effective_rank(
+    A: Array | Sequence[Array],
+    *,
+    form: Literal["entropy", "exponential"] = "entropy",
+    normalized: bool = False,
+    check_finite: bool = False,
+) -> Array | list[Array]:
+    """Return the entropy-based effective rank of A.
+
+    With p = sigma / sum(sigma): "entropy" is -sum p ln p in nats (Yunis et al., "Approaching
+    Deep Learning through the Spectral Dynamics of Weights", Eq. 1); "exponential" is exp of it
+    (Roy, Vetterli, "The effective rank", EUSIPCO 2007).
+
+    Args:
+        A: (..., m, n) as for ``svd``; a list or tuple gives a list.
+        form: "entropy" or "exponential".
+        normalized: divide by r = min(m, n), Eq. 2 of Yunis et al.
+        check_finite: raise on NaN or Inf instead of returning NaN.
+
+    Returns:
+        (...), 0 for a zero matrix. Differentiable with the values-only gradient; a value of
+        exactly zero gets gradient 0, where the true one is infinite.
+
+    Raises:
+        ValueError: unknown ``form``, or as for ``svd``.
+        TypeError: as for ``svd``.
+    """
+    columns = {"entropy": "effective_rank", "exponential": "effective_rank_exp"}
+    if form not in columns:
+        raise ValueError(f"form is {form!r}; expected 'entropy' or 'exponential'")
+    return _metric(A, columns[form], normalized=normalized, check_finite=check_finite)
+
+
+def stable_rank(
+    A: Array | Sequence[Array], *, normalized: bool = False, check_finite: bool = False
+) -> Array | list[Array]:
+    """Return ||A||_F^2 / ||A||_2^2 (Rudelson, Vershynin, J. ACM 54, 2007); 0 for a zero matrix.
+
+    Args:
+        A: (..., m, n) as for ``svd``; a list or tuple gives a list.
+        normalized: divide by r = min(m, n).
+        check_finite: raise on NaN or Inf instead of returning NaN.
+
+    Returns:
+        (...). Differentiable with the values-only gradient.
+
+    Raises:
+        TypeError, ValueError: as for ``svd``.
+    """
+    return _metric(A, "stable_rank", normalized=normalized, check_finite=check_finite)
+
+
+def numerical_rank(
+    A: Array | Sequence[Array], *, rtol: float | None = None, check_finite: bool = False
+) -> Array | list[Array]:
+    """Return how many singular values exceed rtol * sigma_1.
+
+    Args:
+        A: (..., m, n) as for ``svd``; a list or tuple gives a list.
+        rtol: relative threshold; max(m, n) * eps of the dtype of the computation if None.
+        check_finite: raise on NaN or Inf instead of returning NaN.
+
+    Returns:
+        (...), floating, so that a matrix with NaN inside has the rank NaN.
+
+    Raises:
+        ValueError: negative ``rtol``, or as for ``svd``.
+        TypeError: as for ``svd``.
+    """
+    return _metric(A, "numerical_rank", rtol=_threshold(rtol), check_finite=check_finite)
+
+
+def feature_rank(
+    H: Array | Sequence[Array], *, rtol: float | None = None, check_finite: bool = False
+) -> Array | list[Array]:
+    """Return the numerical rank of the covariance of activations.
+
+    Fan, Pascanu, Jaggi, "Deep Grokking", 2024: the singular values of the covariance above
+    max(samples, features) * eps times the largest. They are the squared singular values of the
+    centred activations, so the covariance is not formed: sigma_i > sqrt(rtol) * sigma_1.
+
+    Args:
+        H: (..., samples, features) as for ``svd``; a list or tuple gives a list.
+        rtol: threshold on the covariance's values; max(samples, features) * eps of the dtype of
+            the computation if None.
+        check_finite: raise on NaN or Inf instead of returning NaN.
+
+    Returns:
+        (...), floating; 0 where all samples are equal.
+
+    Raises:
+        ValueError: negative ``rtol``, or as for ``svd``.
+        TypeError: as for ``svd``.
+    """
+    tensors, leave = enter(H, "H")
+    checks.check_matrices(tensors, "H")
+    if check_finite:
+        checks.check_finite(tensors, "H", single=not isinstance(H, (list, tuple)))
+    threshold = _threshold(rtol)
+    return leave([_feature_rank(x, threshold) for x in tensors])
+
+
+def spectral_summary(
+    A: Array | Sequence[Array], *, check_finite: bool = False
+) -> SpectralSummary | list[SpectralSummary]:
+    """Return all singular values, ranks and norms of A from one decomposition and one pass.
+
+    Args:
+        A: (..., m, n) as for ``svd``; a list or tuple gives a list.
+        check_finite: raise on NaN or Inf instead of returning NaN.
+
+    Returns:
+        ``SpectralSummary``; every field but the numerical rank is differentiable with the
+        values-only gradient.
+
+    Raises:
+        TypeError, ValueError: as for ``svd``.
+    """
+    tensors, leave = _enter(A, check_finite)
+    shapes = [_sides(x) for x in tensors]
+    return _leave_summaries(singular_values(tensors), shapes, leave)
+
+
+def summarize_singular_values(
+    S: Array | Sequence[Array],
+    shape: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
+) -> SpectralSummary | list[SpectralSummary]:
+    """Return the summary of matrices whose singular values are known already.
+
+    Args:
+        S: (..., r) singular values >= 0, descending; a list or tuple gives a list.
+        shape: (m, n) of the matrix, which sets the threshold of the numerical rank; for a list
+            of spectra one shape for all or a list of shapes. (r, r) if None.
+
+    Returns:
+        ``SpectralSummary`` with ``S`` (in float32 or float64) as its singular values.
+
+    Raises:
+        TypeError: integer or complex dtype.
+        ValueError: S has no dimension, or min(shape) < r.
+    """
+    tensors, leave = enter(S, "S")
+    for tensor, told in zip(
+        tensors, checks.names("S", len(tensors), not isinstance(S, (list, tuple))), strict=True
+    ):
+        checks.check_dtype(tensor, told)
+        if tensor.dim() < 1:
+            raise ValueError(f"{told} has shape (); expected at least one dimension (..., r)")
+    if tensors:
+        checks.check_devices(**{f"S[{i}]": tensor for i, tensor in enumerate(tensors)})
+    shapes = _given_shapes(shape, tensors)
+    return _leave_summaries([x.to(result_dtype(x.dtype)) for x in tensors], shapes, leave)
+
+
+def summary_tables_list(spectra: list[Tensor], shapes: list[tuple[int, int]]) -> list[Tensor]:
+    """Return one float64 table (..., 7) per spectrum, columns as in ``COLUMNS``.
+
+    Unchecked, without gradients, one compiled call for the whole list.
+    """
+    if not spectra:
+        return []
+    with torch.no_grad():
+        return _tables(spectra, shapes, _DEFAULT_RTOL)
+
+
+def summaries_list(spectra: list[Tensor], shapes: list[tuple[int, int]]) -> list[SpectralSummary]:
+    """Return the summaries of many spectra; see ``summary_tables_list``."""
+    tables = summary_tables_list(spectra, shapes)
+    if not all(S.dim() == 1 and S.dtype == spectra[0].dtype for S in spectra) or not spectra:
+        return [_summary(S, table) for S, table in zip(spectra, tables, strict=True)]
+    # One cast and eight calls that make all the views, where a loop would make eight per matrix.
+    columns = torch.stack(tables).to(spectra[0].dtype).unbind(-1)
+    rows = zip(spectra, *(column.unbind(0) for column in columns), strict=True)
+    return [SpectralSummary(*row) for row in rows]
+
+
+def _summary(S: Tensor, table: Tensor) -> SpectralSummary:
+    return SpectralSummary(S, *table.to(S.dtype).unbind(-1))
+
+
+def _sides(A: Tensor) -> tuple[int, int]:
+    return A.shape[-2], A.shape[-1]
+
+
+def _enter(A: Array | Sequence[Array], check_finite: bool) -> tuple[list[Tensor], Leave]:
+    tensors, leave = enter(A)
+    checks.check_matrices(tensors)
+    if check_finite:
+        checks.check_finite(tensors, "A", single=not isinstance(A, (list, tuple)))
+    return tensors, leave
+
+
+def _threshold(rtol: float | None) -> float:
+    if rtol is None:
+        return _DEFAULT_RTOL
+    if not rtol >= 0:
+        raise ValueError(f"rtol is {rtol!r}; expected a number >= 0 or None")
+    return float(rtol)
+
+
+def _metric(
+    A: Array | Sequence[Array],
+    column: str,
+    *,
+    rtol: float = _DEFAULT_RTOL,
+    normalized: bool = False,
+    check_finite: bool = False,
+) -> Array | list[Array]:
+    tensors, leave = _enter(A, check_finite)
+    shapes = [_sides(x) for x in tensors]
+    spectra = singular_values(tensors)
+    index = COLUMNS.index(column)
+    values = [
+        table[..., index].to(S.dtype)
+        for S, table in zip(spectra, _differentiable_tables(spectra, shapes, rtol), strict=True)
+    ]
+    if normalized:
+        values = [x / max(min(side), 1) for x, side in zip(values, shapes, strict=True)]
+    return leave(values)
+
+
+def _feature_rank(H: Tensor, rtol: float) -> Tensor:
+    m, n = _sides(H)
+    dtype = result_dtype(H.dtype)
+    if rtol < 0:
+        rtol = default_rtol(m, n, dtype)
+    # Centred in float64: the mean may be far larger than the spread.
+    wide = H.double()
+    centred = (wide - wide.mean(dim=-2, keepdim=True)).to(dtype)
+    spectra = singular_values([centred])
+    table = _differentiable_tables(spectra, [(m, n)], math.sqrt(rtol))[0]
+    return table[..., COLUMNS.index("numerical_rank")].to(dtype)
+
+
+def _leave_summaries(
+    spectra: list[Tensor], shapes: list[tuple[int, int]], leave: Leave
+) -> SpectralSummary | list[SpectralSummary]:
+    tables = _differentiable_tables(spectra, shapes, _DEFAULT_RTOL)
+    summaries = [_summary(S, table) for S, table in zip(spectra, tables, strict=True)]
+    result: SpectralSummary | list[SpectralSummary] = leave(summaries)
+    return result
+
+
+def _given_shapes(
+    shape: tuple[int, int] | Sequence[tuple[int, int]] | None, tensors: list[Tensor]
+) -> list[tuple[int, int]]:
+    if shape is None:
+        return [(S.shape[-1], S.shape[-1]) for S in tensors]
+    # A tuple of integers is one shape, anything else a list of shapes.
+    shapes: list[Any] = (
+        [shape] * len(tensors) if shape and isinstance(shape[0], int) else list(shape)
+    )
+    if len(shapes) != len(tensors):
+        raise ValueError(f"shape lists {len(shapes)} shapes; expected {len(tensors)}, one per S")
+    for (m, n), S in zip(shapes, tensors, strict=True):
+        if min(m, n) < S.shape[-1]:
+            raise ValueError(
+                f"shape is {(m, n)}, which has {min(m, n)} singular values; expected at least "
+                f"the {S.shape[-1]} of S"
+            )
+    return shapes
+
+
+def _differentiable_tables(
+    spectra: list[Tensor], shapes: list[tuple[int, int]], rtol: float
+) -> list[Tensor]:
+    if not spectra:
+        return []
+    m, n = [m for m, _ in shapes], [n for _, n in shapes]
+    tables: list[Tensor] = _summarize(spectra, m, n, rtol)
+    return tables
+
+
+def _tables(spectra: list[Tensor], shapes: list[tuple[int, int]], rtol: float) -> list[Tensor]:
+    module = dispatch.backend("rank", spectra[0].device.type)
+    tables: list[Tensor] = module.summary_tables(spectra, shapes, rtol)
+    return tables
+
+
+def _kernel(S: list[Tensor], m: list[int], n: list[int], rtol: float) -> list[Tensor]:
+    return _tables(S, list(zip(m, n, strict=True)), rtol)
+
+
+contracts.implement("summarize", _kernel)
+contracts.differentiate("summarize", summarize_backward, summarize_setup)

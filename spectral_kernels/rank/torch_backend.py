@@ -1,0 +1,58 @@
+"""Plain torch, on any device: ranks and norms from singular values, in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spectral_kernels.numerics import default_rtol
+
+COLUMNS = (
+    "effective_rank",
+    "effective_rank_exp",
+    "stable_rank",
+    "numerical_rank",
+    "spectral_norm",
+    "nuclear_norm",
+    "frobenius_norm",
+)
+
+
+def summary_tables(
+    spectra: list[Tensor], shapes: list[tuple[int, int]], rtol: float
+) -> list[Tensor]:
+    """Return the float64 table (..., 7) of each spectrum (..., r), columns as in ``COLUMNS``.
+
+    ``rtol`` below zero means max(m, n) * eps of the spectrum's dtype.
+    """
+    return [
+        _table(S, rtol if rtol >= 0 else default_rtol(m, n, S.dtype))
+        for S, (m, n) in zip(spectra, shapes, strict=True)
+    ]
+
+
+def _table(S: Tensor, rtol: float) -> Tensor:
+    if S.shape[-1] == 0:
+        return S.new_zeros((*S.shape[:-1], len(COLUMNS)), dtype=torch.float64)
+    S = S.double()
+    spectral = S.amax(dim=-1)
+    # Relative to the largest value nothing over- or underflows, whatever the scale.
+    x = S / torch.where(spectral > 0, spectral, 1.0).unsqueeze(-1)
+    total = x.sum(dim=-1)
+    squares = (x * x).sum(dim=-1)
+    p = x / torch.where(total > 0, total, 1.0).unsqueeze(-1)
+    # Adding zero turns the -0.0 of a single value into 0.0.
+    entropy = torch.special.entr(p).sum(dim=-1) + 0.0
+    table = torch.stack(
+        (
+            entropy,
+            torch.where(total > 0, entropy.exp(), 0.0),
+            squares,
+            (x > rtol).sum(dim=-1).double(),
+            spectral,
+            spectral * total,
+            spectral * squares.sqrt(),
+        ),
+        dim=-1,
+    )
+    return torch.where(torch.isfinite(total).unsqueeze(-1), table, float("nan"))

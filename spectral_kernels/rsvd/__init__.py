@@ -1,0 +1,1 @@
+"""Leading singular triplets by randomized subspace iteration."""

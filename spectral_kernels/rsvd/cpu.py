@@ -1,0 +1,36 @@
+"""Adapter to the compiled kernels: one call for a ragged list of matrices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import _C
+from spectral_kernels.compiled_arguments import matrix_argument
+from spectral_kernels.numerics import result_dtype
+from spectral_kernels.results import SVD
+
+
+def rsvd(
+    matrices: list[Tensor], starts: list[Tensor], ks: list[int], power_iters: int
+) -> list[SVD]:
+    """Return k leading triplets of each matrix (..., m, n) from its start block (..., n, l)."""
+    results = []
+    jobs = []
+    owners = []
+    for A, start, k in zip(matrices, starts, ks, strict=True):
+        *batch, m, n = A.shape
+        dtype = result_dtype(A.dtype)
+        Ut = torch.empty(*batch, k, m, dtype=dtype)
+        S = torch.empty(*batch, k, dtype=dtype)
+        Vh = torch.empty(*batch, k, n, dtype=dtype)
+        results.append(SVD(Ut.mT, S, Vh))
+        if A.numel():
+            argument, owner = matrix_argument(A)
+            omega = start.to(dtype).contiguous()
+            owners += [owner, omega]
+            outputs = (Ut.data_ptr(), S.data_ptr(), Vh.data_ptr())
+            jobs.append((*argument, omega.data_ptr(), k, omega.shape[-1], power_iters, *outputs))
+    if jobs:
+        _C.rsvd(jobs, torch.get_num_threads())
+    return results

@@ -1,0 +1,39 @@
+"""Packed copies of many matrices with what one pass over them tells."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import contracts, dispatch
+from spectral_kernels.results import Snapshot
+
+
+def snapshot_list(matrices: list[Tensor]) -> Snapshot:
+    """Copy many matrices (views of parameters, say) into packed memory in one pass.
+
+    Casts float16 and bfloat16 to float32 and makes everything contiguous. Unchecked, without
+    gradients. For a matrix with NaN or Inf, ``max_abs`` and ``frobenius_norm`` are not finite and
+    ``finite`` is 0.
+
+    Args:
+        matrices: tensors (..., m, n) on one device, any strides.
+
+    Returns:
+        ``Snapshot``; its statistics have one entry per matrix, batches unrolled in order.
+    """
+    if not matrices:
+        return Snapshot([], *torch.empty((0, 3), dtype=torch.float64).unbind(-1))
+    with torch.no_grad():
+        copies, statistics = _kernel(matrices)
+    return Snapshot(copies, *statistics.unbind(-1))
+
+
+def _kernel(A: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    module = dispatch.backend("snapshot", A[0].device.type)
+    result: tuple[list[Tensor], Tensor] = module.snapshot(A)
+    return result
+
+
+contracts.implement("snapshot", _kernel)
+contracts.not_differentiable("snapshot", "copy with torch where a gradient is wanted")

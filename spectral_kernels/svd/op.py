@@ -1,0 +1,126 @@
+"""Singular values and singular value decompositions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import checks, contracts, dispatch
+from spectral_kernels.arrays import Array, enter
+from spectral_kernels.results import SVD
+
+_svd = contracts.operator("svd")
+_svdvals = contracts.operator("svdvals")
+
+
+def svd(A: Array | Sequence[Array], *, check_finite: bool = False) -> SVD | list[SVD]:
+    """Return the thin singular value decomposition A = U diag(S) Vh.
+
+    Args:
+        A: (..., m, n) float16, bfloat16, float32 or float64; torch, NumPy or CuPy. A list or
+            tuple of matrices of any shapes gives a list.
+        check_finite: raise on NaN or Inf instead of returning NaN for the matrix that has it.
+
+    Returns:
+        ``SVD(U (..., m, r), S (..., r), Vh (..., r, n))`` with r = min(m, n), S descending, the
+        largest entry of each column of U positive; float64 for float64, else float32. Declared
+        non-differentiable: ``svdvals`` has a gradient.
+
+    Raises:
+        TypeError: integer or complex dtype.
+        ValueError: fewer than two dimensions, mixed devices, or NaN/Inf with ``check_finite``.
+    """
+    tensors, leave = enter(A)
+    checks.check_matrices(tensors)
+    if check_finite:
+        checks.check_finite(tensors, "A", single=not isinstance(A, (list, tuple)))
+    parts = _svd(tensors) if tensors else ([], [], [])
+    result: SVD | list[SVD] = leave([SVD(*usv) for usv in zip(*parts, strict=True)])
+    return result
+
+
+def svdvals(A: Array | Sequence[Array], *, check_finite: bool = False) -> Array | list[Array]:
+    """Return the singular values of A, descending.
+
+    The error against float64 is at most max(8 eps sigma_1, twice that of
+    ``torch.linalg.svdvals`` in the same dtype).
+
+    Args:
+        A: (..., m, n), as for ``svd``.
+        check_finite: as for ``svd``.
+
+    Returns:
+        S (..., min(m, n)). Differentiable: the gradient is U diag(g) V^T, which has no
+        1 / (sigma_i^2 - sigma_j^2) terms and stays finite for repeated values.
+
+    Raises:
+        TypeError, ValueError: as for ``svd``.
+    """
+    tensors, leave = enter(A)
+    checks.check_matrices(tensors)
+    if check_finite:
+        checks.check_finite(tensors, "A", single=not isinstance(A, (list, tuple)))
+    return leave(singular_values(tensors))
+
+
+def singular_values(tensors: list[Tensor]) -> list[Tensor]:
+    """Return the differentiable singular values of checked tensors."""
+    # The dispatcher cannot choose a device from an empty list.
+    values: list[Tensor] = _svdvals(tensors) if tensors else []
+    return values
+
+
+def svd_list(matrices: list[Tensor]) -> list[SVD]:
+    """Return the SVDs of many tensors on one device, unchecked and without gradients.
+
+    For callers that run at every training step: past the checks and the operator's dispatch,
+    one compiled call for the whole list. A matrix with NaN gives NaN for itself alone.
+    """
+    if not matrices:
+        return []
+    with torch.no_grad():
+        results: list[SVD] = dispatch.backend("svd", matrices[0].device.type).svd(matrices)
+    return results
+
+
+def svdvals_list(matrices: list[Tensor]) -> list[Tensor]:
+    """Return the singular values of many tensors; see ``svd_list``."""
+    if not matrices:
+        return []
+    with torch.no_grad():
+        values: list[Tensor] = dispatch.backend("svd", matrices[0].device.type).svdvals(matrices)
+    return values
+
+
+def _svd_kernel(A: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    results = svd_list(A)
+    return [x.U for x in results], [x.S for x in results], [x.Vh for x in results]
+
+
+def _setup(ctx: Any, inputs: tuple[list[Tensor]], output: list[Tensor]) -> None:
+    ctx.save_for_backward(*inputs[0])
+    # Values that the loss does not use get None here, and no decomposition in the backward.
+    ctx.set_materialize_grads(False)
+
+
+def _svdvals_backward(ctx: Any, grads: list[Tensor | None]) -> list[Tensor | None]:
+    matrices = ctx.saved_tensors
+    wanted = [i for i, g in enumerate(grads) if g is not None and matrices[i].requires_grad]
+    U, _, Vh = _svd([matrices[i] for i in wanted]) if wanted else ([], [], [])
+    gradients: list[Tensor | None] = [None] * len(matrices)
+    for j, i in enumerate(wanted):
+        g = grads[i]
+        assert g is not None
+        gradients[i] = ((U[j] * g.unsqueeze(-2)) @ Vh[j]).to(matrices[i].dtype)
+    return gradients
+
+
+contracts.implement("svd", _svd_kernel)
+contracts.implement("svdvals", svdvals_list)
+contracts.not_differentiable(
+    "svd", "detach its input, or use svdvals and the ranks, which have values-only gradients"
+)
+contracts.differentiate("svdvals", _svdvals_backward, _setup)

@@ -1,0 +1,89 @@
+"""Fixtures of all tests: poisoned memory, backends, instruction sets."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and NumPy load their thread pools: threads that spin while they wait for work take
+# the core from the other pool, which makes small products a hundred times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+from torch.utils import deterministic
+
+from spectral_kernels import dispatch
+
+try:
+    from spectral_kernels import _C
+
+    _ISAS = list(_C.isas())
+    _MISSING = ""
+except ImportError as error:
+    _ISAS = []
+    _MISSING = str(error)
+
+settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("suite")
+
+# Every instruction set of this machine is a backend of its own: the fastest is not the only one
+# that users run. Without the compiled module one entry stands for all of them.
+COMPILED = [f"cpu-{isa}" for isa in _ISAS] or ["cpu"]
+
+
+def need_compiled() -> None:
+    """Skip where a developer has not compiled; fail where the Makefile says that one must."""
+    if not _MISSING:
+        return
+    reason = f"no compiled module ({_MISSING}); {dispatch.COMPILE_REMEDY}"
+    if os.environ.get("SPECTRAL_KERNELS_REQUIRE_COMPILED") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def _use(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    kind, _, isa = name.partition("-")
+    if kind == "cpu":
+        need_compiled()
+    monkeypatch.setenv(dispatch.ENVIRONMENT, kind)
+    if not isa:
+        yield name
+        return
+    before = _C.isa()
+    _C.set_isa(isa)
+    yield name
+    _C.set_isa(before)
+
+
+@pytest.fixture(params=[*COMPILED, "torch"])
+def every_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the test on plain torch and on the compiled kernels, once per instruction set."""
+    yield from _use(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["cpu", "torch"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the test on the compiled kernels (the instruction set users get) and on plain torch."""
+    yield from _use(request.param, monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory() -> Iterator[None]:
+    """Fill ``torch.empty`` with NaN, so that an output nobody wrote shows."""
+    filled = deterministic.fill_uninitialized_memory
+    mode = torch.get_deterministic_debug_mode()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = True
+    yield
+    deterministic.fill_uninitialized_memory = filled
+    torch.set_deterministic_debug_mode(mode)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,93 @@
+"""capabilities(), and the choice of backend."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+import spectral_kernels as sk
+from spectral_kernels import dispatch
+
+
+def test_lists_every_backend_with_reason_and_remedy() -> None:
+    found = sk.capabilities()
+    assert [row.name for row in found.rows] == ["cpu", "torch", "cuda", "triton", "cupy"]
+    assert found["torch"].available
+    text = str(found)
+    for row in found.rows:
+        assert row.detail
+        assert row.detail in text
+        assert row.remedy in text
+    with pytest.raises(KeyError, match="expected one of cpu, torch"):
+        found["tpu"]
+
+
+def test_the_compiled_row_names_the_instruction_sets(every_isa: str) -> None:
+    if every_isa == "torch":
+        assert sk.capabilities().forced == "torch"
+        return
+    row = sk.capabilities()["cpu"]
+    assert row.available
+    assert f"{every_isa.removeprefix('cpu-')} in use" in row.detail
+
+
+@pytest.fixture
+def without_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "spectral_kernels._C", None)
+    monkeypatch.setattr(dispatch, "_chosen", {})
+
+
+@pytest.mark.usefixtures("without_compiled")
+def test_without_the_compiled_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = sk.capabilities()["cpu"]
+    assert not row.available
+    assert "missing" in row.detail
+    assert "pip install" in row.remedy
+    monkeypatch.delenv(dispatch.ENVIRONMENT, raising=False)
+    assert dispatch.backend("svd", "cpu").__name__.endswith("torch_backend")
+    torch.testing.assert_close(sk.svdvals(torch.eye(4)), torch.ones(4))
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "cpu")
+    with pytest.raises(RuntimeError, match=r"SPECTRAL_KERNELS_BACKEND=cpu.*missing.*pip install"):
+        sk.svdvals(torch.eye(4))
+
+
+def test_unknown_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "gpu")
+    for call in (lambda: sk.svdvals(torch.eye(4)), sk.capabilities):
+        with pytest.raises(ValueError, match="='gpu' names no backend; expected one of 'cpu', 't"):
+            call()
+
+
+def test_an_empty_variable_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "")
+    assert dispatch.forced() is None
+    sk.svdvals(torch.eye(2))
+
+
+def test_the_choice(backend: str) -> None:
+    wanted = {"cpu": "cpu", "torch": "torch_backend"}[backend]
+    for operation, offered in dispatch.OPERATIONS.items():
+        module = dispatch.backend(operation, "cpu").__name__
+        assert (
+            module
+            == f"spectral_kernels.{operation}.{wanted if backend in offered else 'torch_backend'}"
+        )
+
+
+def test_refusals_name_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "cpu")
+    with pytest.raises(RuntimeError, match="cpu: runs on cpu, not on cuda"):
+        dispatch.backend("svd", "cuda")
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "torch")
+    assert dispatch.backend("svd", "cuda").__name__.endswith("torch_backend")
+
+
+def test_instruction_sets_are_refused_by_name() -> None:
+    _C = pytest.importorskip("spectral_kernels._C", reason="not compiled")
+    before = _C.isa()
+    assert before in _C.isas()
+    with pytest.raises((ValueError, RuntimeError), match="sse9"):
+        _C.set_isa("sse9")
+    assert _C.isa() == before

@@ -1,0 +1,177 @@
+"""decompose, recompose, usv_matmul and the break-even rank."""
+
+from __future__ import annotations
+
+import matrices
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import spectral_kernels as sk
+from spectral_kernels.decomposed import reference
+
+
+def factors(m: int, n: int, k: int, batch=(), *, diagonal: bool, dtype=torch.float64):
+    U = torch.randn(*batch, m, k, dtype=torch.float64)
+    Sigma = torch.randn(*batch, *((k,) if diagonal else (k, k)), dtype=torch.float64)
+    Vh = torch.randn(*batch, k, n, dtype=torch.float64)
+    return [x.to(dtype) for x in (U, Sigma, Vh)]
+
+
+def as_numpy(*tensors: torch.Tensor) -> list[np.ndarray]:
+    return [x.double().numpy() for x in tensors]
+
+
+@pytest.mark.parametrize("shape", [(20, 12), (12, 20), (9, 9), (1, 5), (70, 40)], ids=str)
+@pytest.mark.parametrize("dtype", matrices.DTYPES, ids=str)
+def test_decompose_recompose(shape: tuple[int, int], dtype: torch.dtype, backend: str) -> None:
+    A = torch.randn(2, *shape).to(dtype)
+    d = sk.decompose(A)
+    r = min(shape)
+    assert [tuple(x.shape) for x in d] == [(2, shape[0], r), (2, r, r), (2, r, shape[1])]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    tolerance = 60 * torch.finfo(wide).eps
+    torch.testing.assert_close(sk.recompose(*d), A.to(wide), rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        sk.recompose(d.U, d.Sigma.diagonal(dim1=-2, dim2=-1), d.Vh),
+        A.to(wide),
+        rtol=0,
+        atol=tolerance,
+    )
+
+
+def test_decompose_truncates_to_the_best_approximation(backend: str) -> None:
+    A = matrices.gaussian(30, 20)
+    d = sk.decompose(A, 6)
+    assert [x.shape for x in d] == [(30, 6), (6, 6), (6, 20)]
+    error = np.linalg.norm(A - sk.recompose(*d))
+    assert error == pytest.approx(np.linalg.norm(np.linalg.svd(A)[1][6:]))
+    ragged = sk.decompose([A, A.T[:9]], 3)
+    assert [x.Vh.shape for x in ragged] == [(3, 20), (3, 30)]
+    assert all(isinstance(x, sk.Decomposed) for x in ragged)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("shape", [(8, 5, 3), (5, 8, 3), (6, 6, 6)], ids=str)
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=str)
+def test_recompose(diagonal: bool, shape: tuple[int, int, int], batch: tuple[int, ...]) -> None:
+    parts = factors(*shape, batch, diagonal=diagonal)
+    want = reference.recompose(*as_numpy(*parts))
+    np.testing.assert_allclose(sk.recompose(*parts).numpy(), want, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(sk.recompose(*as_numpy(*parts)), want, rtol=1e-12, atol=1e-12)
+    out = torch.empty(want.shape, dtype=torch.float64)
+    assert sk.recompose(*parts, out=out) is out
+    np.testing.assert_allclose(out.numpy(), want, rtol=1e-12, atol=1e-12)
+    target = np.full(want.shape, np.nan)
+    assert sk.recompose(*as_numpy(*parts), out=target) is target
+    np.testing.assert_allclose(target, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("diagonal", [False, True], ids=["dense", "diagonal"])
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
+# Few rows, many rows (the core is folded into U or Vh then), any leading dimensions.
+@pytest.mark.parametrize("rows", [(), (1,), (3,), (40,), (2, 3), (4, 5, 6), (0,)], ids=str)
+@pytest.mark.parametrize("shape", [(8, 5, 3), (5, 8, 3), (6, 6, 6)], ids=str)
+def test_product(rows, shape, bias, diagonal) -> None:
+    m, n, k = shape
+    parts = factors(m, n, k, diagonal=diagonal)
+    x = torch.randn(*rows, n, dtype=torch.float64)
+    b = torch.randn(m, dtype=torch.float64) if bias else None
+    want = as_numpy(x)[0] @ reference.recompose(*as_numpy(*parts)).T + (b.numpy() if bias else 0)
+    got = sk.usv_matmul(x, *parts, b)
+    assert got.shape == (*rows, m)
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-11, atol=1e-12)
+    out = torch.empty(*rows, m, dtype=torch.float64)
+    assert sk.usv_matmul(x, *parts, b, out=out) is out
+    np.testing.assert_allclose(out.numpy(), want, rtol=1e-11, atol=1e-12)
+    in_numpy = sk.usv_matmul(*as_numpy(x, *parts), b.numpy() if bias else None)
+    assert isinstance(in_numpy, np.ndarray)
+    np.testing.assert_allclose(in_numpy, want, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("diagonal", [False, True], ids=["dense", "diagonal"])
+@pytest.mark.parametrize("p", [2, 30])
+@pytest.mark.parametrize("batch", [(3,), (2, 2)], ids=str)
+def test_batched_product(batch: tuple[int, ...], p: int, diagonal: bool) -> None:
+    parts = factors(7, 9, 4, batch, diagonal=diagonal)
+    x = torch.randn(*batch, p, 9, dtype=torch.float64)
+    b = torch.randn(*batch, 7, dtype=torch.float64)
+    want = reference.usv_matmul(*as_numpy(x, *parts, b))
+    np.testing.assert_allclose(sk.usv_matmul(x, *parts, b).numpy(), want, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", matrices.DTYPES, ids=str)
+@pytest.mark.parametrize("p", [3, 200])
+def test_product_rounds_once(dtype: torch.dtype, p: int) -> None:
+    """The error is that of rounding the result, not of rounding every intermediate one."""
+    parts = factors(30, 40, 10, diagonal=False, dtype=dtype)
+    x = torch.randn(p, 40).to(dtype)
+    want = torch.from_numpy(reference.usv_matmul(*as_numpy(x, *parts)))
+    got = sk.usv_matmul(x, *parts)
+    assert got.dtype == dtype
+    eps = torch.finfo(dtype).eps
+    floor = 1e-4 if dtype in (torch.float16, torch.bfloat16) else 100 * eps
+    error = (got.double() - want).abs()
+    assert (error <= 0.51 * eps * want.abs() + floor * want.abs().max()).all()
+
+
+def test_product_never_forms_the_matrix() -> None:
+    """20,000 x 20,000 in float64 would be 3.2 GB; the largest tensor here is 20,000 x 4."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            for x in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(x, torch.Tensor):
+                    largest = max(largest, x.numel())
+            return result
+
+    m = n = 20_000
+    parts = [x.requires_grad_() for x in factors(m, n, 4, diagonal=False)]
+    for p in (2, 4):
+        x = torch.randn(p, n, dtype=torch.float64, requires_grad=True)
+        with Watch():
+            sk.usv_matmul(x, *parts).sum().backward()
+    assert 0 < largest <= 4 * max(m, n)
+
+
+def test_equals_linear(backend: str) -> None:
+    layer = torch.nn.Linear(12, 7)
+    d = sk.decompose(layer.weight.detach())
+    x = torch.randn(5, 12)
+    torch.testing.assert_close(sk.usv_matmul(x, *d, layer.bias).detach(), layer(x).detach())
+
+
+def test_out_refuses_a_gradient() -> None:
+    parts = factors(4, 5, 2, diagonal=True)
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    out = torch.empty(3, 4, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="out= is not differentiable"):
+        sk.usv_matmul(x, *parts, out=out)
+    with torch.no_grad():
+        sk.usv_matmul(x, *parts, out=out)
+    assert out.isfinite().all()
+
+
+@given(m=st.integers(0, 300), n=st.integers(0, 300))
+def test_break_even_rank(m: int, n: int) -> None:
+    assert sk.break_even_rank(m, n) == reference.break_even_rank(m, n)
+
+
+@given(m=st.integers(1, 10**40), n=st.integers(1, 10**40))
+def test_break_even_rank_is_exact(m: int, n: int) -> None:
+    k = sk.break_even_rank(m, n)
+    assert k * k + (m + n) * k <= m * n < (k + 1) ** 2 + (m + n) * (k + 1)
+
+
+def test_break_even_rank_by_hand() -> None:
+    # 53^2 + 256 * 53 = 16,377 <= 16,384 and 54 is too many; 89^2 + 640 * 89 = 64,881 <= 65,536.
+    assert sk.break_even_rank(128, 128) == 53
+    assert sk.break_even_rank(512, 128) == sk.break_even_rank(128, 512) == 89
+    assert sk.break_even_rank(1, 1) == sk.break_even_rank(0, 9) == 0
