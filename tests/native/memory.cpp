@@ -1,0 +1,166 @@
+// Runs every kernel on buffers of exactly the size it asks for, filled with NaN, under the address
+// and undefined-behaviour sanitizers: a read or write past a buffer stops the program, a read of
+// what was never written shows as NaN in a result. tests/test_native.py builds and runs it.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+
+#include "cpu/kernels.h"
+
+using namespace spectral;
+
+namespace {
+
+int failures = 0;
+
+template <class T>
+using Buffer = std::unique_ptr<T[]>;
+
+template <class T>
+Buffer<T> poisoned(int64_t count) {
+  auto buffer = Buffer<T>(new T[static_cast<size_t>(count)]);
+  std::memset(static_cast<void*>(buffer.get()), 0xff, static_cast<size_t>(count) * sizeof(T));
+  return buffer;
+}
+
+template <class T>
+void expect_written(const Buffer<T>& x, int64_t count, const char* what, const MatrixView& a) {
+  for (int64_t i = 0; i < count; ++i)
+    if (std::isnan(x[static_cast<size_t>(i)])) {
+      std::printf("%s of %ld x %ld: NaN at %ld\n", what, static_cast<long>(a.m),
+                  static_cast<long>(a.n), static_cast<long>(i));
+      ++failures;
+      return;
+    }
+}
+
+template <class T>
+struct SvdBuffers {
+  int64_t m, n, k;
+  Buffer<T> ut, s, vh;
+  explicit SvdBuffers(const MatrixView& a, int64_t rank)
+      : m(a.m),
+        n(a.n),
+        k(rank),
+        ut(poisoned<T>(k * m)),
+        s(poisoned<T>(k)),
+        vh(poisoned<T>(k * n)) {}
+  SvdOutput output() { return {ut.get(), s.get(), vh.get()}; }
+  void check(const char* what, const MatrixView& a) {
+    expect_written(ut, k * m, what, a);
+    expect_written(s, k, what, a);
+    expect_written(vh, k * n, what, a);
+  }
+};
+
+void check_values(const Kernels& kernels, const MatrixView& a) {
+  const int64_t r = a.short_side();
+  auto q = poisoned<double>(r), e = poisoned<double>(r);
+  Reduced reduced[8];
+  auto solve = [&](const char* what) {
+    auto work = poisoned<double>(kernels.qd_workspace(r, 1));
+    kernels.qd(&reduced[0].problem, 1, work.get());
+    if (!reduced[0].problem.converged) {
+      std::printf("%s of %ld x %ld: not converged\n", what, static_cast<long>(a.m),
+                  static_cast<long>(a.n));
+      ++failures;
+    }
+    expect_written(q, r, what, a);
+  };
+  reduced[0] = {{r, q.get(), e.get(), 0.0, false}, 0.0, 1.0};
+  auto work = poisoned<double>(kernels.reduce_workspace(a));
+  kernels.reduce(a, reduced, work.get());
+  solve("reduce");
+  if (a.short_side() > 32 || a.long_side() > 64) return;
+  reduced[0] = {{r, q.get(), e.get(), 0.0, false}, 0.0, 1.0};
+  auto lanes = poisoned<double>(kernels.reduce_lanes_workspace(a));
+  kernels.reduce_lanes(a, 0, 1, reduced, lanes.get());
+  solve("reduce_lanes");
+}
+
+template <class T>
+void check_vectors(const Kernels& kernels, const MatrixView& a, std::mt19937& random) {
+  const int64_t r = a.short_side();
+  if (r <= 32 && a.long_side() <= 64) {
+    SvdBuffers<T> result(a, r);
+    const SvdOutput out = result.output();
+    auto work = poisoned<double>(kernels.svd_lanes_workspace(a));
+    kernels.svd_lanes(a, 0, 1, &out, work.get());
+    result.check("svd_lanes", a);
+  }
+  if (!a.is_double()) {
+    SvdBuffers<T> result(a, r);
+    auto work = poisoned<double>(kernels.svd_workspace(a));
+    kernels.svd(a, result.output(), work.get());
+    result.check("svd", a);
+  }
+  std::normal_distribution<double> normal;
+  for (const int64_t k : {int64_t{1}, r < 7 ? r : int64_t{7}}) {
+    const int64_t width = k + 8 < r ? k + 8 : r;
+    auto start = poisoned<T>(a.n * width);
+    for (int64_t i = 0; i < a.n * width; ++i)
+      start[static_cast<size_t>(i)] = static_cast<T>(normal(random));
+    const RsvdPlan plan = {k, width, 2, start.get()};
+    SvdBuffers<T> result(a, k);
+    auto work = poisoned<double>(kernels.rsvd_workspace(a, plan));
+    kernels.rsvd(a, plan, result.output(), work.get());
+    result.check("rsvd", a);
+  }
+}
+
+template <class T>
+void check_passes(const Kernels& kernels, const MatrixView& a) {
+  auto packed = poisoned<T>(a.m * a.n);
+  SnapshotStats stats;
+  kernels.snapshot(a, packed.get(), &stats);
+  expect_written(packed, a.m * a.n, "snapshot", a);
+  // The matrix with itself, by columns (strided) and by rows (contiguous).
+  auto strided = poisoned<T>(a.short_side()), contiguous = poisoned<T>(a.m);
+  kernels.alignment(
+      {a.data, a.data, a.dtype, a.n, 1, a.n, 1, a.short_side(), a.short_side(), strided.get()});
+  kernels.alignment({a.data, a.data, a.dtype, 1, a.n, a.n, 1, a.n, a.m, contiguous.get()});
+  expect_written(strided, a.short_side(), "alignment, strided", a);
+  expect_written(contiguous, a.m, "alignment, contiguous", a);
+}
+
+enum Kind { kRandom, kZero, kNearlyRankOne, kGraded, kKinds };
+
+template <class T>
+void check(const Kernels& kernels, int64_t m, int64_t n, int kind, std::mt19937& random) {
+  std::normal_distribution<double> normal;
+  auto data = poisoned<T>(m * n);
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < n; ++j) {
+      double x = normal(random);
+      if (kind == kZero) x = 0.0;
+      if (kind == kNearlyRankOne)
+        x = static_cast<double>((i + 1) * (j + 1)) / static_cast<double>(m * n) + (i == j) * 1e-6;
+      if (kind == kGraded) x *= std::pow(10.0, -0.5 * static_cast<double>(j));
+      data[static_cast<size_t>(i * n + j)] = static_cast<T>(x);
+    }
+  const DType dtype = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
+  const MatrixView a = {data.get(), dtype, 1, m, n, m * n, n, 1};
+  check_values(kernels, a);
+  check_vectors<T>(kernels, a, random);
+  check_passes<T>(kernels, a);
+}
+
+}  // namespace
+
+int main() {
+  const int64_t shapes[][2] = {{1, 1},   {1, 5},    {5, 1},    {2, 2},    {3, 3},
+                               {7, 5},   {9, 17},   {16, 16},  {31, 33},  {32, 32},
+                               {33, 33}, {40, 7},   {65, 9},   {47, 129}, {64, 64},
+                               {33, 64}, {100, 37}, {257, 65}, {129, 130}};
+  std::mt19937 random(1);
+  const Kernels& kernels = SK_TABLE();
+  for (const auto& shape : shapes)
+    for (int kind = 0; kind < kKinds; ++kind) {
+      check<float>(kernels, shape[0], shape[1], kind, random);
+      check<double>(kernels, shape[0], shape[1], kind, random);
+    }
+  std::printf("%s: %d failures\n", kernels.name, failures);
+  return failures != 0;
+}

@@ -1,0 +1,62 @@
+"""The wheel: one file that brings the compiled kernels along and needs no compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PROGRAM = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import spectral_kernels as sk
+
+site = Path(sys.argv[1])
+assert site in Path(sk.__file__).parents, sk.__file__
+assert sk.capabilities()["cpu"].available, sk.capabilities()
+A = torch.arange(12.0).reshape(3, 4)
+np.testing.assert_allclose(sk.svdvals(A), np.linalg.svd(A.numpy())[1], atol=1e-5)
+frame = sk.SpectralMonitor(torch.nn.Linear(4, 3)).step()
+assert frame.matrices["weight"].finite
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(sorted(loaded & {"matplotlib", "pandas", "plotly", "triton", "cupy"}))
+"""
+
+
+@pytest.mark.slow
+def test_wheel_runs_elsewhere(tmp_path: Path) -> None:
+    # A copy: setuptools builds in the tree, and would pack what an earlier build left there.
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "runs", "*.so"))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps",
+         "-w", str(tmp_path), str(source)],
+        check=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(site)
+    assert {"spectral_kernels/py.typed", "python_api/py.typed", "spectral_kernels/_C.pyi"} <= names
+    assert "python_api/report.html.j2" in names
+    assert not [n for n in names if n.startswith(("tests/", "experiments/", "benchmarks/", "csrc/"))]
+    environment = {k: v for k, v in os.environ.items() if k not in {"CC", "CXX"}}
+    # No compiler to be found, and nothing of the source tree either.
+    environment |= {"PYTHONPATH": str(site), "PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(site)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
