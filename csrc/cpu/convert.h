@@ -65,9 +65,14 @@ template <class Src, class Dst>
 inline void copy_widened(const Src* src, int64_t rows, int64_t cols, int64_t stride_i,
                          int64_t stride_j, Dst* dst, int64_t ld) {
   if (stride_j == 1) {
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = 0; j < cols; ++j)
-        dst[i * ld + j] = static_cast<Dst>(widen(src[i * stride_i + j]));
+    for (int64_t i = 0; i < rows; ++i) {
+      const Src* row = src + i * stride_i;
+      if constexpr (std::is_same_v<Src, Dst>) {
+        std::memcpy(dst + i * ld, row, static_cast<size_t>(cols) * sizeof(Dst));
+      } else {
+        for (int64_t j = 0; j < cols; ++j) dst[i * ld + j] = static_cast<Dst>(widen(row[j]));
+      }
+    }
     return;
   }
   constexpr int64_t kBlock = 16;
