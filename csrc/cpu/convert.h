@@ -70,7 +70,8 @@ inline void copy_widened(const Src* src, int64_t rows, int64_t cols, int64_t str
       if constexpr (std::is_same_v<Src, Dst>) {
         std::memcpy(dst + i * ld, row, static_cast<size_t>(cols) * sizeof(Dst));
       } else {
-        for (int64_t j = 0; j < cols; ++j) dst[i * ld + j] = static_cast<Dst>(widen(row[j]));
+        for (int64_t j = 0; j < cols; ++j)
+          dst[i * ld + j] = static_cast<Dst>(widen(row[j]));
       }
     }
     return;

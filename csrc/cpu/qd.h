@@ -63,67 +63,104 @@ inline Vd quotient(Vd a, Vd b, Vd inverse) {
 #endif
 }
 
-// One transformation of every lane's block; leaves the last split, and t1, t2 on both sides of it.
-template <int kVectors>
-inline void qd_pass(QdLanes<kVectors>& s, int64_t first, int64_t last) {
-  constexpr int kCount = kVectors * kLanes;
-  Vd d[kVectors], g[kVectors], h[kVectors], t1[kVectors], t2[kVectors], split[kVectors];
-  Vd low[kVectors], high[kVectors], shift[kVectors], drop[kVectors], q[kVectors];
-  Vd upper_t1[kVectors], upper_t2[kVectors];
-  const Vd one = splat(1.0);
-  for (int v = 0; v < kVectors; ++v) {
-    low[v] = load(s.low + v * kLanes);
-    high[v] = load(s.high + v * kLanes);
-    shift[v] = load(s.shift + v * kLanes);
-    drop[v] = load(s.drop + v * kLanes);
-    d[v] = g[v] = one;
-    h[v] = t1[v] = t2[v] = upper_t1[v] = upper_t2[v] = Vd{};
-    split[v] = low[v] - 1.0;
-    q[v] = load(s.q + first * kCount + v * kLanes);
+// What a pass carries along for one vector of lanes.
+struct QdCarry {
+  Vd d, g, h, t1, t2, q;
+  Vd shift, drop, low, high;
+  Vd split, upper_t1, upper_t2;
+};
+
+inline void note_split(QdCarry& c, Md cut, Vd here) {
+  // Two splits in one pass: the block above the second is not whole, so it gets no shift yet.
+  const Md whole = c.split < c.low;
+  c.upper_t1 = select(cut, select(whole, c.t1, splat(HUGE_VAL)), c.upper_t1);
+  c.upper_t2 = select(cut, select(whole, c.t2, splat(HUGE_VAL)), c.upper_t2);
+  c.split = select(cut, here, c.split);
+  c.g = select(cut, splat(1.0), c.g);
+  c.h = select(cut, Vd{}, c.h);
+  c.t1 = select(cut, Vd{}, c.t1);
+  c.t2 = select(cut, Vd{}, c.t2);
+}
+
+// Index i of a pass. kEdge: some lane's block may start or end here, so every effect is masked;
+// away from the edges all lanes (those without work hold harmless numbers) do the same.
+template <bool kEdge>
+inline void qd_step(QdCarry& c, double* qp, double* ep, Vd next, double at) {
+  const Vd one = splat(1.0), here = splat(at), e = load(ep);
+  Md inside = {}, inner = {};
+  if constexpr (kEdge) {
+    inside = (here >= c.low) & (here <= c.high);
+    inner = inside & (here < c.high);
+    c.d = select(here == c.low, c.q - c.shift, c.d);
   }
-  for (int64_t i = first; i <= last; ++i) {
-    const double at = static_cast<double>(i);
+  // Rounding alone can bring d to zero or below: the shift is a lower bound.
+  c.d = maximum(c.d, splat(kTiny));
+  const Vd q_new = c.d + (kEdge ? select(inner, e, Vd{}) : e);
+  const Vd inverse = one / q_new;
+  const Vd t = quotient(next, q_new, inverse);
+  const Vd e_new = e * t;
+  c.d = c.d * t - c.shift;
+  store(qp, kEdge ? select(inside, q_new, c.q) : q_new);
+  store(ep, kEdge ? select(inner, e_new, e) : e_new);
+  const Vd trace = c.g * inverse, f = e_new * inverse;
+  const Vd t1 = c.t1 + trace, t2 = c.t2 + inverse * (c.h + c.g * trace);
+  const Vd h = f * (c.h + 2.0 * c.g * trace), g = one + f * c.g;
+  c.t1 = kEdge ? select(inside, t1, c.t1) : t1;
+  c.t2 = kEdge ? select(inside, t2, c.t2) : t2;
+  c.h = kEdge ? select(inner, h, c.h) : h;
+  c.g = kEdge ? select(inner, g, c.g) : g;
+  c.q = next;
+  Md cut = e_new <= c.drop;
+  if constexpr (kEdge) cut &= inner;
+  if (any(cut)) note_split(c, cut, here);
+}
+
+// Indices [first, last] for all vectors of lanes, side by side.
+template <bool kEdge, int kVectors>
+inline void qd_run(QdLanes<kVectors>& s, QdCarry* carry, int64_t first, int64_t last) {
+  constexpr int kCount = kVectors * kLanes;
+  for (int64_t i = first; i <= last; ++i)
     for (int v = 0; v < kVectors; ++v) {
       double* qp = s.q + i * kCount + v * kLanes;
-      double* ep = s.e + i * kCount + v * kLanes;
-      const Vd e = load(ep), next = load(qp + kCount);
-      const Vd here = splat(at);
-      const Md starts = here == low[v], inside = (here >= low[v]) & (here <= high[v]);
-      const Md inner = inside & (here < high[v]);
-      // Rounding alone can bring d to zero or below: the shift is a lower bound.
-      d[v] = maximum(select(starts, q[v] - shift[v], d[v]), splat(kTiny));
-      const Vd q_new = d[v] + select(inner, e, Vd{});
-      const Vd inverse = one / q_new;
-      const Vd t = quotient(next, q_new, inverse);
-      const Vd e_new = e * t;
-      d[v] = d[v] * t - shift[v];
-      store(qp, select(inside, q_new, q[v]));
-      store(ep, select(inner, e_new, e));
-      const Vd c = g[v] * inverse;
-      const Vd f = e_new * inverse;
-      t1[v] = select(inside, t1[v] + c, t1[v]);
-      t2[v] = select(inside, t2[v] + inverse * (h[v] + g[v] * c), t2[v]);
-      h[v] = select(inner, f * (h[v] + 2.0 * g[v] * c), h[v]);
-      g[v] = select(inner, one + f * g[v], g[v]);
-      const Md cut = inner & (e_new <= drop[v]);
-      // Two splits in one pass: the block above the second is not whole, so it gets no shift yet.
-      const Md whole = split[v] < low[v];
-      upper_t1[v] = select(cut, select(whole, t1[v], splat(HUGE_VAL)), upper_t1[v]);
-      upper_t2[v] = select(cut, select(whole, t2[v], splat(HUGE_VAL)), upper_t2[v]);
-      split[v] = select(cut, here, split[v]);
-      g[v] = select(cut, one, g[v]);
-      h[v] = select(cut, Vd{}, h[v]);
-      t1[v] = select(cut, Vd{}, t1[v]);
-      t2[v] = select(cut, Vd{}, t2[v]);
-      q[v] = next;
+      qd_step<kEdge>(carry[v], qp, s.e + i * kCount + v * kLanes, load(qp + kCount),
+                     static_cast<double>(i));
     }
+}
+
+// Where the blocks of the lanes lie: they cover [first, last] together and [from, to] all of them.
+struct QdSpan {
+  int64_t first, last, from, to;
+};
+
+// One transformation of every lane's block; leaves the last split, and t1, t2 on both sides of it.
+template <int kVectors>
+inline void qd_pass(QdLanes<kVectors>& s, QdSpan span) {
+  constexpr int kCount = kVectors * kLanes;
+  QdCarry carry[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    QdCarry& c = carry[v];
+    c.d = c.g = splat(1.0);
+    c.h = c.t1 = c.t2 = c.upper_t1 = c.upper_t2 = Vd{};
+    c.q = load(s.q + span.first * kCount + v * kLanes);
+    c.shift = load(s.shift + v * kLanes);
+    c.drop = load(s.drop + v * kLanes);
+    c.low = load(s.low + v * kLanes);
+    c.high = load(s.high + v * kLanes);
+    c.split = c.low - 1.0;
+  }
+  if (span.from < span.to) {
+    qd_run<true>(s, carry, span.first, span.from);
+    qd_run<false>(s, carry, span.from + 1, span.to - 1);
+    qd_run<true>(s, carry, span.to, span.last);
+  } else {
+    qd_run<true>(s, carry, span.first, span.last);
   }
   for (int v = 0; v < kVectors; ++v) {
-    store(s.t1 + v * kLanes, t1[v]);
-    store(s.t2 + v * kLanes, t2[v]);
-    store(s.split + v * kLanes, split[v]);
-    store(s.upper_t1 + v * kLanes, upper_t1[v]);
-    store(s.upper_t2 + v * kLanes, upper_t2[v]);
+    store(s.t1 + v * kLanes, carry[v].t1);
+    store(s.t2 + v * kLanes, carry[v].t2);
+    store(s.split + v * kLanes, carry[v].split);
+    store(s.upper_t1 + v * kLanes, carry[v].upper_t1);
+    store(s.upper_t2 + v * kLanes, carry[v].upper_t2);
   }
 }
 
@@ -183,7 +220,7 @@ inline void load_lane(QdLanes<kVectors>& s, int lane, const QdProblem* p, int64_
     s.e[i * kCount + lane] = i < n - 1 ? p->e[flip ? n - 2 - i : i] : 0.0;
     s.mark[i * kCount + lane] = -1.0;
   }
-  s.drop[lane] = p ? p->drop : 0.0;
+  s.drop[lane] = p ? p->drop : -1.0;  // no e is below zero: no splits without a matrix
   s.shift[lane] = 0.0;
 }
 
@@ -218,15 +255,18 @@ inline void qd_eigenvalues(QdProblem* problems, int count, double* work) {
     remaining += active[lane];
   }
   for (int64_t pass = 0; remaining > 0 && pass < 40 * longest + 100; ++pass) {
-    int64_t first = longest, last = 0;
+    QdSpan span = {longest, 0, 0, longest};
     for (int lane = 0; lane < kCount; ++lane) {
-      s.low[lane] = active[lane] ? static_cast<double>(place[lane].low) : 1.0;
-      s.high[lane] = active[lane] ? static_cast<double>(place[lane].high) : 0.0;
+      const QdLane& at = place[lane];
+      s.low[lane] = active[lane] ? static_cast<double>(at.low) : HUGE_VAL;
+      s.high[lane] = active[lane] ? static_cast<double>(at.high) : -HUGE_VAL;
       if (!active[lane]) continue;
-      first = place[lane].low < first ? place[lane].low : first;
-      last = place[lane].high > last ? place[lane].high : last;
+      span.first = at.low < span.first ? at.low : span.first;
+      span.last = at.high > span.last ? at.high : span.last;
+      span.from = at.low > span.from ? at.low : span.from;
+      span.to = at.high < span.to ? at.high : span.to;
     }
-    qd_pass(s, first, last);
+    qd_pass(s, span);
     for (int lane = 0; lane < kCount; ++lane) {
       if (!active[lane]) continue;
       QdLane& at = place[lane];
@@ -241,6 +281,8 @@ inline void qd_eigenvalues(QdProblem* problems, int count, double* work) {
       if (going_on && split >= low && at.high == split)
         s.shift[lane] = laguerre_bound(split - low + 1, s.upper_t1[lane], s.upper_t2[lane]);
       if (!going_on) {
+        // Numbers that no pass can grow or shrink.
+        load_lane(s, lane, nullptr, rows);
         active[lane] = false;
         problems[lane].converged = true;
         --remaining;

@@ -145,10 +145,16 @@ inline Vd maximum(Vd a, Vd b) {
 }
 
 inline bool any(Md mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi64_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask));
+#elif defined(__AVX2__)
+  return _mm256_movemask_pd(reinterpret_cast<__m256d>(mask));
+#else
   int64_t bits = 0;
   for (int i = 0; i < kLanes; ++i)
     bits |= mask[i];
   return bits != 0;
+#endif
 }
 
 inline int64_t round_up(int64_t n, int64_t multiple) {
