@@ -22,7 +22,15 @@ if X86:
     ISAS |= {"avx2": AVX2, "avx512": [*AVX512, "-mprefer-vector-width=512"]}
 
 # errno and traps only cost vectorisation; nothing here changes a result.
-COMMON = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-Wall", "-Wextra"]
+COMMON = [
+    "-std=c++17",
+    "-O3",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-Wall",
+    "-Wextra",
+]
 
 
 class BuildPerInstructionSet(build_ext):
@@ -30,7 +38,10 @@ class BuildPerInstructionSet(build_ext):
 
     def build_extension(self, ext: Pybind11Extension) -> None:
         """Compile all units in parallel, then let setuptools link them."""
-        flags = [*COMMON, *(["-Werror"] if os.environ.get("SPECTRAL_KERNELS_WERROR") == "1" else [])]
+        flags = [
+            *COMMON,
+            *(["-Werror"] if os.environ.get("SPECTRAL_KERNELS_WERROR") == "1" else []),
+        ]
         units = [(source, flags, "base", []) for source in ext.sources]
         units += [
             ("csrc/cpu/kernels.cpp", [*flags, *extra], isa, [("SK_ISA", isa)])

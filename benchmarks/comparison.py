@@ -60,7 +60,9 @@ def run(benchmark: Any, comparison: Comparison, contender: Contender) -> None:
     error = contender.error(contender.run())
     benchmark.extra_info["error"] = error
     if contender.limit is not None:
-        assert error <= contender.limit, f"{contender.name} errs by {error}, limit {contender.limit}"
+        assert error <= contender.limit, (
+            f"{contender.name} errs by {error}, limit {contender.limit}"
+        )
     _time(benchmark, contender.run)
 
 
@@ -74,7 +76,9 @@ def _time(benchmark: Any, work: Callable[[], Any]) -> None:
     benchmark.pedantic(work, rounds=rounds, iterations=iterations, warmup_rounds=1)
 
 
-def parametrize(make: Callable[..., Comparison], cases: list[tuple[Any, ...]], names: list[str]) -> Any:
+def parametrize(
+    make: Callable[..., Comparison], cases: list[tuple[Any, ...]], names: list[str]
+) -> Any:
     """One test per case and contender; `make` is called anew for each, with the same seed."""
     return pytest.mark.parametrize(
         ("make", "arguments", "name"),
@@ -86,7 +90,9 @@ def parametrize(make: Callable[..., Comparison], cases: list[tuple[Any, ...]], n
     )
 
 
-def run_named(benchmark: Any, make: Callable[..., Comparison], arguments: tuple[Any, ...], name: str) -> None:
+def run_named(
+    benchmark: Any, make: Callable[..., Comparison], arguments: tuple[Any, ...], name: str
+) -> None:
     """Build the comparison and run the contender of this name."""
     comparison = make(*arguments)
     run(benchmark, comparison, next(c for c in comparison.contenders if c.name == name))

@@ -14,7 +14,7 @@ OURS = "ours"
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The table; the ratio is a contender's time over ours, so 3.0 means that we are 3 times faster."""
+    """The table; the ratio is a contender's time over ours: at 3.0 we are 3 times faster."""
     env = record["environment"]
     lines = [
         f"{env['processor']}, {env['threads']} threads, {env['instruction_set']}; "
@@ -35,9 +35,7 @@ def markdown(record: dict[str, Any]) -> str:
 def _group(rows: list[dict[str, Any]]) -> list[str]:
     ours = next((r["median_ms"] for r in rows if r["contender"] == OURS and "median_ms" in r), None)
     # One row per contender: ours first, then by time; the missing ones last.
-    ordered = sorted(
-        rows, key=lambda r: (r["contender"] != OURS, r.get("median_ms", float("inf")))
-    )
+    ordered = sorted(rows, key=lambda r: (r["contender"] != OURS, r.get("median_ms", float("inf"))))
     lines = []
     for row in ordered:
         head = f"| {row['operation']} | {row['case']} | {row['contender']} |"

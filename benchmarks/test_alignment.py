@@ -31,14 +31,14 @@ def compare_alignment(batch: int, n: int) -> Comparison:
 
     contenders = (
         Contender(NAMES[0], lambda: sk.alignment_diagonal(U, Vh, k=K), error, limit=1e-6),
-        Contender(
-            NAMES[1], lambda: (Vh @ U).diagonal(dim1=-2, dim2=-1)[..., :K].abs(), error
-        ),
+        Contender(NAMES[1], lambda: (Vh @ U).diagonal(dim1=-2, dim2=-1)[..., :K].abs(), error),
         Contender(
             NAMES[2], lambda: torch.einsum("bai,bia->bi", U[..., :K], Vh[:, :K]).abs(), error
         ),
     )
-    return Comparison(f"alignment_diagonal, k = {K}", f"{batch} x {n} x {n}", contenders, "absolute")
+    return Comparison(
+        f"alignment_diagonal, k = {K}", f"{batch} x {n} x {n}", contenders, "absolute"
+    )
 
 
 @parametrize(compare_alignment, CASES, NAMES)

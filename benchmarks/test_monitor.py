@@ -21,7 +21,12 @@ from experiments.modular_addition.presets import PRESETS
 from experiments.modular_addition.train import PAIRS, cross_entropy, make_optimizer, update
 
 K = 100
-NAMES = ["ours", "loop of torch.linalg.svd", "loop of torch.linalg.svdvals", "loop of numpy.linalg.svd"]
+NAMES = [
+    "ours",
+    "loop of torch.linalg.svd",
+    "loop of torch.linalg.svdvals",
+    "loop of numpy.linalg.svd",
+]
 CASES = [("ranks and all singular values",), ("and vectors, alignments, agreement",)]
 
 
@@ -45,7 +50,9 @@ def ranks(S: Tensor) -> list[float]:
     return [float(entropy), float(entropy.exp()), float((S**2).sum() / S[0] ** 2), float(S.sum())]
 
 
-def loop(matrices: dict[str, Tensor], reference: dict[str, Any] | None, solve: Any) -> dict[str, float]:
+def loop(
+    matrices: dict[str, Tensor], reference: dict[str, Any] | None, solve: Any
+) -> dict[str, float]:
     """What people write today: every matrix on its own; vectors where a reference asks for them."""
     found = {name: solve(A) for name, A in matrices.items()}
     table = {name: ranks(S) for name, (_, S, _) in found.items()}
@@ -79,7 +86,10 @@ def compare_monitor(case: str) -> Comparison:
     matrices = {n: p.detach() for n, p in model.named_parameters() if p.dim() > 1}
     vectors = case != CASES[0][0]
     monitor = sk.SpectralMonitor(
-        model, method="exact", pairs=PAIRS if vectors else None, reference="init" if vectors else None
+        model,
+        method="exact",
+        pairs=PAIRS if vectors else None,
+        reference="init" if vectors else None,
     )
     names = [matrix.name for matrix in monitor.matrices]
     matrices = {name: matrices[name] for name in names}

@@ -23,7 +23,7 @@ def compare_svd(batch: int, m: int, n: int) -> Comparison:
     top = np.linalg.norm(wide, 2, axis=(-2, -1))
 
     def residual(result: Any) -> float:
-        """max over the batch of |A - U S Vh|_2 / (eps sigma_1), and of the loss of orthogonality."""
+        """max over the batch of |A - U S Vh|_2 / (eps sigma_1) and of the loss of orthogonality."""
         U, S, Vh = (np.asarray(x, dtype=np.float64) for x in result)
         gaps = np.linalg.norm(wide - (U * S[..., None, :]) @ Vh, 2, axis=(-2, -1)) / top
         identity = np.eye(S.shape[-1])

@@ -1,4 +1,4 @@
-"""The C++ kernels outside Python: memory and undefined behaviour under the compiler's sanitizers."""
+"""The C++ kernels without Python, under the sanitizers for memory and undefined behaviour."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_kernels_keep_to_their_buffers(isa: str, tmp_path: Path) -> None:
     subprocess.run(
         [str(COMPILER), "-std=c++17", "-O1", "-g", "-fno-math-errno", "-Wno-psabi",
          "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",
-         *flags_per_isa()[isa], f"-I{ROOT / 'csrc'}", f"-DSK_ISA={isa}", f"-DSK_TABLE=kernels_{isa}",
+         *flags_per_isa()[isa], f"-I{ROOT / 'csrc'}",
+         f"-DSK_ISA={isa}", f"-DSK_TABLE=kernels_{isa}",
          *map(str, sources), "-o", str(program)],
         check=True,
     )  # fmt: skip

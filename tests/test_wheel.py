@@ -50,7 +50,9 @@ def test_wheel_runs_elsewhere(tmp_path: Path) -> None:
         archive.extractall(site)
     assert {"spectral_kernels/py.typed", "python_api/py.typed", "spectral_kernels/_C.pyi"} <= names
     assert "python_api/report.html.j2" in names
-    assert not [n for n in names if n.startswith(("tests/", "experiments/", "benchmarks/", "csrc/"))]
+    assert not [
+        n for n in names if n.startswith(("tests/", "experiments/", "benchmarks/", "csrc/"))
+    ]
     environment = {k: v for k, v in os.environ.items() if k not in {"CC", "CXX"}}
     # No compiler to be found, and nothing of the source tree either.
     environment |= {"PYTHONPATH": str(site), "PATH": str(tmp_path)}

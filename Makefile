@@ -1,0 +1,86 @@
+# Everything runs in .venv, which the first target that needs it makes and fills.
+# PYTHON=python3.12 make demo   chooses the interpreter that .venv is made with.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+CXX_FILES := $(shell find csrc tests/native -name "*.cpp" -o -name "*.h")
+PYTHON_DIRS := spectral_kernels python_api experiments benchmarks tests setup.py
+# What the installed package and the compiled module are made from.
+BUILD_INPUTS := pyproject.toml constraints.txt setup.py $(CXX_FILES)
+# The module may have been deleted since the stamp was made.
+REBUILD := $(if $(wildcard spectral_kernels/_C*.so),,missing-module)
+
+# OpenMP threads wait for each other by spinning for a millisecond, which costs nothing on an idle
+# machine and several times the computation on a busy one. Some microseconds are as fast on the
+# first (22 ms a training step of the demo; without any spinning 27) and fair on the second.
+export GOMP_SPINCOUNT ?= 5000
+
+# Test processes share the machine: as many as there are cores, two threads in each.
+TEST_PROCESSES ?= auto
+TEST_ENV := SPECTRAL_KERNELS_REQUIRE_COMPILED=1 OMP_NUM_THREADS=2
+
+# Peers and ours on the same number of threads, in one process.
+BENCH_THREADS ?= 2
+BENCH_TABLE ?= benchmarks/results/cpu
+BENCH_ENV := OMP_NUM_THREADS=$(BENCH_THREADS) MKL_NUM_THREADS=$(BENCH_THREADS) \
+  OPENBLAS_NUM_THREADS=$(BENCH_THREADS)
+
+.DELETE_ON_ERROR:
+.PHONY: help demo compare test lint typecheck format bench clean missing-module
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+demo: $(VENV)/installed ## train a small Transformer until it groks, with its spectra at every step
+	$(BIN)/python -m experiments.modular_addition --preset demo --again
+
+compare: $(VENV)/installed ## the demo with and without weight decay, in one figure
+	$(BIN)/python -m experiments.modular_addition.compare
+
+test: $(VENV)/installed-strict lint typecheck ## lint, types, C++ warnings as errors, all tests
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
+
+lint: $(VENV)/installed-strict ## ruff and clang-format, without changing a file
+	$(BIN)/ruff check $(PYTHON_DIRS)
+	$(BIN)/ruff format --check $(PYTHON_DIRS)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+typecheck: $(VENV)/installed-strict ## mypy --strict on the three packages
+	$(BIN)/mypy --strict -p spectral_kernels -p python_api -p experiments
+
+format: $(VENV)/installed ## rewrite files as lint wants them
+	$(BIN)/ruff check --fix-only --quiet $(PYTHON_DIRS)
+	$(BIN)/ruff format $(PYTHON_DIRS)
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: $(VENV)/installed ## time the kernels beside their peers; tables in benchmarks/results
+	$(BENCH_ENV) $(BIN)/python -m pytest benchmarks --benchmark-only -q --table $(BENCH_TABLE)
+
+clean: ## delete .venv, caches and compiled files; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f spectral_kernels/_C*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Without build isolation pip would not fetch what setup.py imports, so that comes first; with it,
+# pip would fetch versions that constraints.txt does not pin.
+$(VENV)/build-tools: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -q -c constraints.txt pip setuptools wheel pybind11
+	@touch $@
+
+$(VENV)/installed: $(BUILD_INPUTS) $(REBUILD) | $(VENV)/build-tools
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# The same with warnings as errors: for `make test`, so that a newer compiler's new warning cannot
+# stop `make demo`.
+$(VENV)/installed-strict: $(BUILD_INPUTS) $(REBUILD) | $(VENV)/build-tools
+	SPECTRAL_KERNELS_WERROR=1 $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@ $(VENV)/installed

@@ -1,0 +1,85 @@
+"""``python -m experiments.modular_addition.compare``: with and without weight decay, side by side.
+
+Trains whichever of the two runs is missing, then draws both in one figure, as rows of the papers'
+Figure 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.kit.run_folder import SUMMARY, write_json
+from experiments.modular_addition.__main__ import NAME, parse, run
+from experiments.modular_addition.claims import ATTENTION, EMBEDDING_TO_ATTENTION
+from experiments.modular_addition.results import DPI
+from python_api.plots import compare as compare_runs
+from python_api.report import write_report
+from python_api.run import load_run
+
+ROWS = {
+    "weight decay 1, seed 0": ["--seed", "0"],
+    "no weight decay, seed 1": ["--seed", "1", "--weight-decay", "0"],
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the process's exit status."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{NAME}.compare",
+        description="The same network with and without weight decay, in one figure.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--preset", default="demo", help="(default: demo)")
+    parser.add_argument("--out", default="runs", help="where run folders are (default: runs)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda[:N] (default: auto)")
+    chosen = parser.parse_args(argv)
+    common = ["--preset", chosen.preset, "--out", chosen.out, "--device", chosen.device]
+    try:
+        folders = {label: run(parse([*common, *extra])) for label, extra in ROWS.items()}
+    except ValueError as error:
+        print(f"{NAME}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
+    compare(folders, Path(chosen.out) / NAME / f"compare-{chosen.preset}")
+    return 0
+
+
+def compare(folders: dict[str, Path], out: Path) -> None:
+    """One figure of finished runs, a row for each, and all their claims in one ``summary.json``."""
+    figures = out / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    runs = {label: load_run(folder) for label, folder in folders.items()}
+    figure = compare_runs(runs, matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
+    figure.savefig(figures / "compare.png", dpi=DPI)
+    summaries = {
+        label: json.loads((folder / SUMMARY).read_text()) for label, folder in folders.items()
+    }
+    claims = [
+        {"run": label, **claim}
+        for label, summary in summaries.items()
+        for claim in summary["claims"]
+    ]
+    write_json(out / SUMMARY, {"runs": summaries, "claims": claims})
+
+    (first, run), *others = runs.items()
+    run.summary = {"claims": [{**row, "claim": f"{row['run']}: {row['claim']}"} for row in claims]}
+    write_report(
+        run,
+        out / "report.html",
+        title=f"Modular addition: {first}",
+        matrix=ATTENTION,
+        pair=EMBEDDING_TO_ATTENTION,
+        others=dict(others),
+    )
+    print(f"\ncomparison  {(figures / 'compare.png').as_posix()}")
+    print(f"            {(out / 'report.html').as_posix()}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
