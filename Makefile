@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-CXX_FILES := $(shell find csrc tests/native -name "*.cpp" -o -name "*.h")
+KERNEL_FILES := $(shell find csrc -name "*.cpp" -o -name "*.h")
+CXX_FILES := $(KERNEL_FILES) $(wildcard tests/native/*.cpp)
 PYTHON_DIRS := spectral_kernels python_api experiments benchmarks tests setup.py
 # What the installed package and the compiled module are made from.
-BUILD_INPUTS := pyproject.toml constraints.txt setup.py $(CXX_FILES)
+BUILD_INPUTS := pyproject.toml constraints.txt setup.py $(KERNEL_FILES)
 # The module may have been deleted since the stamp was made.
 REBUILD := $(if $(wildcard spectral_kernels/_C*.so),,missing-module)
 

@@ -68,6 +68,9 @@ def run(benchmark: Any, comparison: Comparison, contender: Contender) -> None:
 
 def _time(benchmark: Any, work: Callable[[], Any]) -> None:
     """Medians need some tens of rounds, and no contender more than about half a second."""
+    # The check has woken the threads of NumPy's BLAS and of PyTorch; they look for more work, on
+    # the cores of the next contender, for some tens of milliseconds.
+    time.sleep(0.2)
     started = time.perf_counter()
     work()
     once = time.perf_counter() - started

@@ -14,38 +14,38 @@ OURS = "ours"
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The table; the ratio is a contender's time over ours: at 3.0 we are 3 times faster."""
+    """The table: our time and error, then every peer's time as a multiple of ours, and its error."""
     env = record["environment"]
     lines = [
         f"{env['processor']}, {env['threads']} threads, {env['instruction_set']}; "
         f"torch {env['torch']}, NumPy {env['numpy']}, Python {env['python']}. "
         "Medians of one run; only the ratios carry over to another machine.",
         "",
-        "| operation | input | who | median ms | time / ours | error |",
-        "|---|---|---|---:|---:|---|",
+        "| operation | input | ours, ms | error | peers: time / ours (error) |",
+        "|---|---|---:|---|---|",
     ]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in record["rows"]:
         groups.setdefault((row["operation"], row["case"]), []).append(row)
-    for rows in groups.values():
-        lines += _group(rows)
+    lines += [_line(operation, case, rows) for (operation, case), rows in groups.items()]
     return "\n".join(lines) + "\n"
 
 
-def _group(rows: list[dict[str, Any]]) -> list[str]:
-    ours = next((r["median_ms"] for r in rows if r["contender"] == OURS and "median_ms" in r), None)
-    # One row per contender: ours first, then by time; the missing ones last.
-    ordered = sorted(rows, key=lambda r: (r["contender"] != OURS, r.get("median_ms", float("inf"))))
-    lines = []
-    for row in ordered:
-        head = f"| {row['operation']} | {row['case']} | {row['contender']} |"
-        if "missing" in row:
-            lines.append(f"{head} | | {row['missing']} |")
-            continue
-        ratio = f"{row['median_ms'] / ours:.1f}" if ours else ""
-        error = f"{row['error']:.2g} {row['error_unit']}"
-        lines.append(f"{head} {row['median_ms']:.3g} | {ratio} | {error} |")
-    return lines
+def _line(operation: str, case: str, rows: list[dict[str, Any]]) -> str:
+    ours = next(row for row in rows if row["contender"] == OURS)
+    peers = sorted(
+        (row for row in rows if row is not ours), key=lambda r: r.get("median_ms", float("inf"))
+    )
+    told = "<br>".join(_peer(row, ours["median_ms"]) for row in peers)
+    error = f"{ours['error']:.2g} {ours['error_unit']}"
+    return f"| {operation} | {case} | {ours['median_ms']:.3g} | {error} | {told} |"
+
+
+def _peer(row: dict[str, Any], ours_ms: float) -> str:
+    if "missing" in row:
+        return f"{row['contender']}: {row['missing']}"
+    ratio = row["median_ms"] / ours_ms
+    return f"{row['contender']}: **{ratio:.3g}** ({row['error']:.2g})"
 
 
 if __name__ == "__main__":
