@@ -14,7 +14,7 @@ OURS = "ours"
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The table: our time and error, then every peer's time as a multiple of ours, and its error."""
+    """The table: our time and error, then each peer's time as a multiple of ours, and its error."""
     env = record["environment"]
     lines = [
         f"{env['processor']}, {env['threads']} threads, {env['instruction_set']}; "
