@@ -1,7 +1,8 @@
-"""The code in the README runs as printed."""
+"""The code in the README runs as printed, and its figures are those of the recorded run."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pandas
 import pytest
 
 import spectral_kernels as sk
+from benchmarks.table import markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -73,3 +75,8 @@ def test_the_commands_of_the_readme_exist(readme):
     named = set(re.findall(r"`make ([a-z]+)`", readme))
     assert {"demo", "test"} <= named
     assert named <= targets
+
+
+def test_the_table_is_the_recorded_one(readme):
+    record = json.loads((ROOT / "benchmarks/results/cpu.json").read_text())
+    assert markdown(record).strip() in readme
