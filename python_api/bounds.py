@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from python_api.frame import METRICS, Array, MatrixRow
+from python_api.frame import Array, MatrixRow
+from spectral_kernels.results import METRICS
 
 __all__ = ["Estimate", "entropy_bound", "estimate_from_leading", "rounding_bounds"]
 
@@ -79,7 +80,7 @@ class Estimate:
     """Values of a row from k leading triplets, each with its bound."""
 
     values: tuple[float, ...]
-    """In the order of `python_api.frame.METRICS`."""
+    """In the order of `spectral_kernels.results.METRICS`."""
     bounds: dict[str, float]
 
 

@@ -10,23 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from spectral_kernels.results import METRICS
+
 if TYPE_CHECKING:
     from python_api.dataframes import DataFrame
 
-__all__ = ["METRICS", "Array", "MatrixRow", "SpectralFrame", "alignment_score", "pair_name"]
+__all__ = ["Array", "MatrixRow", "SpectralFrame", "alignment_score", "pair_name"]
 
 Array = npt.NDArray[np.floating[Any]]
-
-METRICS = (
-    "effective_rank",
-    "effective_rank_exp",
-    "stable_rank",
-    "numerical_rank",
-    "spectral_norm",
-    "nuclear_norm",
-    "frobenius_norm",
-)
-"""Scalars of a matrix, fields of `MatrixRow` and of `SpectralSummary`."""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from python_api.frame import METRICS, SpectralFrame, alignment_score, pair_name, rows_by_kind
+from python_api.frame import SpectralFrame, alignment_score, pair_name, rows_by_kind
+from spectral_kernels.results import METRICS
 
 __all__ = ["LoggerSink", "Sink", "as_sinks", "metric_values"]
 

@@ -75,27 +75,11 @@ def _conv(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
         return _plain(info)
     groups = int(getattr(info.module, "groups", 1))
     rows, channels = weight.shape[0] // groups, weight.shape[1]
-    if groups > 1 and rows * channels == 1:
-        return Skip("depthwise: every group is one kernel, a vector")
-    taps, centre = _kernel(info)
 
     def group(g: int) -> Callable[[Tensor], Tensor]:
         return lambda t: t[g * rows : (g + 1) * rows].flatten(1)
 
-    return [
-        MatrixView(
-            "conv",
-            (lambda t: t.flatten(1)) if groups == 1 else group(g),
-            f"[group {g}]" if groups > 1 else "",
-            taps,
-            centre,
-            first_output=g * rows,
-            outputs=groups * rows,
-            first_input=g * channels,
-            inputs=groups * channels,
-        )
-        for g in range(groups)
-    ]
+    return _groups(info, groups, rows, channels, group)
 
 
 def _conv_transpose(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
@@ -105,13 +89,24 @@ def _conv_transpose(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
         return _plain(info)
     groups = int(getattr(info.module, "groups", 1))
     channels, rows = weight.shape[0] // groups, weight.shape[1]
-    if groups > 1 and rows * channels == 1:
-        return Skip("depthwise: every group is one kernel, a vector")
-    taps, centre = _kernel(info)
 
     def group(g: int) -> Callable[[Tensor], Tensor]:
         return lambda t: t[g * channels : (g + 1) * channels].transpose(0, 1).flatten(1)
 
+    return _groups(info, groups, rows, channels, group)
+
+
+def _groups(
+    info: ParameterInfo,
+    groups: int,
+    rows: int,
+    channels: int,
+    group: Callable[[int], Callable[[Tensor], Tensor]],
+) -> Sequence[MatrixView] | Skip:
+    """One (rows, channels * taps) matrix per group of a convolution."""
+    if groups > 1 and rows * channels == 1:
+        return Skip("depthwise: every group is one kernel, a vector")
+    taps, centre = _kernel(info)
     return [
         MatrixView(
             "conv",

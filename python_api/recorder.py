@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from python_api.frame import METRICS, Array, SpectralFrame
+from python_api.frame import Array, SpectralFrame
 from python_api.loggers import metric_values
+from spectral_kernels.results import METRICS
 
 __all__ = ["ARRAYS", "LAYOUT", "METRICS_FILE", "Recorder", "record_type"]
 

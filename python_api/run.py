@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from python_api.frame import METRICS, Array
+from python_api.frame import Array
 from python_api.recorder import ARRAYS, LAYOUT, METRICS_FILE, record_type
+from spectral_kernels.results import METRICS
 
 __all__ = ["Run", "load_run"]
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from python_api.bounds import estimate_from_leading, rounding_bounds
-from python_api.frame import METRICS, Array, MatrixRow
+from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
 from spectral_kernels.rank.bounds import effective_rank_bounds
 from spectral_kernels.rank.op import summary_tables_list
-from spectral_kernels.results import SVD, Snapshot
+from spectral_kernels.results import METRICS, SVD, Snapshot
 from spectral_kernels.rsvd.op import rsvd_list
 from spectral_kernels.svd.op import svd_list, svdvals_list
 

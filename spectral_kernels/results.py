@@ -36,6 +36,10 @@ class SpectralSummary(NamedTuple):
     frobenius_norm: Array
 
 
+METRICS = SpectralSummary._fields[1:]
+"""The scalars of a matrix, in the order of the columns of every table of summaries."""
+
+
 class Decomposed(NamedTuple):
     """A = U @ Sigma @ Vh with a dense core: ``U`` (..., m, k), ``Sigma`` (..., k, k), ``Vh``."""
 

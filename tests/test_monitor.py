@@ -17,8 +17,9 @@ from torch import Tensor, nn
 import spectral_kernels as sk
 from python_api import monitor as monitor_file
 from python_api.bounds import entropy_bound, estimate_from_leading
-from python_api.frame import METRICS, SpectralFrame
+from python_api.frame import SpectralFrame
 from python_api.monitor import SpectralMonitor
+from spectral_kernels.results import METRICS
 
 METHODS = ("exact", "randomized")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import spectral_kernels as sk
 from spectral_kernels.rank import reference
 from spectral_kernels.rank.op import summaries_list, summary_tables_list
-from spectral_kernels.rank.torch_backend import COLUMNS
+from spectral_kernels.results import METRICS
 from spectral_kernels.svd.reference import svdvals
 
 FIELDS = sk.SpectralSummary._fields
@@ -139,7 +139,7 @@ def test_list_functions_equal_the_public_ones(backend: str) -> None:
     tables = summary_tables_list(spectra, shapes)
     assert [t.shape for t in tables] == [(7,), (7,)]
     assert tables[1].dtype == torch.float64
-    assert float(tables[0][COLUMNS.index("stable_rank")].float()) == float(public[0].stable_rank)
+    assert float(tables[0][METRICS.index("stable_rank")].float()) == float(public[0].stable_rank)
     # Mixed dtypes and batches take the general path.
     mixed = [torch.rand(2, 3).sort(descending=True).values, torch.ones(4, dtype=torch.float64)]
     got = summaries_list(mixed, [(3, 3), (4, 4)])

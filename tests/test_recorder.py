@@ -18,10 +18,11 @@ import pytest
 import torch
 
 from python_api.dataframes import read_metrics
-from python_api.frame import METRICS, SpectralFrame
+from python_api.frame import SpectralFrame
 from python_api.monitor import SpectralMonitor
 from python_api.recorder import Recorder
 from python_api.run import load_run
+from spectral_kernels.results import METRICS
 
 WEIGHTS = ((6, 4), (3, 6))
 

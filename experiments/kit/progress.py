@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
+ProgressBar: TypeAlias = "tqdm[Any]"
 
-def progress_bar(first_step: int, last_step: int, description: str) -> tqdm[Any]:
+
+def progress_bar(first_step: int, last_step: int, description: str) -> ProgressBar:
     """A bar over steps ``first_step`` to ``last_step``, on stderr.
 
     On a terminal it is redrawn five times a second; in a log file, where every redraw is another

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from experiments.kit.checkpoint import load_checkpoint, save_checkpoint, seed_everything
 from experiments.kit.options import Options
-from experiments.kit.progress import progress_bar
+from experiments.kit.progress import ProgressBar, progress_bar
 from experiments.kit.run_folder import CHECKPOINT
 from experiments.modular_addition.data import Split, addition_split
 from experiments.modular_addition.model import AdditionTransformer
@@ -189,7 +188,7 @@ def validate(model: AdditionTransformer, split: Split) -> dict[str, float]:
     }
 
 
-def show(bar: tqdm[Any], measured: dict[str, float], frame: SpectralFrame | None) -> None:
+def show(bar: ProgressBar, measured: dict[str, float], frame: SpectralFrame | None) -> None:
     """Put the step's numbers on the progress bar."""
     numbers = {
         "loss": f"{measured['train_loss']:.1e}",

@@ -7,17 +7,17 @@ from torch import Tensor
 
 from spectral_kernels import _C
 from spectral_kernels.numerics import DTYPE_CODES
-from spectral_kernels.rank.torch_backend import COLUMNS
+from spectral_kernels.results import METRICS
 
 
 def summary_tables(
     spectra: list[Tensor], shapes: list[tuple[int, int]], rtol: float
 ) -> list[Tensor]:
-    """Return the float64 table (..., 7) of each spectrum (..., r), columns as in ``COLUMNS``."""
+    """Return the float64 table (..., 7) of each spectrum (..., r), columns as in ``METRICS``."""
     tables = []
     jobs = []
     owners = []
-    width = len(COLUMNS)
+    width = len(METRICS)
     for S, (m, n) in zip(spectra, shapes, strict=True):
         *batch, r = S.shape
         if S.numel() == 0:

@@ -13,8 +13,7 @@ from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.arrays import Array, Leave, enter
 from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.rank.gradients import summarize_backward, summarize_setup
-from spectral_kernels.rank.torch_backend import COLUMNS
-from spectral_kernels.results import SpectralSummary
+from spectral_kernels.results import METRICS, SpectralSummary
 from spectral_kernels.svd.op import singular_values
 
 _summarize = contracts.operator("summarize")
@@ -176,7 +175,7 @@ def summarize_singular_values(
 
 
 def summary_tables_list(spectra: list[Tensor], shapes: list[tuple[int, int]]) -> list[Tensor]:
-    """Return one float64 table (..., 7) per spectrum, columns as in ``COLUMNS``.
+    """Return one float64 table (..., 7) per spectrum, columns as in ``METRICS``.
 
     Unchecked, without gradients, one compiled call for the whole list.
     """
@@ -232,7 +231,7 @@ def _metric(
     tensors, leave = _enter(A, check_finite)
     shapes = [_sides(x) for x in tensors]
     spectra = singular_values(tensors)
-    index = COLUMNS.index(column)
+    index = METRICS.index(column)
     values = [
         table[..., index].to(S.dtype)
         for S, table in zip(spectra, _differentiable_tables(spectra, shapes, rtol), strict=True)
@@ -252,7 +251,7 @@ def _feature_rank(H: Tensor, rtol: float) -> Tensor:
     centred = (wide - wide.mean(dim=-2, keepdim=True)).to(dtype)
     spectra = singular_values([centred])
     table = _differentiable_tables(spectra, [(m, n)], math.sqrt(rtol))[0]
-    return table[..., COLUMNS.index("numerical_rank")].to(dtype)
+    return table[..., METRICS.index("numerical_rank")].to(dtype)
 
 
 def _leave_summaries(

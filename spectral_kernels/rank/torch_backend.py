@@ -6,22 +6,13 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.numerics import default_rtol
-
-COLUMNS = (
-    "effective_rank",
-    "effective_rank_exp",
-    "stable_rank",
-    "numerical_rank",
-    "spectral_norm",
-    "nuclear_norm",
-    "frobenius_norm",
-)
+from spectral_kernels.results import METRICS
 
 
 def summary_tables(
     spectra: list[Tensor], shapes: list[tuple[int, int]], rtol: float
 ) -> list[Tensor]:
-    """Return the float64 table (..., 7) of each spectrum (..., r), columns as in ``COLUMNS``.
+    """Return the float64 table (..., 7) of each spectrum (..., r), columns as in ``METRICS``.
 
     ``rtol`` below zero means max(m, n) * eps of the spectrum's dtype.
     """
@@ -33,7 +24,7 @@ def summary_tables(
 
 def _table(S: Tensor, rtol: float) -> Tensor:
     if S.shape[-1] == 0:
-        return S.new_zeros((*S.shape[:-1], len(COLUMNS)), dtype=torch.float64)
+        return S.new_zeros((*S.shape[:-1], len(METRICS)), dtype=torch.float64)
     S = S.double()
     spectral = S.amax(dim=-1)
     # Relative to the largest value nothing over- or underflows, whatever the scale.
