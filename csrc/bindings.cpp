@@ -129,6 +129,25 @@ void rsvd(const py::list& list, int threads) {
       run_rsvd);
 }
 
+void track(const py::list& list, int threads) {
+  run_jobs<TrackJob>(
+      list, threads, 16,
+      [](Fields& f) {
+        TrackJob job;
+        job.a = f.matrix();
+        job.plan.v = f.pointer<double>();
+        job.plan.warm = f.integer() != 0;
+        job.plan.tolerance = f.real();
+        job.out = f.svd_output();
+        job.plan.bounds = f.pointer<double>();
+        job.plan.report = f.pointer<double>();
+        require_supported(job.a.batch == 1 && track_supported(job.a.dtype, job.a.m, job.a.n),
+                          "track", job.a);
+        return job;
+      },
+      run_track);
+}
+
 void summarize(const py::list& list, int threads) {
   run_jobs<SummaryJob>(
       list, threads, 8,
@@ -193,6 +212,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("svdvals", &svdvals, py::arg("jobs"), py::arg("threads"));
   module.def("svd", &svd, py::arg("jobs"), py::arg("threads"));
   module.def("rsvd", &rsvd, py::arg("jobs"), py::arg("threads"));
+  module.def("track", &track, py::arg("jobs"), py::arg("threads"));
   module.def("summarize", &summarize, py::arg("jobs"), py::arg("threads"));
   module.def("alignment_diagonals", &alignment_diagonals, py::arg("jobs"), py::arg("threads"));
   module.def("snapshot", &snapshot, py::arg("jobs"), py::arg("threads"));
@@ -203,6 +223,10 @@ PYBIND11_MODULE(_C, module) {
   module.def(
       "svd_supported",
       [](int d, int64_t m, int64_t n) { return vectors_supported(checked(d), m, n); },
+      py::arg("dtype"), py::arg("m"), py::arg("n"));
+  module.def(
+      "track_supported",
+      [](int d, int64_t m, int64_t n) { return track_supported(checked(d), m, n); },
       py::arg("dtype"), py::arg("m"), py::arg("n"));
   module.def("isa", [] { return std::string(kernels().name); });
   module.def("isas", &usable_isas);

@@ -32,6 +32,7 @@ from spectral_kernels.results import SVD, Decomposed, SpectralSummary
 from spectral_kernels.rsvd.op import rsvd
 from spectral_kernels.svd.bounds import residual_bounds
 from spectral_kernels.svd.op import svd, svdvals
+from spectral_kernels.tracking.op import SpectrumTracker
 
 if TYPE_CHECKING:
     from python_api.frame import SpectralFrame
@@ -54,6 +55,7 @@ __all__ = [
     "SpectralFrame",
     "SpectralMonitor",
     "SpectralSummary",
+    "SpectrumTracker",
     "alignment_diagonal",
     "alignment_matrix",
     "alignment_score",

@@ -53,6 +53,7 @@ OPERATIONS = {
     "rank": ("cpu", "torch"),
     "alignment": ("cpu", "torch"),
     "snapshot": ("cpu", "torch"),
+    "tracking": ("cpu", "torch"),
     "decomposed": ("torch",),
 }
 

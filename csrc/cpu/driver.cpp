@@ -294,6 +294,20 @@ void run_rsvd(const std::vector<RsvdJob>& jobs, int threads) {
   run_tasks(tasks, threads);
 }
 
+bool track_supported(DType, int64_t m, int64_t n) {
+  return std::min(m, n) <= kMaxVectorsSide;
+}
+
+void run_track(const std::vector<TrackJob>& jobs, int threads) {
+  const Kernels& k = kernels();
+  std::vector<Task> tasks;
+  for (const TrackJob& job : jobs)
+    tasks.push_back({cubic_cost(job.a), [&k, &job] {
+                       k.track(job.a, job.plan, job.out, workspace(k.track_workspace(job.a)));
+                     }});
+  run_tasks(tasks, threads);
+}
+
 void run_summaries(const std::vector<SummaryJob>& jobs, int threads) {
   // A spectrum takes a microsecond: threads only where there are many.
   int64_t total = 0;

@@ -33,6 +33,12 @@ struct RsvdJob {
   SvdOutput out;
 };
 
+struct TrackJob {
+  MatrixView a;  // one matrix
+  TrackPlan plan;
+  SvdOutput out;
+};
+
 struct SummaryJob {
   const void* s;
   DType dtype;
@@ -49,10 +55,12 @@ struct SnapshotJob {
 
 bool values_supported(DType dtype, int64_t m, int64_t n);
 bool vectors_supported(DType dtype, int64_t m, int64_t n);
+bool track_supported(DType dtype, int64_t m, int64_t n);
 
 void run_values(const std::vector<ValuesJob>& jobs, int threads);
 void run_svd(const std::vector<SvdJob>& jobs, int threads);
 void run_rsvd(const std::vector<RsvdJob>& jobs, int threads);
+void run_track(const std::vector<TrackJob>& jobs, int threads);
 void run_summaries(const std::vector<SummaryJob>& jobs, int threads);
 void run_alignments(const std::vector<AlignmentPair>& pairs, int threads);
 void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads);

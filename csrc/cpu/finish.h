@@ -134,15 +134,12 @@ inline void write_rows(const double* x, int64_t rows, int64_t n, int64_t ld, con
   }
 }
 
+// Ordered by sigma, every pair of vectors times its sign (by column of w and v).
 template <class T>
-inline void write_svd(const MatrixView& a, const Factors& f, double unscale, const SvdOutput& out,
-                      double* work) {
-  double* sign = work;
-  double* largest = sign + f.ld;
-  int64_t* order = reinterpret_cast<int64_t*>(largest + f.ld);
+inline void write_svd(const MatrixView& a, const Factors& f, double unscale, const double* sign,
+                      const SvdOutput& out, int64_t* order) {
   // u is on the long side exactly when A itself is X.
   const bool tall = a.m >= a.n;
-  column_signs(tall ? f.w : f.v, tall ? f.rows : f.n, f.ld, largest, sign);
   descending_order(f.sigma, f.n, order);
   T* s = static_cast<T*>(out.s);
   for (int64_t j = 0; j < f.n; ++j)
@@ -155,13 +152,19 @@ inline int64_t finish_workspace(int64_t rows, int64_t ld) {
   return 2 * rows + 3 * ld;
 }
 
+// Order and signs of an SVD on its own: the largest entry of every u is positive.
 inline void finish(const MatrixView& a, const Factors& f, double unscale, double floor,
                    const SvdOutput& out, double* work) {
   normalise_and_complete(f, floor, work);
+  double* sign = work;
+  double* largest = sign + f.ld;
+  int64_t* order = reinterpret_cast<int64_t*>(largest + f.ld);
+  const bool tall = a.m >= a.n;
+  column_signs(tall ? f.w : f.v, tall ? f.rows : f.n, f.ld, largest, sign);
   if (a.is_double())
-    write_svd<double>(a, f, unscale, out, work);
+    write_svd<double>(a, f, unscale, sign, out, order);
   else
-    write_svd<float>(a, f, unscale, out, work);
+    write_svd<float>(a, f, unscale, sign, out, order);
 }
 
 template <class T>

@@ -7,6 +7,7 @@
 #include "cpu/rsvd.h"
 #include "cpu/snapshot.h"
 #include "cpu/svd.h"
+#include "cpu/track.h"
 
 #define SK_CONCAT_(a, b) a##b
 #define SK_CONCAT(a, b) SK_CONCAT_(a, b)
@@ -49,6 +50,8 @@ const Kernels& SK_CONCAT(kernels_, SK_ISA)() {
       isa::svd,
       isa::rsvd_workspace,
       isa::rsvd,
+      isa::track_workspace,
+      isa::track,
       isa::alignment,
       isa::snapshot,
   };

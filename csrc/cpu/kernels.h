@@ -36,6 +36,17 @@ struct RsvdPlan {
   const void* start;  // (n, width)
 };
 
+// What a tracker keeps of a matrix, and what it tells of an update (spectral_kernels/_C.pyi).
+struct TrackPlan {
+  double* v;  // (r, r): columns are the vectors on the short side, in an order of their own
+  bool warm;
+  double tolerance;
+  double* bounds;  // (r)
+  double* report;  // kTrackFields
+};
+
+constexpr int kTrackFields = 4;
+
 struct AlignmentPair {
   const void* u;
   const void* v;
@@ -71,6 +82,9 @@ struct Kernels {
 
   int64_t (*rsvd_workspace)(const MatrixView&, const RsvdPlan&);
   void (*rsvd)(const MatrixView&, const RsvdPlan&, const SvdOutput&, double* work);
+
+  int64_t (*track_workspace)(const MatrixView&);
+  void (*track)(const MatrixView&, const TrackPlan&, const SvdOutput&, double* work);
 
   void (*alignment)(const AlignmentPair&);
   void (*snapshot)(const MatrixView&, void* packed, SnapshotStats*);

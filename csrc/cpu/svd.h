@@ -142,28 +142,43 @@ inline bool resolve_tail(GramSvdSpace& s, const Factors& f) {
   return true;
 }
 
-inline bool gram_svd(const MatrixView& a, const SvdOutput& out, double* work) {
-  const int64_t n = a.short_side(), ld = leading_dimension(a.short_side()),
-                rows = round_up(a.long_side(), kPad);
-  GramSvdSpace s = carve(a, work);
-  gram(a, s.g, ld, s.scratch);
-  if (!std::isfinite(trace(s.g, ld, n))) return false;
-  if (!eigenvectors(s, n, ld, s.v)) return false;
-  const Factors f = {s.w, s.v, a.long_side(), n, ld, s.sigma};
-  std::memset(s.w + a.long_side() * ld, 0,
-              static_cast<size_t>((rows - a.long_side()) * ld) * sizeof(double));
-  for (int64_t first = 0; first < a.long_side(); first += kSlice) {
-    const int64_t count = widen_slice(a, first, s.scratch, ld), padded = round_up(count, kGemmRows);
-    std::memset(s.scratch + count * ld, 0,
+// w = X v, both by rows; scratch holds kSlice * ld doubles. Rows of w past X's are zero.
+inline void multiply_rows(const MatrixView& a, const double* v, double* w, int64_t ld,
+                          double* scratch) {
+  const int64_t rows = a.long_side(), n = a.short_side();
+  std::memset(w + rows * ld, 0,
+              static_cast<size_t>((round_up(rows, kPad) - rows) * ld) * sizeof(double));
+  for (int64_t first = 0; first < rows; first += kSlice) {
+    const int64_t count = widen_slice(a, first, scratch, ld), padded = round_up(count, kGemmRows);
+    std::memset(scratch + count * ld, 0,
                 static_cast<size_t>((padded - count) * ld) * sizeof(double));
-    gemm({s.v, ld, s.scratch, 1, ld, s.w + first * ld, ld}, padded, n, n);
+    gemm({v, ld, scratch, 1, ld, w + first * ld, ld}, padded, n, n);
   }
+}
+
+// The factors of X = w v^T from scratch; false where X is not finite.
+inline bool solve_factors(const MatrixView& a, GramSvdSpace& s, const Factors& f) {
+  gram(a, s.g, f.ld, s.scratch);
+  if (!std::isfinite(trace(s.g, f.ld, f.n))) return false;
+  if (!eigenvectors(s, f.n, f.ld, s.v)) return false;
+  multiply_rows(a, f.v, f.w, f.ld, s.scratch);
   column_norms(f);
-  if (!resolve_tail(s, f)) return false;
+  return resolve_tail(s, f);
+}
+
+inline double largest_of(const double* x, int64_t n) {
   double largest = 0.0;
   for (int64_t j = 0; j < n; ++j)
-    largest = f.sigma[j] > largest ? f.sigma[j] : largest;
-  finish(a, f, 1.0, kNoise * largest, out, s.scratch);
+    largest = x[j] > largest ? x[j] : largest;
+  return largest;
+}
+
+inline bool gram_svd(const MatrixView& a, const SvdOutput& out, double* work) {
+  const int64_t n = a.short_side(), ld = leading_dimension(n);
+  GramSvdSpace s = carve(a, work);
+  const Factors f = {s.w, s.v, a.long_side(), n, ld, s.sigma};
+  if (!solve_factors(a, s, f)) return false;
+  finish(a, f, 1.0, kNoise * largest_of(f.sigma, n), out, s.scratch);
   return true;
 }
 

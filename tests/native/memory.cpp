@@ -110,6 +110,29 @@ void check_vectors(const Kernels& kernels, const MatrixView& a, std::mt19937& ra
   }
 }
 
+// A cold start, an update after a small move, one after a large one.
+template <class T>
+void check_track(const Kernels& kernels, const MatrixView& a, T* data, std::mt19937& random) {
+  const int64_t r = a.short_side();
+  std::normal_distribution<double> normal;
+  auto v = poisoned<double>(r * r);
+  bool warm = false;
+  for (const double move : {0.0, 1e-6, 1e-3, 1.0}) {
+    for (int64_t i = 0; i < a.m * a.n; ++i)
+      data[i] += static_cast<T>(move * normal(random));
+    auto bounds = poisoned<double>(r), report = poisoned<double>(kTrackFields);
+    SvdBuffers<T> result(a, r);
+    auto work = poisoned<double>(kernels.track_workspace(a));
+    kernels.track(a, {v.get(), warm, 1e-3, bounds.get(), report.get()}, result.output(),
+                  work.get());
+    result.check("track", a);
+    expect_written(v, r * r, "state of track", a);
+    expect_written(bounds, r, "bounds of track", a);
+    expect_written(report, kTrackFields, "report of track", a);
+    warm = true;
+  }
+}
+
 template <class T>
 void check_passes(const Kernels& kernels, const MatrixView& a) {
   auto packed = poisoned<T>(a.m * a.n);
@@ -145,6 +168,7 @@ void check(const Kernels& kernels, int64_t m, int64_t n, int kind, std::mt19937&
   check_values(kernels, a);
   check_vectors<T>(kernels, a, random);
   check_passes<T>(kernels, a);
+  check_track<T>(kernels, a, data.get(), random);
 }
 
 }  // namespace

@@ -1,0 +1,1 @@
+"""Full spectra of matrices that change a little from step to step."""

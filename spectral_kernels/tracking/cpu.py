@@ -1,0 +1,55 @@
+"""Adapter to the compiled kernels: one call for a ragged list of batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import _C
+from spectral_kernels.compiled_arguments import matrix_argument
+from spectral_kernels.numerics import DTYPE_CODES, result_dtype
+from spectral_kernels.results import SVD
+from spectral_kernels.tracking import torch_backend
+from spectral_kernels.tracking.state import NOT_FINITE, WORK, State, Tracked
+
+
+def track(matrices: list[Tensor], states: list[State], tolerance: float) -> list[Tracked]:
+    """Return the factors of each batch (B, m, n); its state is overwritten with the new one."""
+    results: list[Tracked] = []
+    jobs = []
+    owners = []
+    reports = []
+    for A, state in zip(matrices, states, strict=True):
+        batch, m, n = A.shape
+        if not _C.track_supported(DTYPE_CODES[A.dtype], m, n):
+            results += torch_backend.track([A], [state], tolerance)
+            continue
+        r = min(m, n)
+        dtype = result_dtype(A.dtype)
+        Ut = torch.empty(batch, r, m, dtype=dtype)
+        S = torch.empty(batch, r, dtype=dtype)
+        Vh = torch.empty(batch, r, n, dtype=dtype)
+        bounds = torch.empty(batch, r, dtype=torch.float64)
+        report = torch.empty(batch, 4, dtype=torch.float64)
+        tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, [])
+        results.append(tracked)
+        reports.append((report, state, tracked.work))
+        # Addresses by arithmetic: a tensor for every matrix of a batch costs more than its job.
+        places = [
+            (x.data_ptr(), x.stride(0) * x.element_size())
+            for x in (state.vectors, Ut, S, Vh, bounds, report)
+        ]
+        (start, code, *_, step, row, column), owner = matrix_argument(A)
+        owners.append(owner)
+        step *= A.element_size()
+        for i, warm in enumerate(state.warm):
+            v, ut, s, vh, radii, told = (place + i * size for place, size in places)
+            argument = (start + i * step, code, 1, m, n, 0, row, column)
+            jobs.append((*argument, v, int(warm), tolerance, ut, s, vh, radii, told))
+    if jobs:
+        _C.track(jobs, torch.get_num_threads())
+    for report, state, work in reports:
+        for i, code in enumerate(report[:, 0].tolist()):
+            work.append(WORK[int(code)] if code >= 0 else NOT_FINITE)
+            state.warm[i] = state.warm[i] or code >= 0
+    return results
