@@ -231,6 +231,4 @@ PYBIND11_MODULE(_C, module) {
   module.def("isa", [] { return std::string(kernels().name); });
   module.def("isas", &usable_isas);
   module.def("set_isa", &choose_isa, py::arg("name"));
-  module.attr("MAX_VALUES_SIDE") = kMaxValuesSide;
-  module.attr("MAX_VECTORS_SIDE") = kMaxVectorsSide;
 }

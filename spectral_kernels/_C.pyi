@@ -27,9 +27,6 @@ _TrackJob = tuple[int, int, int, int, int, int, int, int, int, int, float, int, 
 # (*matrix, dst_ptr, stats_ptr)
 _SnapshotJob = tuple[int, int, int, int, int, int, int, int, int, int]
 
-MAX_VALUES_SIDE: int
-MAX_VECTORS_SIDE: int
-
 def svdvals(jobs: Sequence[_ValuesJob], threads: int) -> None: ...
 def svd(jobs: Sequence[_VectorsJob], threads: int) -> None: ...
 def rsvd(jobs: Sequence[_RandomizedJob], threads: int) -> None: ...

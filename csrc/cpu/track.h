@@ -1,5 +1,5 @@
 // One warm-started update of a whole SVD: X = A (long side first) has moved a little since V, its
-// right vectors, were last right. All products, in float64, X read once per product with it.
+// right vectors, were last right. Everything is a matrix product, in float64.
 //
 //     W = X V, S = W^T W = D (I + C) D, D = diag(sigma)        sigma_j = |w_j|, u_j = w_j / sigma_j
 //     t_ij: Jacobi's tangent for the pair (i, j) of S          all pairs at once
@@ -332,8 +332,10 @@ inline void track(const MatrixView& a, const TrackPlan& plan, const SvdOutput& o
   const int64_t n = a.short_side(), ld = leading_dimension(n);
   GramSvdSpace s = carve(a, work);
   const Factors f = {s.w, s.v, a.long_side(), n, ld, s.sigma};
-  // Narrowing to the output's type, and the products here.
-  const double rounding = (a.is_double() ? 0.0 : 0x1p-23) + 64.0 * kEps * static_cast<double>(n);
+  // Narrowing to the output's type, and the products here: n gamma_M for the cosines, n gamma_n for
+  // the drift and for W (bounds.py), with room.
+  const double rounding = (a.is_double() ? kEps : 0x1p-23) +
+                          kEps * static_cast<double>(n) * static_cast<double>(64 + a.long_side());
   double unscale;
   const MatrixView x = scaled_copy(a, work + gram_svd_workspace(a), &unscale);
   Certificate c = {};

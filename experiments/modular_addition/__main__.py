@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.kit.command import exit_status
 from experiments.kit.options import Options, parse_options
 from experiments.kit.run_folder import is_finished, open_run_folder
 from experiments.modular_addition.presets import PRESETS, Settings
@@ -18,15 +19,7 @@ NAME = "modular_addition"
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the process's exit status."""
     options = parse(argv)
-    try:
-        run(options)
-    except ValueError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(NAME, lambda: run(options))
 
 
 def parse(argv: Sequence[str] | None) -> Options[Settings]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.kit.command import exit_status
 from experiments.kit.run_folder import SUMMARY, write_json
 from experiments.modular_addition.__main__ import NAME, parse, run
 from experiments.modular_addition.claims import ATTENTION, EMBEDDING_TO_ATTENTION
@@ -38,16 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda[:N] (default: auto)")
     chosen = parser.parse_args(argv)
     common = ["--preset", chosen.preset, "--out", chosen.out, "--device", chosen.device]
-    try:
-        folders = {label: run(parse([*common, *extra])) for label, extra in ROWS.items()}
-    except ValueError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues from the last checkpoint", file=sys.stderr)
-        return 130
-    compare(folders, Path(chosen.out) / NAME / f"compare-{chosen.preset}")
-    return 0
+    folders: dict[str, Path] = {}
+
+    def train_missing() -> None:
+        folders.update({label: run(parse([*common, *extra])) for label, extra in ROWS.items()})
+
+    status = exit_status(NAME, train_missing)
+    if status == 0:
+        compare(folders, Path(chosen.out) / NAME / f"compare-{chosen.preset}")
+    return status
 
 
 def compare(folders: dict[str, Path], out: Path) -> None:

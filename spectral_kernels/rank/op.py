@@ -185,17 +185,6 @@ def summary_tables_list(spectra: list[Tensor], shapes: list[tuple[int, int]]) ->
         return _tables(spectra, shapes, _DEFAULT_RTOL)
 
 
-def summaries_list(spectra: list[Tensor], shapes: list[tuple[int, int]]) -> list[SpectralSummary]:
-    """Return the summaries of many spectra; see ``summary_tables_list``."""
-    tables = summary_tables_list(spectra, shapes)
-    if not all(S.dim() == 1 and S.dtype == spectra[0].dtype for S in spectra) or not spectra:
-        return [_summary(S, table) for S, table in zip(spectra, tables, strict=True)]
-    # One cast and eight calls that make all the views, where a loop would make eight per matrix.
-    columns = torch.stack(tables).to(spectra[0].dtype).unbind(-1)
-    rows = zip(spectra, *(column.unbind(0) for column in columns), strict=True)
-    return [SpectralSummary(*row) for row in rows]
-
-
 def _summary(S: Tensor, table: Tensor) -> SpectralSummary:
     return SpectralSummary(S, *table.to(S.dtype).unbind(-1))
 
