@@ -87,6 +87,14 @@ def test_values(name: str, dtype: torch.dtype, every_isa: str) -> None:
     check_values(sk.svdvals(A), A)
 
 
+@pytest.mark.parametrize("n", [150, 200, 250, 300])
+def test_large_values_do_not_drift(n: int, every_isa: str) -> None:
+    # Most of the spectrum is far below eps sigma_1: hundreds of passes over the few large values,
+    # which an ulp to the same side in each would move by 20 eps sigma_1.
+    A = torch.from_numpy(matrices.hilbert(n))
+    check_values(sk.svdvals(A), A)
+
+
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 def test_vectors(name: str, dtype: torch.dtype, every_isa: str) -> None:
