@@ -131,15 +131,19 @@ void rsvd(const py::list& list, int threads) {
 
 void track(const py::list& list, int threads) {
   run_jobs<TrackJob>(
-      list, threads, 16,
+      list, threads, 20,
       [](Fields& f) {
         TrackJob job;
         job.a = f.matrix();
-        job.plan.v = f.pointer<double>();
+        job.plan.v = f.pointer<void>();
+        job.plan.single = f.integer() != 0;
         job.plan.warm = f.integer() != 0;
         job.plan.tolerance = f.real();
+        job.plan.drift = f.pointer<double>();
+        job.plan.names = f.pointer<int64_t>();
         job.out = f.svd_output();
         job.plan.bounds = f.pointer<double>();
+        job.plan.identities = f.pointer<int64_t>();
         job.plan.report = f.pointer<double>();
         require_supported(job.a.batch == 1 && track_supported(job.a.dtype, job.a.m, job.a.n),
                           "track", job.a);

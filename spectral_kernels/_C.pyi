@@ -20,10 +20,12 @@ _RandomizedJob = tuple[int, int, int, int, int, int, int, int, int, int, int, in
 _SummaryJob = tuple[int, int, int, int, int, int, float, int]
 # (u_ptr, dtype, u_stride_row, u_stride_col, v_ptr, v_stride_row, v_stride_col, length, k, out_ptr)
 _AlignmentJob = tuple[int, int, int, int, int, int, int, int, int, int]
-# (*matrix of batch 1, v_ptr, warm, tolerance, ut_ptr, s_ptr, vh_ptr, bounds_ptr, report_ptr); v
-# (r, r) float64 is read where warm and then overwritten; bounds (r) and report (4) are float64:
-# work (0 kept, 1 and 2 rotations, 3 solved, -1 not finite), c, f, rounding
-_TrackJob = tuple[int, int, int, int, int, int, int, int, int, int, float, int, int, int, int, int]
+# 20 numbers: (*matrix of batch 1, v_ptr, single, warm, tolerance, drift_ptr, names_ptr, ut_ptr,
+# s_ptr, vh_ptr, bounds_ptr, identities_ptr, report_ptr). State, read where warm and then
+# overwritten: v (r, r), float32 where single, else float64; drift (1) float64; names (r + 1) int64.
+# Results: bounds (r) float64, identities (r) int64 and report (2) float64: work (0 kept, 1 to 3
+# rotations, 4 solved, -1 not finite) and the bound of the 2-norm of all errors.
+_TrackJob = tuple[int | float, ...]
 # (*matrix, dst_ptr, stats_ptr)
 _SnapshotJob = tuple[int, int, int, int, int, int, int, int, int, int]
 

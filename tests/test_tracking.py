@@ -40,9 +40,9 @@ def check(A: torch.Tensor, result: sk.SVD, bounds: torch.Tensor, tolerance: floa
     size = 2 * radii.max() + 12 * max(r, 4) ** 0.5 * eps * truth[0]
     assert np.linalg.norm(exact - (U * S) @ Vh) <= r**0.5 * size
     short, long = (Vh @ Vh.T, U.T @ U) if m >= n else (U.T @ U, Vh @ Vh.T)
-    assert np.abs(short - np.eye(r)).max() <= 1e-6
+    assert np.abs(short - np.eye(r)).max() <= (1e-6 if result.S.dtype == torch.float64 else 2e-4)
     # What a cosine of two long vectors may be hangs on the values: it is what the bound allows.
-    assert np.abs(np.diag(long) - 1).max() <= 1e-6
+    assert np.abs(np.diag(long) - 1).max() <= (1e-6 if result.S.dtype == torch.float64 else 1e-5)
     assert (np.abs(long - np.eye(r)) * np.minimum(S, S[:, None])).max() <= 1.25 * size
 
 
@@ -71,9 +71,10 @@ def test_the_theorem_far_from_convergence() -> None:
         V = V + 10 ** generator.uniform(-6, -0.5) * matrices.gaussian(9, 9, seed + 1)
         gram = torch.from_numpy((X @ V).T @ (X @ V))
         departure = torch.from_numpy(V.T @ V - np.eye(9))
-        values, radii, rounding = certify(gram, departure, 14, torch.float64)
+        values, radii, rounding, norm = certify(gram, departure, 14, torch.float64)
         order = values.argsort(descending=True)
         error = np.abs(values[order].numpy() - sigma)
+        assert np.linalg.norm(error) <= norm
         assert (error <= (radii[order] + rounding).numpy()).all()
         tightest = max(tightest, float((error / radii[order].numpy()).max()))
     # A theorem that is far above every error would not be tested by this.
@@ -327,5 +328,5 @@ def test_errors(backend: str) -> None:
     assert tracker.work == ["kept", "kept"]
     with pytest.raises(ValueError, match="expected those of state_dict"):
         tracker.load_state_dict({"vectors": []})
-    with pytest.raises(ValueError, match=r"vectors\[1\] has shape \(1, 3, 3\).*\(1, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"vectors\[1\].*\(1, 3, 3\).*\(1, 4, 4\)"):
         tracker.load_state_dict({**state, "vectors": [state["vectors"][0]] * 2})

@@ -38,14 +38,19 @@ struct RsvdPlan {
 
 // What a tracker keeps of a matrix, and what it tells of an update (spectral_kernels/_C.pyi).
 struct TrackPlan {
-  double* v;  // (r, r): columns are the vectors on the short side, in an order of their own
+  void* v;  // (r, r): columns are the vectors on the short side, in an order of their own
+  bool single;  // v is float32 and sweeps are; else both are float64
   bool warm;
   double tolerance;
-  double* bounds;  // (r)
-  double* report;  // kTrackFields
+  double* drift;        // of v from orthonormal, a bound; kept with it
+  int64_t* names;       // (r + 1): the identity of each column of v, then the next fresh one
+  double* bounds;       // (r)
+  int64_t* identities;  // (r): of the vectors in order; -1 for a matrix that is not finite
+  double* report;       // kTrackFields
 };
 
-constexpr int kTrackFields = 4;
+// Work done (a code of Work), and the bound of the 2-norm of all errors.
+constexpr int kTrackFields = 2;
 
 struct AlignmentPair {
   const void* u;

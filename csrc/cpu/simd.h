@@ -51,6 +51,8 @@ struct Simd<float> {
 typedef Simd<double>::Vec Vd;
 typedef Simd<double>::Mask Md;
 constexpr int kLanes = Simd<double>::kLanes;
+typedef Simd<float>::Vec Vf;
+typedef Simd<float>::Mask Mf;
 
 template <class T>
 inline typename Simd<T>::Vec load(const T* p) {
@@ -130,6 +132,9 @@ inline double dot(const double* x, const double* y, int64_t n) {
 inline Vd select(Md mask, Vd yes, Vd no) {
   return mask ? yes : no;
 }
+inline Vf select(Mf mask, Vf yes, Vf no) {
+  return mask ? yes : no;
+}
 
 inline Vd square_root(Vd x) {
 #if defined(__AVX512F__)
@@ -145,8 +150,24 @@ inline Vd square_root(Vd x) {
 #endif
 }
 
+inline Vf square_root(Vf x) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_ps(0xffff, x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#else
+  Vf r;
+  for (int i = 0; i < Simd<float>::kLanes; ++i)
+    r[i] = std::sqrt(x[i]);
+  return r;
+#endif
+}
+
 inline Vd absolute(Vd x) {
   return select(x < 0.0, -x, x);
+}
+inline Vf absolute(Vf x) {
+  return select(x < 0.0f, -x, x);
 }
 inline Vd maximum(Vd a, Vd b) {
   return select(a > b, a, b);

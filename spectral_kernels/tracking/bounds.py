@@ -30,10 +30,25 @@ cosines off the diagonal, W_L^T W_L = D (I + C) D; let ||C||_2 <= c.
 
        sigma_i(W) / sqrt(1 + f) <= sigma_i(X) <= sigma_i(W) / sqrt(1 - f).
 
+Together they bound the whole vector of errors, too (Mirsky): with every s_j in its place,
+
+    ||s - sigma(W)||_2 <= ||W_L - Q D||_F + 2 tail <= d + 2 tail.
+
 c and f are the smaller of the Frobenius norm and the largest absolute row sum, both bounds of the
-2-norm of a symmetric matrix. Rounding, with gamma_n = n u / (1 - n u) (Higham 2002, Section 3.1):
-inner products of length M change each cosine by gamma_M, so ||C||_F by r gamma_M, and F by
-r gamma_r; the computed W is the product of a matrix within gamma_r ||X||_F ||V||_F of X V.
+2-norm of a symmetric matrix.
+
+Rounding, with gamma_n = n u / (1 - n u) (Higham 2002, Section 3.1): the computed product of a
+matrix Y with depth n is off by gamma_n |Y| |Z| at most, entry by entry. Each cosine is therefore
+off by gamma_M, ||C||_F by r gamma_M and ||C D||_F by gamma_M sqrt(r) ||D||_F; F by r gamma_r; and
+W differs from X V by gamma_r || |X| |V| ||_F <= gamma_r sqrt(r) ||X||_F (Cauchy-Schwarz, for the
+unit columns of V), which comes on top by Weyl. In float32 these are what the bounds cannot fall
+below; products are therefore summed in chunks of 32 (csrc/cpu/gemm.h), so that gamma_n there stands
+for 33 + n / 32 operations instead of n. F is measured in float64 for the same reason, and only
+when what is known of it (csrc/cpu/sweep.h) has grown too large:
+
+5. R = I + E + E^2 / 2 with a skew E has R^T R = I + E^4 / 4, so ||F|| becomes
+   (1 + f) (1 + ||E||^4 / 4) - 1 at most, plus rounding; V (I - F / 2) has the departure
+   -3/4 F^2 + 1/4 F^3 from orthonormal.
 """
 
 from __future__ import annotations
@@ -52,12 +67,14 @@ class Certificate(NamedTuple):
     """The norms s of the columns of W in their order, and what they are worth.
 
     ``values`` (r,); ``radii`` (r,): the theorem above, the quantity held against the tolerance;
-    ``rounding`` (): what float64 arithmetic and the narrowing of the result add to each.
+    ``rounding`` (): what float64 arithmetic and the narrowing of the result add to each;
+    ``error_norm`` (): the bound of the 2-norm of all errors, rounding included.
     """
 
     values: Tensor
     radii: Tensor
     rounding: Tensor
+    error_norm: Tensor
 
 
 def certify(gram: Tensor, departure: Tensor, rows: int, dtype: torch.dtype) -> Certificate:
@@ -80,7 +97,7 @@ def certify(gram: Tensor, departure: Tensor, rows: int, dtype: torch.dtype) -> C
     cosines.fill_diagonal_(0.0)
     c = _norm_bound(cosines) + cosine_rounding
     f = _norm_bound(departure) + r * _gamma(r)
-    pull = torch.linalg.matrix_norm(cosines * values) + cosine_rounding * largest
+    pull = torch.linalg.matrix_norm(cosines * values) + cosine_rounding * values.norm()
     d = pull / (1.0 + (1.0 - c).clamp_min(0.0).sqrt())
     tail = torch.where(leading, 0.0, values).norm()
 
@@ -96,7 +113,20 @@ def certify(gram: Tensor, departure: Tensor, rows: int, dtype: torch.dtype) -> C
     # ||X||_F <= ||W||_F / sqrt(1 - f); the factor 2 is for f and the division by sqrt(1 - f).
     product = 2.0 * _gamma(r) * r**0.5 * values.norm()
     narrowing = torch.finfo(result_dtype(dtype)).eps * largest
-    return Certificate(values, radii, product + narrowing)
+    stretch = 1.0 / (1.0 - f).clamp_min(0.0).sqrt() - 1.0
+    total = d + 2.0 * tail
+    total = total + (values.norm() + total) * stretch + product + r**0.5 * narrowing
+    # As above: a zero matrix has no errors.
+    total = torch.where((largest == 0) & (f < 1), 0.0, total)
+    return Certificate(values, radii, product + narrowing, total)
+
+
+def departure_bound(V: Tensor) -> float:
+    """Return a bound of ||V^T V - I||_2 for V (r, r) float64; NaN or infinite for what is not."""
+    r = V.shape[-1]
+    departure = V.mT @ V
+    departure.diagonal().sub_(1.0)
+    return float(_norm_bound(departure)) + r * _gamma(r)
 
 
 def _norm_bound(symmetric: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from spectral_kernels import checks, dispatch
 from spectral_kernels.arrays import Array, enter
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
-from spectral_kernels.tracking.state import WORK, State, Tracked
+from spectral_kernels.tracking.bounds import departure_bound
+from spectral_kernels.tracking.state import SOLVED, WORK, State, Tracked, sweep_dtype
 
 
 class SpectrumTracker:
@@ -47,6 +48,8 @@ class SpectrumTracker:
         self._shapes: list[tuple[int, ...]] | None = None
         self._states: list[State] = []
         self._bounds: Array | list[Array] | None = None
+        self._error_norms: Array | list[Array] | None = None
+        self._identities: Array | list[Array] | None = None
         self._work: list[str] = []
         self._resolves = 0
 
@@ -60,11 +63,31 @@ class SpectrumTracker:
         return self._bounds
 
     @property
+    def error_norms(self) -> Array | list[Array] | None:
+        """Bounds of the 2-norm of the vector of all errors S_i - sigma_i of the last update.
+
+        (...,) float64, a list where the update took one. Mostly far less than the root of the sum
+        of the squares of ``bounds``.
+        """
+        return self._error_norms
+
+    @property
+    def identities(self) -> Array | list[Array] | None:
+        """Which vector is where: (..., r) int64, in the order of S, a list for a list.
+
+        The first update numbers the vectors from 0 in the order of S, and each keeps its number
+        while it turns, wherever its value moves to. One that cannot be followed, because a matrix
+        was solved anew and no old vector is within 45 degrees, has a number not used before.
+        -1 for a matrix that was not finite.
+        """
+        return self._identities
+
+    @property
     def work(self) -> list[str]:
         """What the last update did, one entry per matrix in order, batches unrolled.
 
-        "kept" (the last vectors still hold), "rotated", "rotated twice", "solved" (anew; the
-        first time too), or "not finite".
+        "kept" (the last vectors still hold), "rotated", "rotated twice", "rotated three times",
+        "solved" (anew; the first time too), or "not finite".
         """
         return list(self._work)
 
@@ -86,10 +109,11 @@ class SpectrumTracker:
         Returns:
             ``SVD(U (..., m, r), S (..., r), Vh (..., r, n))``, detached, S descending. Signs are
             those of ``svd`` at first, and then carried on: a vector that turns a little does not
-            flip. Vectors on the short side are orthonormal. Cosines of two on the long side are
-            what the bounds allow, |cos| min(S_i, S_j) <= 2 max(bounds): tiny where the values
-            are large. A matrix with NaN or Inf gives NaN, and the next update goes on from the last
-            finite one.
+            flip. Vectors on the short side are orthonormal, to 2e-4 (mostly 1e-6) where sweeps are
+            float32: for input up to float32 with a tolerance of 5e-4 or more. Cosines of two on
+            the long side are what the bounds allow, |cos| min(S_i, S_j) <= 2 max(bounds): tiny
+            where the values are large. A matrix with NaN or Inf gives NaN, and the next update
+            goes on from the last finite one.
 
         Raises:
             TypeError: integer or complex dtype.
@@ -102,19 +126,24 @@ class SpectrumTracker:
         self._check_shapes([tuple(x.shape) for x in tensors], single)
         with torch.no_grad():
             results = self._update(tensors) if tensors else []
-        self._bounds = leave([bounds for _, bounds in results])
-        result: SVD | list[SVD] = leave([svd for svd, _ in results])
+        self._bounds = leave([found.bounds for found in results])
+        self._error_norms = leave([found.error_norms for found in results])
+        self._identities = leave([found.identities for found in results])
+        result: SVD | list[SVD] = leave([found.svd for found in results])
         return result
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what the next update needs, for ``torch.save``.
 
-        ``shapes`` (None before the first update), ``vectors`` (one (B, r, r) float64 tensor per
-        entry of the list), ``warm`` (per entry, one truth value per matrix) and ``resolves``.
+        ``shapes`` (None before the first update); per entry of the list ``vectors`` (B, r, r),
+        ``drift`` (B,), ``names`` (B, r + 1) and ``warm`` (one truth value per matrix); and
+        ``resolves``.
         """
         return {
             "shapes": None if self._shapes is None else list(self._shapes),
             "vectors": [state.vectors.clone() for state in self._states],
+            "drift": [state.drift.clone() for state in self._states],
+            "names": [state.names.clone() for state in self._states],
             "warm": [list(state.warm) for state in self._states],
             "resolves": self._resolves,
         }
@@ -128,26 +157,18 @@ class SpectrumTracker:
             ValueError: missing or unknown keys, or vectors that do not fit the shapes or are not
                 orthonormal.
         """
-        expected = {"shapes", "vectors", "warm", "resolves"}
+        expected = {"shapes", "vectors", "drift", "names", "warm", "resolves"}
         if set(state) != expected:
             raise ValueError(
                 f"state has the keys {sorted(state)}; expected those of state_dict(): "
                 f"{sorted(expected)}"
             )
         shapes = None if state["shapes"] is None else [tuple(s) for s in state["shapes"]]
-        states = []
-        for i, (shape, V, warm) in enumerate(
-            zip(shapes or [], state["vectors"], state["warm"], strict=True)
-        ):
-            count, r = math.prod(shape[:-2]), min(shape[-2:])
-            if tuple(V.shape) != (count, r, r) or len(warm) != count:
-                raise ValueError(
-                    f"vectors[{i}] has shape {tuple(V.shape)} and warm[{i}] {len(warm)} entries; "
-                    f"expected {(count, r, r)} and {count} for a matrix of shape {shape}"
-                )
-            vectors = V.detach().to(torch.float64, copy=True).contiguous()
-            _check_orthonormal(vectors, warm, f"vectors[{i}]")
-            states.append(State(vectors, [bool(x) for x in warm]))
+        parts = (state["vectors"], state["drift"], state["names"], state["warm"])
+        states = [
+            _loaded(f"[{i}]", shape, *part)
+            for i, (shape, *part) in enumerate(zip(shapes or [], *parts, strict=True))
+        ]
         self.reset()
         self._shapes, self._states = shapes, states
         self._resolves = int(state["resolves"])
@@ -170,10 +191,16 @@ class SpectrumTracker:
                     "same shape, or a call of reset() first"
                 )
 
-    def _update(self, tensors: list[Tensor]) -> list[tuple[SVD, Tensor]]:
+    def _update(self, tensors: list[Tensor]) -> list[Tracked]:
         if self._shapes is None:
             self._shapes = [tuple(A.shape) for A in tensors]
-            self._states = [_cold(A) for A in tensors]
+            self._states = [
+                State.cold(
+                    math.prod(A.shape[:-2]), min(A.shape[-2:]),
+                    sweep_dtype(A.dtype, self.tolerance), A.device,
+                )
+                for A in tensors
+            ]  # fmt: skip
         flat = [A.reshape(-1, *A.shape[-2:]) if A.numel() else A for A in tensors]
         device = tensors[0].device
         for state in self._states:
@@ -183,7 +210,7 @@ class SpectrumTracker:
         results = self._track(flat, device.type)
         self._work = [entry for tracked in results for entry in tracked.work]
         self._resolves += sum(
-            warm and entry == WORK[3] for warm, entry in zip(before, self._work, strict=True)
+            warm and entry == WORK[SOLVED] for warm, entry in zip(before, self._work, strict=True)
         )
         return [_unflatten(t, A) for t, A in zip(results, tensors, strict=True)]
 
@@ -199,22 +226,40 @@ class SpectrumTracker:
         return results
 
 
-def _cold(A: Tensor) -> State:
-    count, r = math.prod(A.shape[:-2]), min(A.shape[-2:])
-    return State(A.new_zeros((count, r, r), dtype=torch.float64), [False] * count)
-
-
-def _check_orthonormal(vectors: Tensor, warm: Sequence[bool], name: str) -> None:
-    """Raise ValueError unless every warm matrix has orthonormal columns, up to a loose 1e-2."""
-    for j, V in enumerate(vectors):
-        eye = torch.eye(V.shape[-1], dtype=V.dtype, device=V.device)
-        # False for NaN, too. Entries first: huge ones overflow in the product.
-        fits = bool((V.abs() <= 2.0).all()) and bool(((V.mT @ V - eye).abs() <= 1e-2).all())
-        if warm[j] and not fits:
+def _loaded(
+    where: str,
+    shape: tuple[int, ...],
+    V: Tensor,
+    drift: Tensor,
+    names: Tensor,
+    warm: Sequence[bool],
+) -> State:
+    """Return the state of one entry of the list, checked."""
+    count, r = math.prod(shape[:-2]), min(shape[-2:])
+    found = (tuple(V.shape), tuple(drift.shape), tuple(names.shape), len(warm))
+    if found != ((count, r, r), (count,), (count, r + 1), count):
+        raise ValueError(
+            f"vectors{where}, drift{where}, names{where} and warm{where} have the shapes {found}; "
+            f"expected {((count, r, r), (count,), (count, r + 1), count)} for a matrix of shape "
+            f"{shape}"
+        )
+    V = V.detach()
+    state = State(
+        V.to(torch.float32 if V.dtype == torch.float32 else torch.float64, copy=True).contiguous(),
+        drift.detach().to(torch.float64, copy=True),
+        names.detach().to(torch.int64, copy=True).contiguous(),
+        [bool(x) for x in warm],
+    )
+    for j in (j for j, is_warm in enumerate(warm) if is_warm):
+        measured = departure_bound(state.vectors[j].double())
+        # False for NaN, too.
+        if not measured <= 0.1:
             raise ValueError(
-                f"{name}[{j}] has columns that are not orthonormal; expected vectors from "
+                f"vectors{where}[{j}] has columns that are not orthonormal; expected vectors from "
                 "state_dict()"
             )
+        state.drift[j] = max(float(state.drift[j]), measured)
+    return state
 
 
 def _nothing(A: Tensor) -> Tracked:
@@ -227,15 +272,25 @@ def _nothing(A: Tensor) -> Tracked:
         A.new_zeros((*batch, r), dtype=dtype),
         A.new_zeros((*batch, r, n), dtype=dtype),
     )
-    bounds = A.new_zeros((*batch, r), dtype=torch.float64)
-    return Tracked(svd, bounds, [WORK[0]] * math.prod(batch))
+    return Tracked(
+        svd,
+        A.new_zeros((*batch, r), dtype=torch.float64),
+        A.new_zeros(batch, dtype=torch.float64),
+        A.new_zeros((*batch, r), dtype=torch.int64),
+        [WORK[0]] * math.prod(batch),
+    )
 
 
-def _unflatten(tracked: Tracked, A: Tensor) -> tuple[SVD, Tensor]:
-    """Return factors and bounds with the batch dimensions of ``A``."""
+def _unflatten(tracked: Tracked, A: Tensor) -> Tracked:
+    """Return one update with the batch dimensions of ``A``."""
     *batch, m, n = A.shape
     r = min(m, n)
     U, S, Vh = tracked.svd
     Ut = U.mT.reshape(*batch, r, m)
-    svd = SVD(Ut.mT, S.reshape(*batch, r), Vh.reshape(*batch, r, n))
-    return svd, tracked.bounds.reshape(*batch, r)
+    return Tracked(
+        SVD(Ut.mT, S.reshape(*batch, r), Vh.reshape(*batch, r, n)),
+        tracked.bounds.reshape(*batch, r),
+        tracked.error_norms.reshape(batch),
+        tracked.identities.reshape(*batch, r),
+        tracked.work,
+    )

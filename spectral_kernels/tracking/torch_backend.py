@@ -14,11 +14,8 @@ from torch import Tensor
 from spectral_kernels import numerics
 from spectral_kernels.results import SVD
 from spectral_kernels.svd import torch_backend as exact
-from spectral_kernels.tracking.bounds import Certificate, certify
-from spectral_kernels.tracking.state import NOT_FINITE, WORK, State, Tracked
-
-_ROTATIONS = 2
-_SOLVED = 3
+from spectral_kernels.tracking.bounds import Certificate, certify, departure_bound
+from spectral_kernels.tracking.state import NOT_FINITE, ROTATIONS, SOLVED, WORK, State, Tracked
 
 # The rows of the generator of a sweep: beyond it I + E + E^2/2 is too far from orthogonal for
 # Newton-Schulz to mend in a step or two.
@@ -45,6 +42,8 @@ def _track_batch(A: Tensor, state: State, tolerance: float) -> Tracked:
     S = A.new_full((batch, r), float("nan"), dtype=dtype)
     Vh = A.new_full((batch, r, n), float("nan"), dtype=dtype)
     bounds = A.new_full((batch, r), float("nan"), dtype=torch.float64)
+    error_norms = A.new_full((batch,), float("nan"), dtype=torch.float64)
+    identities = torch.full((batch, r), -1, dtype=torch.int64)
     work = []
     for i in range(batch):
         scaled, exponent, bad = numerics.normalize(A[i].double())
@@ -52,38 +51,58 @@ def _track_batch(A: Tensor, state: State, tolerance: float) -> Tracked:
             work.append(NOT_FINITE)
             continue
         code, found = _update(scaled, state, i, tolerance, A.dtype)
-        U, values, vh, radii = _factors(found, tall=m >= n)
+        U, values, vh, radii, order = _factors(found, tall=m >= n)
         Ut[i], Vh[i] = U.mT, vh
         S[i] = numerics.scale(values, exponent)
         # The smallest number: what the narrowing of a denormal result costs.
         least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
         bounds[i] = numerics.scale(radii, exponent) + least
-        state.vectors[i] = found.V
-        state.warm[i] = True
+        error_norms[i] = numerics.scale(found.certificate.error_norm, exponent) + r**0.5 * least
+        _remember(found.V, state, i, code, order)
+        identities[i] = state.names[i, order.cpu()]
         work.append(WORK[code])
-    return Tracked(SVD(Ut.mT, S, Vh), bounds, work)
+    return Tracked(SVD(Ut.mT, S, Vh), bounds, error_norms, identities.to(A.device), work)
+
+
+def _remember(V: Tensor, state: State, i: int, code: int, order: Tensor) -> None:
+    """Keep the vectors for the next update; those of a new solution find their old names."""
+    names = state.names[i]
+    r = V.shape[-1]
+    if not state.warm[i]:
+        names[order.cpu()] = torch.arange(r)
+        names[r] = r
+    elif code == SOLVED:
+        cosines, nearest = (state.vectors[i].to(V).mT @ V).abs().max(dim=0)
+        fresh = (cosines**2 <= 0.5).cpu()
+        old = names[nearest.cpu()]
+        first = int(names[r])
+        names[:r] = torch.where(fresh, first + fresh.cumsum(0) - 1, old)
+        names[r] = first + int(fresh.sum())
+    state.vectors[i] = V
+    state.drift[i] = departure_bound(state.vectors[i].double())
+    state.warm[i] = True
 
 
 def _update(
     A: Tensor, state: State, i: int, tolerance: float, dtype: torch.dtype
 ) -> tuple[int, _Measured]:
     X = A if A.shape[0] >= A.shape[1] else A.mT
-    old = state.vectors[i]
+    old = state.vectors[i].to(X.dtype)
     if state.warm[i]:
         V = old
-        for rotations in range(_ROTATIONS + 1):
+        for rotations in range(ROTATIONS + 1):
             found = _measure(X, V, dtype)
-            values, radii, _ = found.certificate
+            values, radii, *_ = found.certificate
             # False for NaN too, which a state from elsewhere may hold.
             if bool(radii.max() <= tolerance * values.max()):
                 return rotations, found
-            if rotations < _ROTATIONS:
+            if rotations < ROTATIONS:
                 V = _orthonormalize(V @ _rotation(found.gram, X.shape[0]))
     U, _, Vh = exact.svd([A])[0]
     V = Vh.mT if A.shape[0] >= A.shape[1] else U
     if state.warm[i]:
         V = _with_signs_of(old, V)
-    return _SOLVED, _measure(X, V, dtype)
+    return SOLVED, _measure(X, V, dtype)
 
 
 def _measure(X: Tensor, V: Tensor, dtype: torch.dtype) -> _Measured:
@@ -141,9 +160,9 @@ def _with_signs_of(old: Tensor, V: Tensor) -> Tensor:
     return V * torch.where(best < 0, -1.0, 1.0).to(V.dtype)
 
 
-def _factors(found: _Measured, tall: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return U, S, Vh and the bounds of S, sorted."""
-    values, radii, rounding = found.certificate
+def _factors(found: _Measured, tall: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return U, S, Vh and the bounds of S, sorted, and the order."""
+    values, radii, rounding, _ = found.certificate
     values, order = values.sort(descending=True, stable=True)
     V = found.V[:, order]
     # Columns of W are orthogonal only up to their cosines. Gram-Schmidt from the largest down
@@ -151,4 +170,4 @@ def _factors(found: _Measured, tall: bool) -> tuple[Tensor, Tensor, Tensor, Tens
     Q, R = torch.linalg.qr(found.W[:, order])
     Q = Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)
     U, Vh = (Q, V.mT) if tall else (V, Q.mT)
-    return U, values, Vh, radii[order] + rounding
+    return U, values, Vh, radii[order] + rounding, order
