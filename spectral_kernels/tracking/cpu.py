@@ -12,18 +12,14 @@ from spectral_kernels.results import SVD
 from spectral_kernels.tracking import torch_backend
 from spectral_kernels.tracking.state import NOT_FINITE, WORK, State, Tracked
 
+_Job = tuple[int | float, ...]
 
-def track(matrices: list[Tensor], states: list[State], tolerance: float) -> list[Tracked]:
-    """Return the factors of each batch (B, m, n); its state is overwritten with the new one."""
-    results: list[Tracked] = []
-    jobs: list[tuple[int | float, ...]] = []
-    owners = []
-    reports = []
-    for A, state in zip(matrices, states, strict=True):
+
+class _Batch:
+    """Results of one batch (B, m, n), and the addresses that the kernel needs."""
+
+    def __init__(self, A: Tensor, state: State, tolerance: float) -> None:
         batch, m, n = A.shape
-        if not _C.track_supported(DTYPE_CODES[A.dtype], m, n):
-            results += torch_backend.track([A], [state], tolerance)
-            continue
         r = min(m, n)
         dtype = result_dtype(A.dtype)
         Ut = torch.empty(batch, r, m, dtype=dtype)
@@ -31,38 +27,73 @@ def track(matrices: list[Tensor], states: list[State], tolerance: float) -> list
         Vh = torch.empty(batch, r, n, dtype=dtype)
         bounds = torch.empty(batch, r, dtype=torch.float64)
         identities = torch.empty(batch, r, dtype=torch.int64)
-        report = torch.empty(batch, 2, dtype=torch.float64)
-        tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, [])
-        results.append(tracked)
-        reports.append((report, state, tracked.work))
-        argument, owner = matrix_argument(A)
-        owners.append(owner)
-        arrays = (state.drift, state.names, Ut, S, Vh, bounds, identities, report)
-        jobs += _jobs(argument, A.element_size(), state, tolerance, arrays)
-    if jobs:
-        _C.track(jobs, torch.get_num_threads())
-    for report, state, work in reports:
-        for i, code in enumerate(report[:, 0].tolist()):
+        self.report = torch.empty(batch, 2, dtype=torch.float64)
+        self.state = state
+        self.tolerance = tolerance
+        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, self.report[:, 1], identities, [])
+        self._matrix, self._owner = matrix_argument(A)
+        self._size = A.element_size()
+        arrays = (state.drift, state.names, Ut, S, Vh, bounds, identities, self.report)
+        self._places = [(x.data_ptr(), x.stride(0) * x.element_size()) for x in arrays]
+
+    def jobs(self) -> list[_Job]:
+        """One job per matrix.
+
+        Addresses come by arithmetic: a tensor for every matrix of a batch costs more than its job.
+        """
+        start, code, _, m, n, step, row, column = self._matrix
+        v = self.state.vectors
+        single = int(v.dtype == torch.float32)
+        first, each = v.data_ptr(), v.stride(0) * v.element_size()
+        jobs = []
+        for i, warm in enumerate(self.state.warm):
+            argument = (start + i * step * self._size, code, 1, m, n, 0, row, column)
+            rest = [place + i * stride for place, stride in self._places]
+            jobs.append((*argument, first + i * each, single, int(warm), self.tolerance, *rest))
+        return jobs
+
+    def finish(self) -> bool:
+        """Read the report; returns whether a matrix was cold and no longer is."""
+        warmed = False
+        work = self.tracked.work
+        work.clear()
+        for i, code in enumerate(self.report[:, 0].tolist()):
             work.append(WORK[int(code)] if code >= 0 else NOT_FINITE)
-            state.warm[i] = state.warm[i] or code >= 0
-    return results
+            if code >= 0 and not self.state.warm[i]:
+                self.state.warm[i] = warmed = True
+        return warmed
 
 
-def _jobs(
-    matrix: tuple[int, ...], size: int, state: State, tolerance: float, arrays: tuple[Tensor, ...]
-) -> list[tuple[int | float, ...]]:
-    """Return one job per matrix of a batch.
+class Updates:
+    """Updates of batches (B, m, n) and their states, as far as possible in one compiled call."""
 
-    Addresses come by arithmetic: a tensor for every matrix of a batch costs more than its job.
-    """
-    start, code, _, m, n, step, row, column = matrix
-    v = state.vectors
-    single = int(v.dtype == torch.float32)
-    places = [(x.data_ptr(), x.stride(0) * x.element_size()) for x in arrays]
-    first, each = v.data_ptr(), v.stride(0) * v.element_size()
-    jobs = []
-    for i, warm in enumerate(state.warm):
-        argument = (start + i * step * size, code, 1, m, n, 0, row, column)
-        rest = [place + i * stride for place, stride in places]
-        jobs.append((*argument, first + i * each, single, int(warm), tolerance, *rest))
-    return jobs
+    def __init__(self, matrices: list[Tensor], states: list[State], tolerance: float) -> None:
+        self._batches: list[_Batch] = []
+        self._entries: list[_Batch | torch_backend.Updates] = []
+        for A, state in zip(matrices, states, strict=True):
+            if _C.track_supported(DTYPE_CODES[A.dtype], *A.shape[1:]):
+                self._batches.append(_Batch(A, state, tolerance))
+                self._entries.append(self._batches[-1])
+            else:
+                self._entries.append(torch_backend.prepare([A], [state], tolerance))
+        self._jobs = self._all_jobs()
+
+    def _all_jobs(self) -> list[_Job]:
+        return [job for batch in self._batches for job in batch.jobs()]
+
+    def run(self) -> list[Tracked]:
+        """Return the factors of each batch; its state is overwritten with the new one."""
+        if self._jobs:
+            _C.track(self._jobs, torch.get_num_threads())
+        warmed = [batch.finish() for batch in self._batches]
+        if any(warmed):
+            self._jobs = self._all_jobs()
+        return [
+            entry.tracked if isinstance(entry, _Batch) else entry.run()[0]
+            for entry in self._entries
+        ]
+
+
+def prepare(matrices: list[Tensor], states: list[State], tolerance: float) -> Updates:
+    """Return the updates of matrices that lie where they lie now."""
+    return Updates(matrices, states, tolerance)

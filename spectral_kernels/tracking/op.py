@@ -30,23 +30,27 @@ class SpectrumTracker:
         tolerance: the largest error bound of a singular value that may stand without more work,
             relative to sigma_1; positive. Rounding comes on top, about eps sigma_1 in float32.
             The errors themselves are mostly far smaller.
+        reuse_buffers: every update overwrites the results of the one before, and an update of
+            the same memory costs no preparation: for callers that read the results at once.
 
     Raises:
         TypeError, ValueError: the tolerance is not a positive finite number.
     """
 
-    def __init__(self, *, tolerance: float = 1e-3) -> None:
+    def __init__(self, *, tolerance: float = 1e-3, reuse_buffers: bool = False) -> None:
         if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
             raise TypeError(f"tolerance is {tolerance!r}; expected a number")
         if not (tolerance > 0 and math.isfinite(tolerance)):
             raise ValueError(f"tolerance is {tolerance}; expected a positive finite number")
         self.tolerance = float(tolerance)
+        self.reuse_buffers = bool(reuse_buffers)
         self.reset()
 
     def reset(self) -> None:
         """Forget vectors, shapes and counts: the next update is the first."""
         self._shapes: list[tuple[int, ...]] | None = None
         self._states: list[State] = []
+        self._plan: Plan | None = None
         self._bounds: Array | list[Array] | None = None
         self._error_norms: Array | list[Array] | None = None
         self._identities: Array | list[Array] | None = None
@@ -121,9 +125,11 @@ class SpectrumTracker:
                 devices.
         """
         tensors, leave = enter(A)
-        checks.check_matrices(tensors)
-        single = not isinstance(A, (list, tuple))
-        self._check_shapes([tuple(x.shape) for x in tensors], single)
+        if self._plan is None or not self._plan.fits(tensors):
+            checks.check_matrices(tensors)
+            single = not isinstance(A, (list, tuple))
+            self._check_shapes([tuple(x.shape) for x in tensors], single)
+            self._plan = None
         with torch.no_grad():
             results = self._update(tensors) if tensors else []
         self._bounds = leave([found.bounds for found in results])
@@ -201,29 +207,55 @@ class SpectrumTracker:
                 )
                 for A in tensors
             ]  # fmt: skip
-        flat = [A.reshape(-1, *A.shape[-2:]) if A.numel() else A for A in tensors]
-        device = tensors[0].device
-        for state in self._states:
-            # A state loaded from a file may be elsewhere.
-            state.vectors = state.vectors.to(device)
         before = [warm for state in self._states for warm in state.warm]
-        results = self._track(flat, device.type)
+        plan = self._plan or Plan(tensors, self._states, self.tolerance)
+        results = plan.run()
+        self._plan = plan if self.reuse_buffers else None
         self._work = [entry for tracked in results for entry in tracked.work]
         self._resolves += sum(
             warm and entry == WORK[SOLVED] for warm, entry in zip(before, self._work, strict=True)
         )
-        return [_unflatten(t, A) for t, A in zip(results, tensors, strict=True)]
-
-    def _track(self, flat: list[Tensor], device: str) -> list[Tracked]:
-        filled = [i for i, A in enumerate(flat) if A.numel()]
-        results = [_nothing(A) for A in flat]
-        if filled:
-            tracked = dispatch.backend("tracking", device).track(
-                [flat[i] for i in filled], [self._states[i] for i in filled], self.tolerance
-            )
-            for i, found in zip(filled, tracked, strict=True):
-                results[i] = found
         return results
+
+
+class Plan:
+    """The updates of matrices that lie in the same memory each time."""
+
+    def __init__(self, tensors: list[Tensor], states: list[State], tolerance: float) -> None:
+        self._places = [_place(A) for A in tensors]
+        self._tensors = tensors
+        flat = [A.reshape(-1, *A.shape[-2:]) if A.numel() else A for A in tensors]
+        # A batch that cannot be flattened in place was copied: such a plan is for once.
+        self._in_place = all(
+            A.data_ptr() == B.data_ptr() for A, B in zip(tensors, flat, strict=True)
+        )
+        device = tensors[0].device
+        for state in states:
+            # A state loaded from a file may be elsewhere.
+            state.vectors = state.vectors.to(device)
+        self._filled = [i for i, A in enumerate(flat) if A.numel()]
+        self._results = [_nothing(A) for A in tensors]
+        self._updates = None
+        if self._filled:
+            self._updates = dispatch.backend("tracking", device.type).prepare(
+                [flat[i] for i in self._filled], [states[i] for i in self._filled], tolerance
+            )
+
+    def fits(self, tensors: list[Tensor]) -> bool:
+        """Whether these lie where the plan's tensors lie."""
+        return self._in_place and self._places == [_place(A) for A in tensors]
+
+    def run(self) -> list[Tracked]:
+        """Update, in order; the results of the run before are overwritten."""
+        if self._updates is not None:
+            for i, found in zip(self._filled, self._updates.run(), strict=True):
+                tensor = self._tensors[i]
+                self._results[i] = found if tensor.dim() == 3 else _unflatten(found, tensor)
+        return self._results
+
+
+def _place(A: Tensor) -> tuple[Any, ...]:
+    return A.data_ptr(), A.dtype, A.shape, A.stride(), A.device
 
 
 def _loaded(

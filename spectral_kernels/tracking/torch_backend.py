@@ -29,9 +29,22 @@ class _Measured(NamedTuple):
     certificate: Certificate
 
 
-def track(matrices: list[Tensor], states: list[State], tolerance: float) -> list[Tracked]:
-    """Return the factors of each batch (B, m, n); its state is overwritten with the new one."""
-    return [_track_batch(A, state, tolerance) for A, state in zip(matrices, states, strict=True)]
+class Updates(NamedTuple):
+    """Updates of batches (B, m, n) and their states."""
+
+    matrices: list[Tensor]
+    states: list[State]
+    tolerance: float
+
+    def run(self) -> list[Tracked]:
+        """Return the factors of each batch; its state is overwritten with the new one."""
+        pairs = zip(self.matrices, self.states, strict=True)
+        return [_track_batch(A, state, self.tolerance) for A, state in pairs]
+
+
+def prepare(matrices: list[Tensor], states: list[State], tolerance: float) -> Updates:
+    """Return the updates of matrices that lie where they lie now."""
+    return Updates(matrices, states, tolerance)
 
 
 def _track_batch(A: Tensor, state: State, tolerance: float) -> Tracked:
