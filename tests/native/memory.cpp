@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <vector>
 
 #include "cpu/kernels.h"
 
@@ -110,25 +111,37 @@ void check_vectors(const Kernels& kernels, const MatrixView& a, std::mt19937& ra
   }
 }
 
-// A cold start, an update after a small move, one after a large one.
-template <class T>
+// A cold start, an update after a small move, one after a large one; sweeps in U.
+template <class T, class U>
 void check_track(const Kernels& kernels, const MatrixView& a, T* data, std::mt19937& random) {
   const int64_t r = a.short_side();
   std::normal_distribution<double> normal;
-  auto v = poisoned<double>(r * r);
+  auto v = poisoned<U>(r * r);
+  auto drift = poisoned<double>(1);
+  std::vector<int64_t> names(static_cast<size_t>(r + 1), -7);
   bool warm = false;
   for (const double move : {0.0, 1e-6, 1e-3, 1.0}) {
     for (int64_t i = 0; i < a.m * a.n; ++i)
       data[i] += static_cast<T>(move * normal(random));
     auto bounds = poisoned<double>(r), report = poisoned<double>(kTrackFields);
+    std::vector<int64_t> identities(static_cast<size_t>(r), -7);
     SvdBuffers<T> result(a, r);
     auto work = poisoned<double>(kernels.track_workspace(a));
-    kernels.track(a, {v.get(), warm, 1e-3, bounds.get(), report.get()}, result.output(),
-                  work.get());
+    kernels.track(a,
+                  {v.get(), sizeof(U) == 4, warm, 1e-3, drift.get(), names.data(), bounds.get(),
+                   identities.data(), report.get()},
+                  result.output(), work.get());
     result.check("track", a);
     expect_written(v, r * r, "state of track", a);
+    expect_written(drift, 1, "drift of track", a);
     expect_written(bounds, r, "bounds of track", a);
     expect_written(report, kTrackFields, "report of track", a);
+    for (const int64_t name : identities)
+      if (name < 0) {
+        std::printf("identities of track of %ld x %ld\n", static_cast<long>(a.m),
+                    static_cast<long>(a.n));
+        ++failures;
+      }
     warm = true;
   }
 }
@@ -168,7 +181,8 @@ void check(const Kernels& kernels, int64_t m, int64_t n, int kind, std::mt19937&
   check_values(kernels, a);
   check_vectors<T>(kernels, a, random);
   check_passes<T>(kernels, a);
-  check_track<T>(kernels, a, data.get(), random);
+  check_track<T, double>(kernels, a, data.get(), random);
+  if (sizeof(T) == 4) check_track<T, float>(kernels, a, data.get(), random);
 }
 
 }  // namespace
