@@ -234,6 +234,7 @@ class Plan:
             # A state loaded from a file may be elsewhere.
             state.vectors = state.vectors.to(device)
         self._filled = [i for i, A in enumerate(flat) if A.numel()]
+        self._found: list[Tracked] = []
         self._results = [_nothing(A) for A in tensors]
         self._updates = None
         if self._filled:
@@ -247,10 +248,12 @@ class Plan:
 
     def run(self) -> list[Tracked]:
         """Update, in order; the results of the run before are overwritten."""
-        if self._updates is not None:
-            for i, found in zip(self._filled, self._updates.run(), strict=True):
-                tensor = self._tensors[i]
-                self._results[i] = found if tensor.dim() == 3 else _unflatten(found, tensor)
+        found = self._updates.run() if self._updates is not None else []
+        # The same buffers as last time have the same views.
+        if not self._found or any(a is not b for a, b in zip(found, self._found, strict=True)):
+            for i, tracked in zip(self._filled, found, strict=True):
+                self._results[i] = _unflatten(tracked, self._tensors[i])
+            self._found = found
         return self._results
 
 
