@@ -38,7 +38,7 @@ struct RsvdPlan {
 
 // What a tracker keeps of a matrix, and what it tells of an update (spectral_kernels/_C.pyi).
 struct TrackPlan {
-  void* v;  // (r, r): columns are the vectors on the short side, in an order of their own
+  void* v;      // (r, r): columns are the vectors on the short side, in an order of their own
   bool single;  // v is float32 and sweeps are; else both are float64
   bool warm;
   double tolerance;
