@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.numerics import default_rtol
+from spectral_kernels.rank.torch_bounds import bound_table
 from spectral_kernels.results import METRICS
 
 
@@ -47,3 +48,17 @@ def _table(S: Tensor, rtol: float) -> Tensor:
         dim=-1,
     )
     return torch.where(torch.isfinite(total).unsqueeze(-1), table, float("nan"))
+
+
+def bounded_tables(
+    spectra: list[Tensor],
+    bounds: list[Tensor],
+    norms: list[Tensor],
+    shapes: list[tuple[int, int]],
+) -> list[tuple[Tensor, Tensor]]:
+    """Return ``summary_tables`` and the table of its bounds; see ``rank.summary_bounds``."""
+    tables = summary_tables(spectra, shapes, -1.0)
+    return [
+        (table, bound_table(S, b, norm, table, default_rtol(*shape, S.dtype)))
+        for S, b, norm, shape, table in zip(spectra, bounds, norms, shapes, tables, strict=True)
+    ]
