@@ -40,34 +40,21 @@ def bounded_tables(
     bounds: list[Tensor],
     norms: list[Tensor],
     shapes: list[tuple[int, int]],
-) -> list[tuple[Tensor, Tensor]]:
-    """Return ``summary_tables`` and the table of its bounds; see ``rank.summary_bounds``."""
-    counts = [S.shape[:-1].numel() if S.shape[-1] else 0 for S in spectra]
-    # One block for all: a tensor for every spectrum would cost more than its numbers.
-    block = torch.empty(2, sum(counts), len(METRICS), dtype=torch.float64)
-    values, size = block.data_ptr(), len(METRICS) * block.element_size()
+) -> Tensor:
+    """Return (2, matrices, 7): summaries and their bounds; see ``rank.summary_bounds``."""
+    counts = [S.shape[:-1].numel() for S in spectra]
+    block = torch.zeros(2, sum(counts), len(METRICS), dtype=torch.float64)
+    out, size = block.data_ptr(), len(METRICS) * block.element_size()
+    half = size * sum(counts)
     jobs = []
     owners = []
-    at = 0
     for S, b, norm, (m, n), count in zip(spectra, bounds, norms, shapes, counts, strict=True):
-        if not count:
-            continue
-        S, b, norm = S.contiguous(), b.contiguous(), norm.contiguous()
-        owners.append((S, b, norm))
-        out = values + at * size
-        job = (S.data_ptr(), DTYPE_CODES[S.dtype], count, S.shape[-1], m, n, -1.0, out)
-        jobs.append((*job, b.data_ptr(), norm.data_ptr(), out + sum(counts) * size))
-        at += count
+        if S.shape[-1]:
+            S, b, norm = S.contiguous(), b.contiguous(), norm.contiguous()
+            owners.append((S, b, norm))
+            told = (S.data_ptr(), DTYPE_CODES[S.dtype], count, S.shape[-1], m, n, -1.0, out)
+            jobs.append((*told, b.data_ptr(), norm.data_ptr(), out + half))
+        out += count * size
     if jobs:
         _C.summarize_with_bounds(jobs, torch.get_num_threads())
-    return _split(block, counts, spectra)
-
-
-def _split(block: Tensor, counts: list[int], spectra: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    parts = torch.split(block, counts, dim=1)
-    tables = []
-    for part, S in zip(parts, spectra, strict=True):
-        shape = (2, *S.shape[:-1], len(METRICS))
-        table = part.reshape(shape) if S.shape[-1] else torch.zeros(shape, dtype=torch.float64)
-        tables.append((table[0], table[1]))
-    return tables
+    return block

@@ -49,7 +49,7 @@ from spectral_kernels import checks, dispatch
 from spectral_kernels.arrays import Array, enter_together
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.rank.shapes import given_shapes
-from spectral_kernels.results import SpectralSummary
+from spectral_kernels.results import METRICS, SpectralSummary
 
 
 def summary_bounds(
@@ -96,10 +96,10 @@ def summary_bounds(
     for s, b, norm in zip(spectra, radii, norms, strict=True):
         _check(s, b, norm)
     shapes = _shapes(shape, spectra)
-    tables = bounded_summaries_list(spectra, radii, norms, shapes)
-    result: SpectralSummary | list[SpectralSummary] = leave(
-        [_summary(b, table) for b, (_, table) in zip(radii, tables, strict=True)]
-    )
+    block = bounded_summaries_list(spectra, radii, norms, shapes)
+    found = torch.split(block[1], [S.shape[:-1].numel() for S in spectra])
+    summaries = [_summary(b, table) for b, table in zip(radii, found, strict=True)]
+    result: SpectralSummary | list[SpectralSummary] = leave(summaries)
     return result
 
 
@@ -108,18 +108,18 @@ def bounded_summaries_list(
     bounds: list[Tensor],
     norms: list[Tensor],
     shapes: list[tuple[int, int]],
-) -> list[tuple[Tensor, Tensor]]:
-    """Return the table (..., 7) of each spectrum and that of its bounds, float64.
+) -> Tensor:
+    """Return all summaries and their bounds, (2, matrices, 7) float64, batches unrolled in order.
 
-    ``bounds`` and ``norms`` are float64; where no bound of the norm is known, infinity will do.
-    Columns as in ``METRICS``. Unchecked, without gradients, one compiled call for the whole list.
+    Columns as in ``METRICS``. ``bounds`` and ``norms`` are float64; where no bound of the norm is
+    known, infinity will do. Unchecked, without gradients, one compiled call for the whole list.
     """
     if not spectra:
-        return []
+        return torch.zeros(2, 0, len(METRICS), dtype=torch.float64)
     with torch.no_grad():
         module = dispatch.backend("rank", spectra[0].device.type)
-        tables: list[tuple[Tensor, Tensor]] = module.bounded_tables(spectra, bounds, norms, shapes)
-    return tables
+        block: Tensor = module.bounded_tables(spectra, bounds, norms, shapes)
+    return block
 
 
 def _check(S: Tensor, bounds: Tensor, norm: Tensor) -> None:
@@ -145,4 +145,5 @@ def _shapes(
 
 
 def _summary(bounds: Tensor, table: Tensor) -> SpectralSummary:
-    return SpectralSummary(bounds, *table.unbind(-1))
+    columns = table.reshape(*bounds.shape[:-1], len(METRICS)).unbind(-1)
+    return SpectralSummary(bounds, *columns)

@@ -55,10 +55,12 @@ def bounded_tables(
     bounds: list[Tensor],
     norms: list[Tensor],
     shapes: list[tuple[int, int]],
-) -> list[tuple[Tensor, Tensor]]:
-    """Return ``summary_tables`` and the table of its bounds; see ``rank.summary_bounds``."""
+) -> Tensor:
+    """Return (2, matrices, 7): summaries and their bounds; see ``rank.summary_bounds``."""
     tables = summary_tables(spectra, shapes, -1.0)
-    return [
-        (table, bound_table(S, b, norm, table, default_rtol(*shape, S.dtype)))
+    errors = [
+        bound_table(S, b, norm, table, default_rtol(*shape, S.dtype))
         for S, b, norm, shape, table in zip(spectra, bounds, norms, shapes, tables, strict=True)
     ]
+    flat = [torch.cat([x.reshape(-1, len(METRICS)) for x in part]) for part in (tables, errors)]
+    return torch.stack(flat)
