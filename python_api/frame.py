@@ -85,6 +85,8 @@ class SpectralFrame:
     """(name, name of the next layer) -> diagonal of |U^T V'| (Eq. 3)."""
     agreement: dict[str, Array]
     """Name -> |u_i . u'_i| |v_i . v'_i| against the reference (diagonal of Eq. 5)."""
+    every: int = 1
+    """Steps from one measurement to the next when this one was made."""
 
     def mean(self, metric: str) -> float:
         """Mean over the matrices of a metric, such as ``normalized_effective_rank``.
@@ -101,6 +103,7 @@ class SpectralFrame:
             "step": self.step,
             "scalars": dict(self.scalars),
             "overhead": self.overhead,
+            "every": self.every,
             "matrices": {
                 name: {
                     "shape": list(row.shape),

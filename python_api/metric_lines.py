@@ -77,7 +77,8 @@ class MetricLines:
 def _of_frame(frame: SpectralFrame) -> dict[str, float]:
     """Numbers of the frame as a whole; their names may change from step to step."""
     bad = sum(not row.finite for row in frame.matrices.values())
-    return {**frame.scalars, "overhead": frame.overhead, "not_finite": bad}
+    own = {"overhead": frame.overhead, "every": frame.every, "not_finite": bad}
+    return {**frame.scalars, **own}
 
 
 def _scores(diagonals: Sequence[Array]) -> list[float]:

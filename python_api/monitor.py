@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from python_api.cadence import Cadence
 from python_api.explanation import explain
 from python_api.frame import SpectralFrame
 from python_api.heads import HeadCounts
@@ -34,7 +35,7 @@ _VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
 _TRIPLETS = 32
 _TOLERANCE = 1e-3
 _STATE_VERSION = 2
-_RESERVED = frozenset({"overhead", "not_finite"})
+_RESERVED = frozenset({"every", "overhead", "not_finite"})
 
 
 class SpectralMonitor:
@@ -57,7 +58,10 @@ class SpectralMonitor:
             still hold, with a proved bound on every value; "exact": the same from scratch, to
             rounding; "randomized": k leading triplets, warm-started from the step before, with
             bounds for what they leave open.
-        every: measure at steps that are multiples of this.
+        every: measure at steps that are multiples of this (1).
+        overhead: instead of ``every``, the share of the time that the monitor may take, such as
+            0.02: measured as often as that allows, see `python_api.cadence`. ``monitor.every``
+            and ``frame.every`` tell the cadence, ``frame.overhead`` the share that it took.
         k: for "exact", how many vectors take part in alignment and agreement (100); for
             "randomized", how many triplets are computed (32); for "tracked", the number of
             triplets if no more than those are wanted, else None (whole spectra, 100 vectors).
@@ -84,7 +88,8 @@ class SpectralMonitor:
         model: nn.Module | Mapping[str, Tensor],
         *,
         method: Literal["tracked", "exact", "randomized"] = "tracked",
-        every: int = 1,
+        every: int | None = None,
+        overhead: float | None = None,
         k: int | None = None,
         tolerance: float | None = None,
         include: str | Sequence[str] | None = None,
@@ -98,9 +103,9 @@ class SpectralMonitor:
         registry: MatrixRegistry | None = None,
         seed: int = 0,
     ) -> None:
-        _check_options(method, every, k, tolerance)
+        _check_options(method, k, tolerance)
         self.method = method
-        self.every = every
+        self._cadence = Cadence(every, overhead)
         self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry())
         self._vectors = k or _VECTORS
         self._generator = torch.Generator().manual_seed(seed)
@@ -189,6 +194,11 @@ class SpectralMonitor:
         return tuple(self._rejected)
 
     @property
+    def every(self) -> int:
+        """Steps from one measurement to the next; with ``overhead``, as chosen so far."""
+        return self._cadence.every
+
+    @property
     def resolves(self) -> int:
         """How many matrices were solved anew so far because tracking lost them (a jump of the
         weights, say); their first solution does not count. 0 for methods that do not track."""
@@ -201,9 +211,10 @@ class SpectralMonitor:
 
     def explain(self) -> str:
         """What is watched and what is not, and why, as text."""
-        return explain(
+        told = explain(
             self._matrices, self._skipped, self._pairs, self._rejected, self._reference.described
         )
+        return f"{told}\n{self._cadence.described}"
 
     def step(self, step: int | None = None, **scalars: float | Tensor) -> SpectralFrame | None:
         """Measure if this step is due; call it after ``optimizer.step()``.
@@ -222,11 +233,18 @@ class SpectralMonitor:
         entered = time.perf_counter()
         number = self._next_step if step is None else int(step)
         self._next_step = number + 1
-        if self._paused or number % self.every:
+        if self._paused:
+            self._cadence.interrupt()
+            return None
+        self._cadence.enter(number, entered)
+        if not self._cadence.is_due(number):
+            self._cadence.leave(number, entered)
             return None
         with _plain_arithmetic():
             rows, alignment, agreement = self._measure()
-        frame = SpectralFrame(number, _as_floats(scalars), math.nan, rows, alignment, agreement)
+        frame = SpectralFrame(
+            number, _as_floats(scalars), math.nan, rows, alignment, agreement, self.every
+        )
         now = time.perf_counter()
         frame.overhead = (self._spent + now - entered) / (now - self._last_frame_at)
         self._last_frame_at = now
@@ -234,14 +252,16 @@ class SpectralMonitor:
         for sink in self._sinks:
             sink.write(frame)
         # Writing comes after the frame is complete, so it counts in the next one's share.
-        self._spent = time.perf_counter() - now
+        done = time.perf_counter()
+        self._spent = done - now
+        self._cadence.leave(number, done, done - entered)
         return frame
 
     def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]:
         svds, finite, rows = self._solver.measure(self._needs_vectors)
         diagonals = alignment_diagonals_list(
             [
-                _one_dtype(first.basis(svds[i]), second.basis(svds[j]).mT)
+                _one_dtype(first.basis(svds[i]), second.rows(svds[j]))
                 for _, i, first, j, second in self._meetings
             ],
             self._vectors,
@@ -278,6 +298,7 @@ class SpectralMonitor:
             "version": _STATE_VERSION,
             "method": self.method,
             "next_step": self._next_step,
+            "cadence": self._cadence.state(),
             "shapes": {matrix.name: list(matrix.shape) for matrix in self._matrices},
             "reference": self._reference.state(),
             "generator": self._generator.get_state(),
@@ -293,6 +314,7 @@ class SpectralMonitor:
         _check_state(state, self.method, self._matrices)
         self._reference.load_state(state["reference"])
         self._next_step = int(state["next_step"])
+        self._cadence.load_state(state["cadence"])
         self._generator.set_state(state["generator"].cpu())
         self._solver.load_state(state["solver"])
 
@@ -301,14 +323,13 @@ def _patterns(given: str | Sequence[str] | None) -> Sequence[str] | None:
     return [given] if isinstance(given, str) else given
 
 
-def _check_options(method: str, every: int, k: int | None, tolerance: float | None) -> None:
+def _check_options(method: str, k: int | None, tolerance: float | None) -> None:
     if method not in _METHODS:
         raise ValueError(f"method: expected one of {', '.join(_METHODS)}, got {method!r}")
     if tolerance is not None and method != "tracked":
         raise ValueError(f"tolerance: an option of method 'tracked', got it with {method!r}")
-    for name, value in (("every", every), ("k", 1 if k is None else k)):
-        if isinstance(value, bool) or value != int(value) or value < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    if k is not None and (isinstance(k, bool) or k != int(k) or k < 1):
+        raise ValueError(f"k: expected a whole number of at least 1, got {k!r}")
 
 
 def _check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matrix]) -> None:
@@ -346,14 +367,17 @@ def _as_floats(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
     return values
 
 
-@contextlib.contextmanager
-def _plain_arithmetic() -> Iterator[None]:
+def _plain_arithmetic() -> contextlib.ExitStack:
     """No gradients and no autocast: a step inside ``torch.autocast`` must not round to bf16.
 
     No inference mode either: what a step leaves for the next one would be read-only outside.
     """
-    with torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
+    stack = contextlib.ExitStack()
+    if torch.is_inference_mode_enabled():
+        stack.enter_context(torch.inference_mode(False))
+    if torch.is_grad_enabled():
+        stack.enter_context(torch.no_grad())
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+    return stack

@@ -4,9 +4,10 @@ Three files:
 
 ``metrics.jsonl``
     One JSON object per frame with flat keys: ``step``, the caller's scalars, ``overhead``,
-    ``not_finite`` (how many matrices have a NaN or infinity), ``<metric>/<matrix>``,
-    ``alignment_score/<a> -> <b>``, ``agreement_score/<matrix>`` and, where the method is not
-    exact, ``bound/<metric>/<matrix>``. What is not a finite number is ``null``.
+    ``every`` (steps between measurements), ``not_finite`` (how many matrices have a NaN or
+    infinity), ``<metric>/<matrix>``, ``alignment_score/<a> -> <b>``,
+    ``agreement_score/<matrix>`` and, where the method is not exact,
+    ``bound/<metric>/<matrix>``. What is not a finite number is ``null``.
     ``pandas.read_json(path, lines=True)`` reads it.
 
 ``spectra.bin``, ``spectra.json``

@@ -38,6 +38,7 @@ def test_a_line_has_every_number(method: str) -> None:
         assert content.pop("loss") == 0.1
         assert content.pop("not_finite") == 0
         assert content.pop("overhead") is None
+        assert content.pop("every") == 1
         bounds = {key: content.pop(key) for key in list(content) if key.startswith("bound/")}
         expected = metric_values(frame)
         assert content.keys() == expected.keys()
