@@ -55,7 +55,7 @@ def test_the_budget_sets_the_cadence(
     overhead: float, training: float, cost: float, every: int
 ) -> None:
     run = Run(Cadence(overhead=overhead))
-    run.steps(2000, training=training, cost=cost)
+    run.steps(10_000, training=training, cost=cost)
     assert run.cadence.every == every
     assert run.share() <= overhead * 1.1
     assert run.due[:2] == [0, every]
