@@ -101,11 +101,12 @@ class Cadence:
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``."""
+        times = {"cost": self._cost, "training": self._training}
         return {
             "every": self.every,
             "overhead": self.overhead,
-            "cost": self._cost,
-            "training": self._training,
+            # None for what is not known yet: NaN is not equal to itself.
+            **{name: None if math.isnan(value) else value for name, value in times.items()},
             "measured": self._measured,
             "last": self._last,
         }
@@ -119,7 +120,8 @@ class Cadence:
             return
         if self.overhead is not None:
             self.every = int(state["every"])
-            self._cost, self._training = float(state["cost"]), float(state["training"])
+            times = (state["cost"], state["training"])
+            self._cost, self._training = (math.nan if x is None else float(x) for x in times)
             self._measured, self._last = int(state["measured"]), state["last"]
         self._left = None
 
