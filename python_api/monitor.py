@@ -19,13 +19,13 @@ from python_api.layer_tree import build_tree
 from python_api.loggers import Sink, as_sinks
 from python_api.matrices import Matrix, MatrixRegistry, Skipped, find_matrices
 from python_api.matrix_rules import default_registry
+from python_api.meetings import Meetings
 from python_api.pair_discovery import discover_pairs
 from python_api.pairs import Pair, Rejected, resolve_pairs
 from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
 from python_api.reference import Reference
-from python_api.solvers import ExactSolver, RandomizedSolver, Solver, to_arrays
+from python_api.solvers import ExactSolver, RandomizedSolver, Solver
 from python_api.tracked_solver import TrackedSolver
-from spectral_kernels.alignment.op import alignment_diagonals_list
 from spectral_kernels.results import SVD
 
 __all__ = ["SpectralMonitor"]
@@ -108,6 +108,9 @@ class SpectralMonitor:
         self._cadence = Cadence(every, overhead)
         self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry())
         self._vectors = k or _VECTORS
+        self._meetings = Meetings(
+            self._pairs, self._matrices, self._vectors, in_place=method == "tracked"
+        )
         self._generator = torch.Generator().manual_seed(seed)
         self._solver = self._make_solver(k, tolerance)
         self._reference = Reference(reference, self._matrices, self._vectors)
@@ -161,11 +164,6 @@ class SpectralMonitor:
             self._pairs = found
         else:
             self._pairs, self._rejected = resolve_pairs(pairs, found, self._matrices), []
-        index = {matrix.name: i for i, matrix in enumerate(self._matrices)}
-        self._meetings = [
-            (pair.key, index[pair.first.matrix], pair.first, index[pair.second.matrix], pair.second)
-            for pair in self._pairs
-        ]
 
     def _which_need_vectors(self) -> list[bool]:
         if self._reference.wants_all:
@@ -259,16 +257,7 @@ class SpectralMonitor:
 
     def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]:
         svds, finite, rows = self._solver.measure(self._needs_vectors)
-        diagonals = alignment_diagonals_list(
-            [
-                _one_dtype(first.basis(svds[i]), second.rows(svds[j]))
-                for _, i, first, j, second in self._meetings
-            ],
-            self._vectors,
-        )
-        alignment = dict(
-            zip((meeting[0] for meeting in self._meetings), to_arrays(diagonals), strict=True)
-        )
+        alignment = self._meetings.alignment(svds)
         agreement = self._reference.agreement(svds)
         if self._reference.wants_previous:
             self._reference.remember(svds, finite)
@@ -346,12 +335,6 @@ def _check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matri
             if given.get(name) != here.get(name)
         ]
         raise ValueError(f"state: the matrices differ ({'; '.join(lines[:8])})")
-
-
-def _one_dtype(U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
-    if U.dtype == Vh.dtype:
-        return U, Vh
-    return U.double(), Vh.double()
 
 
 def _as_floats(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:

@@ -15,10 +15,10 @@ from python_api.bounds import estimate_from_leading
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
 from spectral_kernels.rank.bounds import effective_rank_bounds
-from spectral_kernels.rank.summary_bounds import bounded_summaries_list
+from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.results import METRICS
 
-__all__ = ["Spectra", "leading_rows", "rounding", "to_arrays"]
+__all__ = ["RowMaker", "Spectra", "leading_rows", "rounding", "split", "to_arrays"]
 
 # In eps sigma_1: what the exact solvers are held to.
 _ROUNDING = 8.0
@@ -30,9 +30,14 @@ def to_arrays(tensors: Sequence[Tensor]) -> list[Array]:
         return []
     if len({tensor.dtype for tensor in tensors}) > 1:
         # Joined, the float64 ones would widen the others.
-        return [tensor.cpu().numpy() for tensor in tensors]
+        return [tensor.to("cpu", copy=True).numpy() for tensor in tensors]
     joined = torch.cat(list(tensors)).cpu().numpy()
-    ends = itertools.accumulate(tensor.shape[0] for tensor in tensors)
+    return split(joined, [len(tensor) for tensor in tensors])
+
+
+def split(joined: Array, lengths: Sequence[int]) -> list[Array]:
+    """Consecutive parts of these lengths: views."""
+    ends = itertools.accumulate(lengths)
     return [joined[start:end] for start, end in itertools.pairwise((0, *ends))]
 
 
@@ -46,26 +51,40 @@ class Spectra(NamedTuple):
     norms: list[Tensor]
     """() float64, of the 2-norm of all errors."""
 
+
+class RowMaker:
+    """Rows from whole spectra, ranks and norms with their bounds from one call.
+
+    Spectra in the same tensors as last time cost no preparation.
+
+    Args:
+        matrices: those of every step, in order.
+        method: name of the method, for the rows.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix], method: str) -> None:
+        self._told = [(m.name, m.shape, m.kind, method) for m in matrices]
+        self._summaries: BoundedSummaries | None = None
+
     def rows(
-        self, matrices: Sequence[Matrix], method: str, finite: Sequence[bool], work: Sequence[str]
+        self, spectra: Spectra, finite: Sequence[bool], work: Sequence[str]
     ) -> dict[str, MatrixRow]:
-        """Rows by name, ranks and norms with their bounds from one call."""
-        block = bounded_summaries_list(
-            self.values, self.bounds, self.norms, [matrix.shape for matrix in matrices]
-        )
-        metrics, radii = block.tolist()
+        """Rows by name; ``finite`` and ``work`` as in `python_api.frame.MatrixRow`."""
+        if self._summaries is None or not self._summaries.fits(*spectra):
+            shapes = [shape for _, shape, _, _ in self._told]
+            self._summaries = BoundedSummaries(*spectra, shapes)
+        metrics, radii = self._summaries.run().tolist()
         return {
-            matrix.name: _row(matrix, method, ok, done, s, b, numbers, errors)
-            for matrix, ok, done, s, b, numbers, errors in zip(
-                matrices, finite, work, to_arrays(self.values), to_arrays(self.bounds),
+            told[0]: _row(told, ok, done, s, b, numbers, errors)
+            for told, ok, done, s, b, numbers, errors in zip(
+                self._told, finite, work, to_arrays(spectra.values), to_arrays(spectra.bounds),
                 metrics, radii, strict=True,
             )
         }  # fmt: skip
 
 
 def _row(
-    matrix: Matrix,
-    method: str,
+    told: tuple[str, tuple[int, int], str, str],
     finite: bool,
     work: str,
     values: Array,
@@ -73,9 +92,10 @@ def _row(
     metrics: Sequence[float],
     bounds: Sequence[float],
 ) -> MatrixRow:
+    name, shape, kind, method = told
     entropy, exponential, stable, rank, spectral, nuclear, frobenius = metrics
     return MatrixRow(
-        matrix.name, matrix.shape, matrix.kind, method, finite, work, values, value_bounds,
+        name, shape, kind, method, finite, work, values, value_bounds,
         entropy, exponential, stable, rank, spectral, nuclear, frobenius, bounds,
     )  # fmt: skip
 
@@ -149,10 +169,11 @@ def _leading_row(
     norm: float,
     entropy: tuple[float, float],
 ) -> MatrixRow:
+    told = (matrix.name, matrix.shape, matrix.kind, method)
     if not finite:
         nothing = (math.nan,) * len(METRICS)
         unknown = np.full(len(values), np.nan)
         values = unknown.astype(values.dtype)
-        return _row(matrix, method, False, work, values, unknown, nothing, nothing)
+        return _row(told, False, work, values, unknown, nothing, nothing)
     found = estimate_from_leading(values, norm, matrix.shape, entropy, bounds)
-    return _row(matrix, method, True, work, values, found.value_bounds, found.values, found.bounds)
+    return _row(told, True, work, values, found.value_bounds, found.values, found.bounds)

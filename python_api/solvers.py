@@ -14,7 +14,7 @@ from torch import Tensor
 
 from python_api.frame import MatrixRow
 from python_api.matrices import Matrix
-from python_api.rows import leading_rows, rounding, to_arrays
+from python_api.rows import RowMaker, leading_rows, rounding, to_arrays
 from spectral_kernels.results import SVD, Snapshot
 from spectral_kernels.rsvd.op import rsvd_list
 from spectral_kernels.snapshot.op import snapshot_list
@@ -90,7 +90,7 @@ class ExactSolver:
     def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> dict[str, MatrixRow]:
         """Rows with rounding-level bounds."""
         spectra = rounding([svd.S for svd in svds])
-        return spectra.rows(self.matrices, "exact", _finite(snapshot), [""] * len(svds))
+        return RowMaker(self.matrices, "exact").rows(spectra, _finite(snapshot), [""] * len(svds))
 
     def state(self) -> dict[str, Any]:
         """Nothing."""

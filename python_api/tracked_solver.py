@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from python_api.matrices import Matrix
-from python_api.rows import Spectra, leading_rows, rounding
+from python_api.rows import RowMaker, Spectra, leading_rows, rounding
 from python_api.solvers import Measured
 from spectral_kernels.results import SVD
 from spectral_kernels.svd.op import svdvals_list
@@ -23,17 +23,10 @@ __all__ = ["TrackedSolver"]
 _LARGEST_WHOLE = 384
 
 
-# TODO merge: the two classes below go, in favour of SpectrumTracker(tolerance=) with error_norms
-# and SpectrumTracker(k, tolerance=).
-class _WholeTracker(SpectrumTracker):
-    @property
-    def error_norms(self) -> list[Tensor]:
-        return [b.norm() for b in self.bounds or []]
-
-
-class _LeadingTracker(_WholeTracker):
-    def __init__(self, k: int, tolerance: float) -> None:
-        super().__init__(tolerance=tolerance)
+# TODO merge: goes, in favour of SpectrumTracker(k, tolerance=, reuse_buffers=).
+class _LeadingTracker(SpectrumTracker):
+    def __init__(self, k: int, *, tolerance: float, reuse_buffers: bool) -> None:
+        super().__init__(tolerance=tolerance, reuse_buffers=reuse_buffers)
         self._k = k
 
     def update(self, A: Any) -> Any:
@@ -73,11 +66,15 @@ class TrackedSolver:
     ) -> None:
         self._matrices = matrices
         self._all_values = k is None
+        self._rows = RowMaker(matrices, "tracked")
         whole = [i for i, m in enumerate(matrices) if not k and min(m.shape) <= _LARGEST_WHOLE]
         self._leading = [i for i in range(len(matrices)) if i not in set(whole)]
         self._groups = {
-            "whole": (whole, _WholeTracker(tolerance=tolerance)),
-            "leading": (self._leading, _LeadingTracker(k or vectors, tolerance)),
+            "whole": (whole, SpectrumTracker(tolerance=tolerance, reuse_buffers=True)),
+            "leading": (
+                self._leading,
+                _LeadingTracker(k or vectors, tolerance=tolerance, reuse_buffers=True),
+            ),
         }
 
     @property
@@ -102,7 +99,7 @@ class TrackedSolver:
         values = [svd.S for svd in svds]
         if self._all_values:
             norms = [entry.norm for entry in tracked]
-            rows = Spectra(values, bounds, norms).rows(self._matrices, "tracked", finite, work)
+            rows = self._rows.rows(Spectra(values, bounds, norms), finite, work)
         else:
             rows = leading_rows(
                 self._matrices, "tracked", values, _frobenius_norms(read),

@@ -135,9 +135,10 @@ def test_agreement_with_the_previous_step_and_with_given_svds() -> None:
         update(model, seed)
         frame = due(previous.step())
     assert list(due(fixed.step()).agreement) == ["head.weight"]
-    np.testing.assert_array_equal(
-        due(fixed.step()).agreement["head.weight"], due(listed.step()).agreement["head.weight"]
-    )
+    np.testing.assert_allclose(
+        due(fixed.step()).agreement["head.weight"], due(listed.step()).agreement["head.weight"],
+        atol=1e-5,
+    )  # fmt: skip
     # One step moves the weights less than three.
     assert frame.agreement["head.weight"].sum() > due(listed.step()).agreement["head.weight"].sum()
 
@@ -272,7 +273,9 @@ def test_compiled_models_have_their_own_names() -> None:
     update(whole, 0)
     moved = due(watch.step()).matrices["head.weight"].spectral_norm
     assert moved != before
-    assert moved == due(SpectralMonitor(model).step()).matrices["head.weight"].spectral_norm
+    fresh = due(SpectralMonitor(model).step()).matrices["head.weight"].spectral_norm
+    # One monitor has followed the weights there, the other has not.
+    assert moved == pytest.approx(fresh, rel=1e-6)
     nested = copy.deepcopy(model)
     nested.head = torch.compile(nested.head, backend="eager")
     names = [matrix.name for matrix in SpectralMonitor(nested).matrices]
@@ -493,7 +496,7 @@ def held_bytes(root: Any, without: set[int]) -> int:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("reference", ["init", "previous"])
-def test_the_monitor_holds_at_most_twice_the_weights(method: Any, reference: Any) -> None:
+def test_the_monitor_holds_few_times_the_weights(method: Any, reference: Any) -> None:
     class Demo(nn.Module):
         """Shapes of the modular addition demo."""
 
@@ -513,7 +516,8 @@ def test_the_monitor_holds_at_most_twice_the_weights(method: Any, reference: Any
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     held = held_bytes(vars(watch), own)
     assert held > 0.1 * weights  # the references are there, so the walk does see tensors
-    assert held <= 2 * weights
+    # The tracker has its vectors and, so that a step allocates nothing, the last results too.
+    assert held <= (3 if method == "tracked" else 2) * weights
 
 
 @pytest.mark.parametrize("kind", ["flat", "decaying", "low rank"])

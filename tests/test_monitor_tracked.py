@@ -47,7 +47,7 @@ def test_training_is_followed_within_the_bounds(backend: str) -> None:
             assert row.bounds["effective_rank"] < 0.02 * row.effective_rank
     assert {"kept", "rotated"} <= seen
     # Of 240 updates; the weights move most at the start.
-    assert watch.resolves <= 4
+    assert watch.resolves <= 8
 
 
 def test_the_tolerance_is_the_callers() -> None:

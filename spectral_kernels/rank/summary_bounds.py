@@ -96,30 +96,54 @@ def summary_bounds(
     for s, b, norm in zip(spectra, radii, norms, strict=True):
         _check(s, b, norm)
     shapes = _shapes(shape, spectra)
-    block = bounded_summaries_list(spectra, radii, norms, shapes)
+    block = BoundedSummaries(spectra, radii, norms, shapes).run()
     found = torch.split(block[1], [S.shape[:-1].numel() for S in spectra])
     summaries = [_summary(b, table) for b, table in zip(radii, found, strict=True)]
     result: SpectralSummary | list[SpectralSummary] = leave(summaries)
     return result
 
 
-def bounded_summaries_list(
-    spectra: list[Tensor],
-    bounds: list[Tensor],
-    norms: list[Tensor],
-    shapes: list[tuple[int, int]],
-) -> Tensor:
-    """Return all summaries and their bounds, (2, matrices, 7) float64, batches unrolled in order.
+class BoundedSummaries:
+    """Summaries of spectra and their bounds, again and again from the same memory.
 
-    Columns as in ``METRICS``. ``bounds`` and ``norms`` are float64; where no bound of the norm is
-    known, infinity will do. Unchecked, without gradients, one compiled call for the whole list.
+    Args:
+        spectra: (..., r), float32 or float64, descending.
+        bounds: (..., r) float64 of each.
+        norms: (...) float64 bounds of the 2-norm of all errors; infinity where none is known.
+        shapes: (m, n) of each matrix.
+
+    Unchecked, without gradients, one compiled call for the whole list.
     """
-    if not spectra:
-        return torch.zeros(2, 0, len(METRICS), dtype=torch.float64)
-    with torch.no_grad():
-        module = dispatch.backend("rank", spectra[0].device.type)
-        block: Tensor = module.bounded_tables(spectra, bounds, norms, shapes)
-    return block
+
+    def __init__(
+        self,
+        spectra: list[Tensor],
+        bounds: list[Tensor],
+        norms: list[Tensor],
+        shapes: list[tuple[int, int]],
+    ) -> None:
+        self._made_of = [*spectra, *bounds, *norms]
+        device = spectra[0].device.type if spectra else "cpu"
+        module = dispatch.backend("rank", device)
+        self._tables = module.BoundedTables(spectra, bounds, norms, shapes) if spectra else None
+        self._in_place = all(x.is_contiguous() for x in self._made_of)
+
+    def fits(self, spectra: list[Tensor], bounds: list[Tensor], norms: list[Tensor]) -> bool:
+        """Whether these are the very tensors that this was made of."""
+        given = (*spectra, *bounds, *norms)
+        same = all(a is b for a, b in zip(given, self._made_of, strict=False))
+        return same and len(given) == len(self._made_of) and self._in_place
+
+    def run(self) -> Tensor:
+        """Return (2, matrices, 7) float64: the summaries as they are now, and their bounds.
+
+        Batches are unrolled in order, columns as in ``METRICS``. The next run may overwrite it.
+        """
+        if self._tables is None:
+            return torch.zeros(2, 0, len(METRICS), dtype=torch.float64)
+        with torch.no_grad():
+            block: Tensor = self._tables.run()
+        return block
 
 
 def _check(S: Tensor, bounds: Tensor, norm: Tensor) -> None:

@@ -50,17 +50,23 @@ def _table(S: Tensor, rtol: float) -> Tensor:
     return torch.where(torch.isfinite(total).unsqueeze(-1), table, float("nan"))
 
 
-def bounded_tables(
-    spectra: list[Tensor],
-    bounds: list[Tensor],
-    norms: list[Tensor],
-    shapes: list[tuple[int, int]],
-) -> Tensor:
-    """Return (2, matrices, 7): summaries and their bounds; see ``rank.summary_bounds``."""
-    tables = summary_tables(spectra, shapes, -1.0)
-    errors = [
-        bound_table(S, b, norm, table, default_rtol(*shape, S.dtype))
-        for S, b, norm, shape, table in zip(spectra, bounds, norms, shapes, tables, strict=True)
-    ]
-    flat = [torch.cat([x.reshape(-1, len(METRICS)) for x in part]) for part in (tables, errors)]
-    return torch.stack(flat)
+class BoundedTables:
+    """Summaries and their bounds; see ``rank.summary_bounds``."""
+
+    def __init__(
+        self,
+        spectra: list[Tensor],
+        bounds: list[Tensor],
+        norms: list[Tensor],
+        shapes: list[tuple[int, int]],
+    ) -> None:
+        self._entries = list(zip(spectra, bounds, norms, shapes, strict=True))
+
+    def run(self) -> Tensor:
+        """Return (2, matrices, 7)."""
+        pairs = []
+        for S, b, norm, shape in self._entries:
+            table = _table(S, default_rtol(*shape, S.dtype))
+            errors = bound_table(S, b, norm, table, default_rtol(*shape, S.dtype))
+            pairs.append(torch.stack((table, errors)).reshape(2, -1, len(METRICS)))
+        return torch.cat(pairs, dim=1)
