@@ -11,10 +11,11 @@ from torch import Tensor
 from python_api.matrices import Matrix
 from python_api.rows import RowMaker, Spectra, leading_rows, rounding
 from python_api.solvers import Measured
+from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
 from spectral_kernels.svd.op import svdvals_list
 from spectral_kernels.tracking.op import SpectrumTracker
-from spectral_kernels.tracking.state import NOT_FINITE
+from spectral_kernels.tracking.state import NOT_FINITE, sweep_dtype
 
 __all__ = ["TrackedSolver"]
 
@@ -66,6 +67,8 @@ class TrackedSolver:
     ) -> None:
         self._matrices = matrices
         self._all_values = k is None
+        self._k = k or vectors
+        self._tolerance = tolerance
         self._rows = RowMaker(matrices, "tracked")
         whole = [i for i, m in enumerate(matrices) if not k and min(m.shape) <= _LARGEST_WHOLE]
         self._leading = [i for i in range(len(matrices)) if i not in set(whole)]
@@ -73,7 +76,7 @@ class TrackedSolver:
             "whole": (whole, SpectrumTracker(tolerance=tolerance, reuse_buffers=True)),
             "leading": (
                 self._leading,
-                _LeadingTracker(k or vectors, tolerance=tolerance, reuse_buffers=True),
+                _LeadingTracker(self._k, tolerance=tolerance, reuse_buffers=True),
             ),
         }
 
@@ -113,6 +116,23 @@ class TrackedSolver:
         for i, S, bounds, norm in zip(self._leading, *spectra, strict=True):
             svd = SVD(found[i].svd.U, S, found[i].svd.Vh)
             found[i] = _Tracked(svd, bounds, norm, found[i].work)
+
+    def memory(self) -> dict[str, int]:
+        """Matrix -> bytes kept between steps: its vectors on the short side, and its results."""
+        return {matrix.name: self._bytes(i, matrix) for i, matrix in enumerate(self._matrices)}
+
+    def _bytes(self, i: int, matrix: Matrix) -> int:
+        m, n = matrix.shape
+        tensor = matrix.get()
+        dtype = torch.float32 if tensor is None else tensor.dtype
+        result = torch.finfo(result_dtype(dtype)).bits // 8
+        if i in self._leading:
+            k = min(self._k, m, n)
+            return result * k * (m + n + 1) + result * k * min(m, n)
+        r = min(m, n)
+        sweep = torch.finfo(sweep_dtype(dtype, self._tolerance)).bits // 8
+        # U, S, Vh; bounds and identities; the state.
+        return result * r * (m + n + 1) + 16 * r + sweep * r * r
 
     def state(self) -> dict[str, Any]:
         """The vectors of all trackers."""

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_monitor import Net, assert_same, due, truth, update
+from test_monitor import Net, assert_same, due, held_bytes, truth, update
 from torch import Tensor, nn
 
 from python_api.frame import SpectralFrame
 from python_api.monitor import SpectralMonitor
+from python_api.tracked_solver import TrackedSolver
 
 
 def assert_within_bounds(frame: SpectralFrame, model: nn.Module) -> None:
@@ -261,3 +262,18 @@ def test_large_matrices_have_all_values_and_leading_vectors() -> None:
     assert not bad.finite
     assert bad.work == "not finite"
     assert np.isnan(bad.singular_values).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_what_the_solver_keeps_is_told_in_advance(dtype: torch.dtype) -> None:
+    weights = {"a": torch.randn(60, 128).to(dtype), "b": torch.randn(200, 90).to(dtype)}
+    watch = SpectralMonitor(weights, pairs=None, reference=None)
+    solver = watch._solver
+    assert isinstance(solver, TrackedSolver)
+    told = solver.memory()
+    for _ in range(3):
+        watch.step()
+    held = held_bytes(solver, {A.untyped_storage().data_ptr() for A in weights.values()})
+    # A few numbers for each matrix come on top: names, drift, summaries.
+    assert sum(told.values()) <= held <= 1.03 * sum(told.values())
+    assert told.keys() == weights.keys()
