@@ -152,22 +152,35 @@ void track(const py::list& list, int threads) {
       run_track);
 }
 
+SummaryJob summary_job(Fields& f) {
+  SummaryJob job;
+  job.s = f.pointer<const void>();
+  job.dtype = f.dtype();
+  job.batch = f.integer();
+  job.r = f.integer();
+  job.m = f.integer();
+  job.n = f.integer();
+  job.rtol = f.real();
+  job.out = f.pointer<double>();
+  return job;
+}
+
 void summarize(const py::list& list, int threads) {
-  run_jobs<SummaryJob>(
-      list, threads, 8,
+  run_jobs<SummaryJob>(list, threads, 8, summary_job, run_summaries);
+}
+
+void summarize_with_bounds(const py::list& list, int threads) {
+  run_jobs<BoundedSummaryJob>(
+      list, threads, 11,
       [](Fields& f) {
-        SummaryJob job;
-        job.s = f.pointer<const void>();
-        job.dtype = f.dtype();
-        job.batch = f.integer();
-        job.r = f.integer();
-        job.m = f.integer();
-        job.n = f.integer();
-        job.rtol = f.real();
+        BoundedSummaryJob job;
+        job.summary = summary_job(f);
+        job.b = f.pointer<const double>();
+        job.beta = f.pointer<const double>();
         job.out = f.pointer<double>();
         return job;
       },
-      run_summaries);
+      run_bounded_summaries);
 }
 
 void alignment_diagonals(const py::list& list, int threads) {
@@ -218,6 +231,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("rsvd", &rsvd, py::arg("jobs"), py::arg("threads"));
   module.def("track", &track, py::arg("jobs"), py::arg("threads"));
   module.def("summarize", &summarize, py::arg("jobs"), py::arg("threads"));
+  module.def("summarize_with_bounds", &summarize_with_bounds, py::arg("jobs"), py::arg("threads"));
   module.def("alignment_diagonals", &alignment_diagonals, py::arg("jobs"), py::arg("threads"));
   module.def("snapshot", &snapshot, py::arg("jobs"), py::arg("threads"));
   module.def(

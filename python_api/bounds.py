@@ -1,18 +1,9 @@
-r"""How far the numbers of a row can be from the truth.
+r"""How far the numbers of a row from k leading singular values can be from the truth.
 
-Let sigma be the true values, s the computed ones, |s_i - sigma_i| <= d_i, N = sum s. Then, with
-D = sum d:
-
-* norms: D for the nuclear norm, sqrt(sum d^2) for the Frobenius norm, d_1 for the spectral one;
-* entropy: p = s / N and p' = sigma / N' have the total variation distance T <= D / N (each of
-  the two ways to normalise moves at most D), and |H(p) - H(p')| <= T ln(r - 1) - T ln T
-  - (1 - T) ln(1 - T) (Audenaert, J. Phys. A 40, 2007, for diagonal states);
-* stable rank: the quotient of the extremes;
-* numerical rank: how many s lie within d of the threshold.
-
-For ``method="exact"``, d = 8 eps sigma_1, the rounding level that the solvers are held to. For
-``method="randomized"``, d comes from the mass that the k leading values leave over of the
-Frobenius norm, which is known exactly (`estimate_from_leading`).
+What the values leave of the Frobenius norm is the mass of all others together, which is all that is
+known of them (`estimate_from_leading`). Entropies are compared through the total variation distance
+T of sigma / sum sigma: |H - H'| <= T ln(r - 1) - T ln T - (1 - T) ln(1 - T) (Audenaert, J. Phys. A
+40, 2007, for diagonal states). Rows from whole spectra: `spectral_kernels.summary_bounds`.
 """
 
 from __future__ import annotations
@@ -22,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from python_api.frame import Array, MatrixRow
+from python_api.frame import Array
 from spectral_kernels.results import METRICS
 
-__all__ = ["Estimate", "entropy_bound", "estimate_from_leading", "rounding_bounds"]
+__all__ = ["Estimate", "entropy_bound", "estimate_from_leading"]
 
 
 def entropy_bound(distance: float, r: int) -> float:
@@ -40,52 +31,24 @@ def entropy_bound(distance: float, r: int) -> float:
     return distance * math.log(r - 1) + spread
 
 
-def rounding_bounds(row: MatrixRow) -> dict[str, float]:
-    """Bounds of a row whose singular values are all known to rounding."""
-    values = row.singular_values
-    eps = float(np.finfo(values.dtype).eps)
-    top = row.spectral_norm
-    delta = 8 * eps * top
-    r = len(values)
-    threshold = max(row.shape) * eps * top
-    near = float(np.count_nonzero(np.abs(values - threshold) <= delta)) if top else 0.0
-    entropy = entropy_bound(r * delta / row.nuclear_norm if row.nuclear_norm else 0.0, r)
-    frobenius = math.sqrt(r) * delta
-    return {
-        "singular_values": delta,
-        "effective_rank": entropy,
-        "effective_rank_exp": row.effective_rank_exp * math.expm1(entropy),
-        "stable_rank": _quotient_bound(row.frobenius_norm, frobenius, top, delta),
-        "numerical_rank": near if row.finite else math.nan,
-        "spectral_norm": delta,
-        "nuclear_norm": r * delta,
-        "frobenius_norm": frobenius,
-    }
-
-
-def _quotient_bound(frobenius: float, frobenius_error: float, top: float, error: float) -> float:
-    """Largest error of frobenius^2 / top^2."""
-    if not top:
-        return 0.0
-    if top <= error:
-        return math.inf
-    value = (frobenius / top) ** 2
-    high = ((frobenius + frobenius_error) / (top - error)) ** 2
-    low = (max(frobenius - frobenius_error, 0.0) / (top + error)) ** 2
-    return max(high - value, value - low)
-
-
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Values of a row from k leading triplets, each with its bound."""
 
     values: tuple[float, ...]
     """In the order of `spectral_kernels.results.METRICS`."""
-    bounds: dict[str, float]
+    bounds: tuple[float, ...]
+    """In the same order."""
+    value_bounds: Array
+    """(k,) of the singular values."""
 
 
 def estimate_from_leading(
-    values: Array, frobenius: float, shape: tuple[int, int], entropy: tuple[float, float]
+    values: Array,
+    frobenius: float,
+    shape: tuple[int, int],
+    entropy: tuple[float, float],
+    value_bounds: Array | None = None,
 ) -> Estimate:
     """What k leading values and the Frobenius norm prove about all ranks and norms.
 
@@ -94,15 +57,18 @@ def estimate_from_leading(
         frobenius: norm of the whole matrix, correct to rounding.
         shape: (m, n) of the matrix.
         entropy: `spectral_kernels.effective_rank_bounds` for ``values`` taken as exact.
+        value_bounds: (k,) of |sigma_i - s_i| where more is known than the mass tells.
 
     Returns:
         Midpoints of what is possible, half widths as bounds. The spectral norm, the stable rank
         and the numerical rank are those of the known values.
     """
     if not frobenius:
-        return Estimate((0.0,) * len(METRICS), dict.fromkeys(("singular_values", *METRICS), 0.0))
+        nothing = (0.0,) * len(METRICS)
+        return Estimate(nothing, nothing, np.zeros(len(values)))
     eps = float(np.finfo(values.dtype).eps)
-    known = _Leading(values.astype(np.float64) / frobenius, min(shape), 8 * eps)
+    told = None if value_bounds is None else value_bounds / frobenius
+    known = _Leading(values.astype(np.float64) / frobenius, min(shape), 8 * eps, told)
     low, high = known.entropy(entropy)
     top, top_error = float(known.s[0]), float(known.errors[0])
     stable = 1 / top**2
@@ -112,19 +78,18 @@ def estimate_from_leading(
     rank = int(np.count_nonzero(known.s > threshold))
     hidden = known.most_above(threshold) if rank == len(known.s) else 0
     nuclear_low, nuclear_high = known.nuclear_low * frobenius, known.nuclear_high * frobenius
-    bounds = {
-        "singular_values": float(known.errors.max()) * frobenius,
-        "effective_rank": (high - low) / 2,
-        "effective_rank_exp": (math.exp(high) - math.exp(low)) / 2,
-        "stable_rank": max(stable_high - stable, stable - stable_low),
-        "numerical_rank": float(hidden),
-        "spectral_norm": top_error * frobenius,
-        "nuclear_norm": (nuclear_high - nuclear_low) / 2,
-        "frobenius_norm": 8 * eps * frobenius,
-    }
+    bounds = (
+        (high - low) / 2,
+        (math.exp(high) - math.exp(low)) / 2,
+        max(stable_high - stable, stable - stable_low),
+        float(hidden),
+        top_error * frobenius,
+        (nuclear_high - nuclear_low) / 2,
+        8 * eps * frobenius,
+    )
     middle = ((low + high) / 2, (math.exp(low) + math.exp(high)) / 2, stable, float(rank),
               top * frobenius, (nuclear_low + nuclear_high) / 2, frobenius)  # fmt: skip
-    return Estimate(middle, bounds)
+    return Estimate(middle, bounds, known.errors * frobenius)
 
 
 class _Leading:
@@ -135,13 +100,15 @@ class _Leading:
     than s. ``rounding`` (relative to s_1 for values, to sum s^2 for masses) comes on top.
     """
 
-    def __init__(self, s: Array, r: int, rounding: float) -> None:
+    def __init__(self, s: Array, r: int, rounding: float, told: Array | None) -> None:
         mass = float(np.square(s).sum())
         k, self.q, self.r, self.s = len(s), r - len(s), r, s
         self.rho2 = max(1.0 - mass, 0.0) + rounding * mass
         slack = rounding * float(s[0])
         upper = np.sqrt(np.square(s) + self.rho2)
         self.errors = upper - s + slack
+        if told is not None:
+            self.errors = np.minimum(self.errors, told + slack)
         # sigma - s has the 2-norm rho at most, since (sigma - s)^2 <= sigma^2 - s^2.
         self.lead = min(float(self.errors.sum()), math.sqrt(k * self.rho2) + k * slack)
         total = float(s.sum())

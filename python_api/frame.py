@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,13 @@ class MatrixRow:
     method: str
     finite: bool
     """Whether every entry of the matrix is a finite number."""
+    work: str
+    """What method "tracked" did: "kept" (the last vectors still hold), "rotated", "solved" anew
+    and so on, see `spectral_kernels.SpectrumTracker.work`; empty for other methods."""
     singular_values: Array
     """(r,), or (k,) where the method computes k; descending; a NumPy array."""
+    singular_value_bounds: Array
+    """Largest error of each, float64."""
     effective_rank: float
     """Entropy of sigma / sum(sigma), in nats (Eq. 1 of Yunis et al.)."""
     effective_rank_exp: float
@@ -40,15 +45,20 @@ class MatrixRow:
     spectral_norm: float
     nuclear_norm: float
     frobenius_norm: float
-    _find_bounds: Callable[[MatrixRow], dict[str, float]] = field(repr=False)
+    metric_bounds: Sequence[float] = field(repr=False)
+    """Bounds of the seven numbers above, in their order; see `bounds`."""
 
     @property
     def bounds(self) -> dict[str, float]:
         """Metric -> largest error of its value, ``singular_values`` for all of them.
 
-        For the exact method these are rounding levels, see `python_api.bounds`.
+        Proved, from the bounds of the singular values: `spectral_kernels.summary_bounds`.
         """
-        return self._find_bounds(self)
+        every = self.singular_value_bounds
+        return {
+            "singular_values": float(every.max()) if len(every) else 0.0,
+            **dict(zip(METRICS, self.metric_bounds, strict=True)),
+        }
 
     @property
     def normalized_effective_rank(self) -> float:
@@ -75,6 +85,8 @@ class SpectralFrame:
     """(name, name of the next layer) -> diagonal of |U^T V'| (Eq. 3)."""
     agreement: dict[str, Array]
     """Name -> |u_i . u'_i| |v_i . v'_i| against the reference (diagonal of Eq. 5)."""
+    every: int = 1
+    """Steps from one measurement to the next when this one was made."""
 
     def mean(self, metric: str) -> float:
         """Mean over the matrices of a metric, such as ``normalized_effective_rank``.
@@ -91,13 +103,16 @@ class SpectralFrame:
             "step": self.step,
             "scalars": dict(self.scalars),
             "overhead": self.overhead,
+            "every": self.every,
             "matrices": {
                 name: {
                     "shape": list(row.shape),
                     "kind": row.kind,
                     "method": row.method,
                     "finite": row.finite,
+                    "work": row.work,
                     "singular_values": row.singular_values.tolist(),
+                    "singular_value_bounds": row.singular_value_bounds.tolist(),
                     **{metric: getattr(row, metric) for metric in METRICS},
                     "bounds": row.bounds,
                 }
@@ -126,8 +141,10 @@ class SpectralFrame:
             r = min(row.shape)
             yield record(name, "normalized_effective_rank", row.normalized_effective_rank,
                          bounds.get("effective_rank", math.nan) / r)  # fmt: skip
-            for i, value in enumerate(row.singular_values.tolist()):
-                yield record(name, f"singular_value[{i}]", value, bounds["singular_values"])
+            spectrum = zip(row.singular_values.tolist(), row.singular_value_bounds.tolist(),
+                           strict=True)  # fmt: skip
+            for i, (value, bound) in enumerate(spectrum):
+                yield record(name, f"singular_value[{i}]", value, bound)
         for pair, diagonal in self.alignment.items():
             yield record(pair_name(pair), "alignment_score", alignment_score(diagonal))
         for name, values in self.agreement.items():

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from python_api.cadence import Cadence
 from python_api.explanation import explain
 from python_api.frame import SpectralFrame
 from python_api.heads import HeadCounts
@@ -18,22 +19,23 @@ from python_api.layer_tree import build_tree
 from python_api.loggers import Sink, as_sinks
 from python_api.matrices import Matrix, MatrixRegistry, Skipped, find_matrices
 from python_api.matrix_rules import default_registry
+from python_api.meetings import Meetings
 from python_api.pair_discovery import discover_pairs
 from python_api.pairs import Pair, Rejected, resolve_pairs
 from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
 from python_api.reference import Reference
-from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
-from spectral_kernels.alignment.op import alignment_diagonals_list
+from python_api.solvers import ExactSolver, RandomizedSolver, Solver
+from python_api.tracked_solver import TrackedSolver
 from spectral_kernels.results import SVD
-from spectral_kernels.snapshot.op import snapshot_list
 
 __all__ = ["SpectralMonitor"]
 
-_METHODS = ("exact", "randomized")
+_METHODS = ("tracked", "exact", "randomized")
 _VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
 _TRIPLETS = 32
-_STATE_VERSION = 1
-_RESERVED = frozenset({"overhead", "not_finite"})
+_TOLERANCE = 1e-3
+_STATE_VERSION = 2
+_RESERVED = frozenset({"every", "overhead", "not_finite"})
 
 
 class SpectralMonitor:
@@ -52,11 +54,19 @@ class SpectralMonitor:
     Args:
         model: a module (compiled or wrapped for data parallelism too), or a mapping from names
             to tensors such as a state dict.
-        method: "exact": all singular values; "randomized": k leading triplets, warm-started
-            from the step before, with bounds for what they leave open.
-        every: measure at steps that are multiples of this.
+        method: "tracked": all singular values, from the vectors of the step before where they
+            still hold, with a proved bound on every value; "exact": the same from scratch, to
+            rounding; "randomized": k leading triplets, warm-started from the step before, with
+            bounds for what they leave open.
+        every: measure at steps that are multiples of this (1).
+        overhead: instead of ``every``, the share of the time that the monitor may take, such as
+            0.02: measured as often as that allows, see `python_api.cadence`. ``monitor.every``
+            and ``frame.every`` tell the cadence, ``frame.overhead`` the share that it took.
         k: for "exact", how many vectors take part in alignment and agreement (100); for
-            "randomized", how many triplets are computed (32).
+            "randomized", how many triplets are computed (32); for "tracked", the number of
+            triplets if no more than those are wanted, else None (whole spectra, 100 vectors).
+        tolerance: for "tracked", the largest bound of a singular value, relative to sigma_1, that
+            may stand before more work is done, up to a new solution (1e-3).
         include, exclude: patterns of names, with ``*`` and ``?``; see `monitor.explain()`.
         pairs: "auto": consecutive layers found from the structure of the model; a list of
             (name, name of the next layer); or ``None`` for no alignment.
@@ -77,9 +87,11 @@ class SpectralMonitor:
         self,
         model: nn.Module | Mapping[str, Tensor],
         *,
-        method: Literal["exact", "randomized"] = "exact",
-        every: int = 1,
+        method: Literal["tracked", "exact", "randomized"] = "tracked",
+        every: int | None = None,
+        overhead: float | None = None,
         k: int | None = None,
+        tolerance: float | None = None,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         pairs: Literal["auto"] | Sequence[tuple[str, str]] | None = "auto",
@@ -91,17 +103,16 @@ class SpectralMonitor:
         registry: MatrixRegistry | None = None,
         seed: int = 0,
     ) -> None:
-        _check_options(method, every, k)
+        _check_options(method, k, tolerance)
         self.method = method
-        self.every = every
+        self._cadence = Cadence(every, overhead)
         self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry())
         self._vectors = k or _VECTORS
-        self._generator = torch.Generator().manual_seed(seed)
-        self._solver = (
-            ExactSolver(self._matrices)
-            if method == "exact"
-            else RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator)
+        self._meetings = Meetings(
+            self._pairs, self._matrices, self._vectors, in_place=method == "tracked"
         )
+        self._generator = torch.Generator().manual_seed(seed)
+        self._solver = self._make_solver(k, tolerance)
         self._reference = Reference(reference, self._matrices, self._vectors)
         self._needs_vectors = self._which_need_vectors()
         self._sinks: list[Sink] = as_sinks(recorder)
@@ -112,10 +123,17 @@ class SpectralMonitor:
         self._spent = 0.0
         if self._reference.wants_init:
             with _plain_arithmetic():
-                snapshot = snapshot_list([matrix.read() for matrix in self._matrices])
-                self._reference.remember(
-                    self._solver.solve(snapshot, [True] * len(self._matrices)), snapshot.finite
-                )
+                first = self._solver.measure([True] * len(self._matrices))
+                self._reference.remember(first.svds, first.finite)
+
+    def _make_solver(self, k: int | None, tolerance: float | None) -> Solver:
+        if self.method == "exact":
+            return ExactSolver(self._matrices)
+        if self.method == "randomized":
+            return RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator)
+        return TrackedSolver(
+            self._matrices, k, _VECTORS, _TOLERANCE if tolerance is None else tolerance
+        )
 
     def _plan(
         self,
@@ -146,11 +164,6 @@ class SpectralMonitor:
             self._pairs = found
         else:
             self._pairs, self._rejected = resolve_pairs(pairs, found, self._matrices), []
-        index = {matrix.name: i for i, matrix in enumerate(self._matrices)}
-        self._meetings = [
-            (pair.key, index[pair.first.matrix], pair.first, index[pair.second.matrix], pair.second)
-            for pair in self._pairs
-        ]
 
     def _which_need_vectors(self) -> list[bool]:
         if self._reference.wants_all:
@@ -179,15 +192,27 @@ class SpectralMonitor:
         return tuple(self._rejected)
 
     @property
+    def every(self) -> int:
+        """Steps from one measurement to the next; with ``overhead``, as chosen so far."""
+        return self._cadence.every
+
+    @property
+    def resolves(self) -> int:
+        """How many matrices were solved anew so far because tracking lost them (a jump of the
+        weights, say); their first solution does not count. 0 for methods that do not track."""
+        return self._solver.resolves
+
+    @property
     def frame(self) -> SpectralFrame | None:
         """The last frame, ``None`` before the first."""
         return self._frame
 
     def explain(self) -> str:
         """What is watched and what is not, and why, as text."""
-        return explain(
+        told = explain(
             self._matrices, self._skipped, self._pairs, self._rejected, self._reference.described
         )
+        return f"{told}\n{self._cadence.described}"
 
     def step(self, step: int | None = None, **scalars: float | Tensor) -> SpectralFrame | None:
         """Measure if this step is due; call it after ``optimizer.step()``.
@@ -206,11 +231,18 @@ class SpectralMonitor:
         entered = time.perf_counter()
         number = self._next_step if step is None else int(step)
         self._next_step = number + 1
-        if self._paused or number % self.every:
+        if self._paused:
+            self._cadence.interrupt()
+            return None
+        self._cadence.enter(number, entered)
+        if not self._cadence.is_due(number):
+            self._cadence.leave(number, entered)
             return None
         with _plain_arithmetic():
             rows, alignment, agreement = self._measure()
-        frame = SpectralFrame(number, _as_floats(scalars), math.nan, rows, alignment, agreement)
+        frame = SpectralFrame(
+            number, _as_floats(scalars), math.nan, rows, alignment, agreement, self.every
+        )
         now = time.perf_counter()
         frame.overhead = (self._spent + now - entered) / (now - self._last_frame_at)
         self._last_frame_at = now
@@ -218,26 +250,17 @@ class SpectralMonitor:
         for sink in self._sinks:
             sink.write(frame)
         # Writing comes after the frame is complete, so it counts in the next one's share.
-        self._spent = time.perf_counter() - now
+        done = time.perf_counter()
+        self._spent = done - now
+        self._cadence.leave(number, done, done - entered)
         return frame
 
     def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]:
-        snapshot = snapshot_list([matrix.read() for matrix in self._matrices])
-        svds = self._solver.solve(snapshot, self._needs_vectors)
-        rows = self._solver.rows(snapshot, svds)
-        diagonals = alignment_diagonals_list(
-            [
-                _one_dtype(first.basis(svds[i]), second.basis(svds[j]).mT)
-                for _, i, first, j, second in self._meetings
-            ],
-            self._vectors,
-        )
-        alignment = dict(
-            zip((meeting[0] for meeting in self._meetings), to_arrays(diagonals), strict=True)
-        )
+        svds, finite, rows = self._solver.measure(self._needs_vectors)
+        alignment = self._meetings.alignment(svds)
         agreement = self._reference.agreement(svds)
         if self._reference.wants_previous:
-            self._reference.remember(svds, snapshot.finite)
+            self._reference.remember(svds, finite)
         return rows, alignment, agreement
 
     @contextlib.contextmanager
@@ -260,17 +283,16 @@ class SpectralMonitor:
 
         Only tensors and plain values: ``torch.load(..., weights_only=True)`` reads it.
         """
-        state: dict[str, Any] = {
+        return {
             "version": _STATE_VERSION,
             "method": self.method,
             "next_step": self._next_step,
+            "cadence": self._cadence.state(),
             "shapes": {matrix.name: list(matrix.shape) for matrix in self._matrices},
             "reference": self._reference.state(),
             "generator": self._generator.get_state(),
+            "solver": self._solver.state(),
         }
-        if isinstance(self._solver, RandomizedSolver):
-            state["start"] = self._solver.state()
-        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict` of a monitor with the same method and matrices.
@@ -281,21 +303,22 @@ class SpectralMonitor:
         _check_state(state, self.method, self._matrices)
         self._reference.load_state(state["reference"])
         self._next_step = int(state["next_step"])
+        self._cadence.load_state(state["cadence"])
         self._generator.set_state(state["generator"].cpu())
-        if isinstance(self._solver, RandomizedSolver):
-            self._solver.load_state(state["start"])
+        self._solver.load_state(state["solver"])
 
 
 def _patterns(given: str | Sequence[str] | None) -> Sequence[str] | None:
     return [given] if isinstance(given, str) else given
 
 
-def _check_options(method: str, every: int, k: int | None) -> None:
+def _check_options(method: str, k: int | None, tolerance: float | None) -> None:
     if method not in _METHODS:
         raise ValueError(f"method: expected one of {', '.join(_METHODS)}, got {method!r}")
-    for name, value in (("every", every), ("k", 1 if k is None else k)):
-        if isinstance(value, bool) or value != int(value) or value < 1:
-            raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+    if tolerance is not None and method != "tracked":
+        raise ValueError(f"tolerance: an option of method 'tracked', got it with {method!r}")
+    if k is not None and (isinstance(k, bool) or k != int(k) or k < 1):
+        raise ValueError(f"k: expected a whole number of at least 1, got {k!r}")
 
 
 def _check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matrix]) -> None:
@@ -314,12 +337,6 @@ def _check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matri
         raise ValueError(f"state: the matrices differ ({'; '.join(lines[:8])})")
 
 
-def _one_dtype(U: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
-    if U.dtype == Vh.dtype:
-        return U, Vh
-    return U.double(), Vh.double()
-
-
 def _as_floats(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
     values = {}
     for name, value in scalars.items():
@@ -333,11 +350,17 @@ def _as_floats(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
     return values
 
 
-@contextlib.contextmanager
-def _plain_arithmetic() -> Iterator[None]:
-    """No gradients and no autocast: a step inside ``torch.autocast`` must not round to bf16."""
-    with torch.no_grad(), contextlib.ExitStack() as stack:
-        for device in ("cpu", "cuda"):
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
+def _plain_arithmetic() -> contextlib.ExitStack:
+    """No gradients and no autocast: a step inside ``torch.autocast`` must not round to bf16.
+
+    No inference mode either: what a step leaves for the next one would be read-only outside.
+    """
+    stack = contextlib.ExitStack()
+    if torch.is_inference_mode_enabled():
+        stack.enter_context(torch.inference_mode(False))
+    if torch.is_grad_enabled():
+        stack.enter_context(torch.no_grad())
+    for device in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+    return stack

@@ -44,12 +44,19 @@ class Port:
     def __len__(self) -> int:
         return len(range(self.start, self.stop, self.step))
 
+    @property
+    def _is_whole(self) -> bool:
+        return self.stop - self.start == self.shape[self.side == "V"] and self.step == 1
+
     def basis(self, svd: SVD) -> Tensor:
         """The singular vectors as columns, ``(length, r)``: a view."""
         side: Tensor = svd.U if self.side == "U" else svd.Vh.mT
-        if self.stop - self.start == self.shape[self.side == "V"] and self.step == 1:
-            return side
-        return side[self.start : self.stop : self.step]
+        return side if self._is_whole else side[self.start : self.stop : self.step]
+
+    def rows(self, svd: SVD) -> Tensor:
+        """The singular vectors as rows, ``(r, length)``: a view."""
+        side: Tensor = svd.Vh if self.side == "V" else svd.U.mT
+        return side if self._is_whole else side[:, self.start : self.stop : self.step]
 
     def narrowed(self, low: int, high: int) -> Port:
         """This port for channels ``low:high`` of the layer alone."""

@@ -4,15 +4,16 @@ Three files:
 
 ``metrics.jsonl``
     One JSON object per frame with flat keys: ``step``, the caller's scalars, ``overhead``,
-    ``not_finite`` (how many matrices have a NaN or infinity), ``<metric>/<matrix>``,
-    ``alignment_score/<a> -> <b>``, ``agreement_score/<matrix>`` and, where the method does not
-    compute all values, ``bound/<metric>/<matrix>``. What is not a finite number is ``null``.
+    ``every`` (steps between measurements), ``not_finite`` (how many matrices have a NaN or
+    infinity), ``<metric>/<matrix>``, ``alignment_score/<a> -> <b>``,
+    ``agreement_score/<matrix>`` and, where the method is not exact,
+    ``bound/<metric>/<matrix>``. What is not a finite number is ``null``.
     ``pandas.read_json(path, lines=True)`` reads it.
 
 ``spectra.bin``, ``spectra.json``
-    Singular values, alignment diagonals and agreement. Binary, since as text they would cost
-    more time than their computation: records of equal size, an int64 step and then the values
-    in the order of ``spectra.json``'s columns, all little-endian.
+    Singular values and their bounds, alignment diagonals and agreement. Binary, since as text
+    they would cost more time than their computation: records of equal size, an int64 step and
+    then the values in the order of ``spectra.json``'s columns, all little-endian.
 
 A record reaches the operating system in one write, the binary one first, so a killed process
 loses at most the record it was writing. A torn end is cut off when the folder is opened again.
@@ -21,7 +22,6 @@ loses at most the record it was writing. A torn end is cut off when the folder i
 from __future__ import annotations
 
 import json
-import math
 import os
 from io import FileIO
 from pathlib import Path
@@ -30,8 +30,7 @@ from typing import Any
 import numpy as np
 
 from python_api.frame import Array, SpectralFrame
-from python_api.loggers import metric_values
-from spectral_kernels.results import METRICS
+from python_api.metric_lines import MetricLines
 
 __all__ = ["ARRAYS", "LAYOUT", "METRICS_FILE", "Recorder", "record_type"]
 
@@ -59,6 +58,7 @@ class Recorder:
         self.last_step = repair(self.run_dir, resume_from)
         self._layout = _read_layout(self.run_dir)
         self._columns: list[tuple[str, Any, int]] = []
+        self._lines = MetricLines()
         self._metrics: FileIO | None = open(self.run_dir / METRICS_FILE, "ab", buffering=0)  # noqa: SIM115
         self._arrays: FileIO = open(self.run_dir / ARRAYS, "ab", buffering=0)  # noqa: SIM115
 
@@ -85,12 +85,14 @@ class Recorder:
                 f"{self.run_dir}: the frame of step {frame.step} has other matrices, pairs or "
                 "lengths than those recorded before; choose another folder"
             )
-        record = np.zeros((), dtype=self._dtype)
+        record = np.zeros(1, dtype=self._dtype)
         record["step"] = frame.step
-        values = [values for _, _, values in groups]
-        record["values"] = np.concatenate(values) if values else 0
+        if groups:
+            np.concatenate(
+                [values for _, _, values in groups], out=record["values"][0], casting="same_kind"
+            )
         _append(self._arrays, record.tobytes())
-        _append(self._metrics, (json.dumps(_flat(frame), allow_nan=False) + "\n").encode())
+        _append(self._metrics, (self._lines.line(frame) + "\n").encode())
         self.last_step = frame.step
 
     def close(self) -> None:
@@ -109,7 +111,13 @@ class Recorder:
     def _start(self, groups: list[tuple[str, Any, Array]]) -> None:
         """Fix the order of the columns: that of the folder, or else of this first frame."""
         columns = [(group, name, len(values)) for group, name, values in groups]
-        kind = "<f8" if any(values.dtype == np.float64 for _, _, values in groups) else "<f4"
+        # Bounds are float64 always, and are not worth it.
+        wide = any(
+            values.dtype == np.float64
+            for group, _, values in groups
+            if group != "singular_value_bounds"
+        )
+        kind = "<f8" if wide else "<f4"
         layout = {
             "version": _VERSION,
             "dtype": kind,
@@ -184,21 +192,15 @@ def _groups(frame: SpectralFrame) -> list[tuple[str, Any, Array]]:
     rows: list[tuple[str, Any, Array]] = [
         ("singular_values", name, row.singular_values) for name, row in frame.matrices.items()
     ]
+    # Those of the exact method are rounding levels, known from sigma_1.
+    rows += [
+        ("singular_value_bounds", name, row.singular_value_bounds)
+        for name, row in frame.matrices.items()
+        if row.method != "exact"
+    ]
     rows += [("alignment", pair, diagonal) for pair, diagonal in frame.alignment.items()]
     rows += [("agreement", name, values) for name, values in frame.agreement.items()]
     return rows
-
-
-def _flat(frame: SpectralFrame) -> dict[str, Any]:
-    values: dict[str, float] = {**frame.scalars, "overhead": frame.overhead}
-    values["not_finite"] = sum(not row.finite for row in frame.matrices.values())
-    values.update(metric_values(frame))
-    for name, row in frame.matrices.items():
-        if row.method != "exact":
-            bounds = row.bounds
-            values.update({f"bound/{metric}/{name}": bounds[metric] for metric in METRICS})
-    isfinite = math.isfinite
-    return {"step": frame.step, **{k: v if isfinite(v) else None for k, v in values.items()}}
 
 
 def _append(file: FileIO, data: bytes) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from python_api.frame import Array
 from python_api.matrices import Matrix
@@ -78,9 +77,9 @@ class Reference:
     def __contains__(self, name: str) -> bool:
         return name in self._vectors
 
-    def remember(self, svds: Sequence[SVD], finite: Tensor) -> None:
+    def remember(self, svds: Sequence[SVD], finite: Sequence[bool]) -> None:
         """Keep the vectors of these SVDs; those of a matrix with NaN stay as they were."""
-        for matrix, svd, ok in zip(self._matrices, svds, finite.tolist(), strict=True):
+        for matrix, svd, ok in zip(self._matrices, svds, finite, strict=True):
             if ok:
                 # Copies: the SVD may be a view of one block for all matrices.
                 self._vectors[matrix.name] = SVD(

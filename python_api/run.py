@@ -37,6 +37,8 @@ class Run:
     """Metric -> matrix (or ``a -> b``) -> (T,)."""
     singular_values: dict[str, Array]
     """Matrix -> (T, r)."""
+    singular_value_bounds: dict[str, Array]
+    """Matrix -> (T, r): largest error of each; none for the exact method, which has rounding."""
     alignment: dict[tuple[str, str], Array]
     """(name, next name) -> (T, k)."""
     agreement: dict[str, Array]
@@ -86,7 +88,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     # The writer is append-only and in order: the metrics are a prefix of the arrays.
     values = records["values"][: len(steps)] if columns else np.zeros((len(steps), 0))
     scalars, metrics = _by_key(rows)
-    run = Run(path, steps, scalars, metrics, {}, {}, {},
+    run = Run(path, steps, scalars, metrics, {}, {}, {}, {},
               _read_json(path / "config.json"), _read_json(path / "summary.json"))  # fmt: skip
     start = 0
     for column in columns:

@@ -28,6 +28,7 @@ from spectral_kernels.rank.op import (
     stable_rank,
     summarize_singular_values,
 )
+from spectral_kernels.rank.summary_bounds import summary_bounds
 from spectral_kernels.results import SVD, Decomposed, SpectralSummary
 from spectral_kernels.rsvd.op import rsvd
 from spectral_kernels.svd.bounds import residual_bounds
@@ -74,6 +75,7 @@ __all__ = [
     "stable_rank",
     "subspace_overlap",
     "summarize_singular_values",
+    "summary_bounds",
     "svd",
     "svdvals",
     "usv_matmul",

@@ -21,7 +21,7 @@ from python_api.frame import SpectralFrame
 from python_api.monitor import SpectralMonitor
 from spectral_kernels.results import METRICS
 
-METHODS = ("exact", "randomized")
+METHODS = ("tracked", "exact", "randomized")
 
 
 class Net(nn.Module):
@@ -85,7 +85,7 @@ def truth(A: Tensor) -> dict[str, Any]:
 
 def test_every_number_of_the_exact_method_is_within_its_bound(backend: str) -> None:
     model = Net()
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, method="exact")
     update(model, 0)
     frame = due(watch.step(loss=0.5))
     assert frame.scalars == {"loss": 0.5}
@@ -105,7 +105,8 @@ def test_agreement_with_the_initial_weights() -> None:
     model = Net()
     before = {name: p.detach().double().numpy() for name, p in model.named_parameters()}
     before = {name: value.copy() for name, value in before.items()}
-    watch = SpectralMonitor(model)
+    # Vectors are as near as the bound of the values over the gaps; the default's suffices to 3e-3.
+    watch = SpectralMonitor(model, tolerance=1e-5)
     first = due(watch.step(0))
     for values in first.agreement.values():
         np.testing.assert_allclose(values, 1.0, atol=1e-5)
@@ -134,9 +135,10 @@ def test_agreement_with_the_previous_step_and_with_given_svds() -> None:
         update(model, seed)
         frame = due(previous.step())
     assert list(due(fixed.step()).agreement) == ["head.weight"]
-    np.testing.assert_array_equal(
-        due(fixed.step()).agreement["head.weight"], due(listed.step()).agreement["head.weight"]
-    )
+    np.testing.assert_allclose(
+        due(fixed.step()).agreement["head.weight"], due(listed.step()).agreement["head.weight"],
+        atol=1e-5,
+    )  # fmt: skip
     # One step moves the weights less than three.
     assert frame.agreement["head.weight"].sum() > due(listed.step()).agreement["head.weight"].sum()
 
@@ -158,7 +160,9 @@ def test_wrong_references(reference: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"method": "tracked"}, "method: expected one of exact, randomized, got 'tracked'"),
+        ({"method": "svd"}, "method: expected one of tracked, exact, randomized, got 'svd'"),
+        ({"method": "exact", "tolerance": 0.1}, "tolerance: an option of method 'tracked'"),
+        ({"tolerance": 0.0}, "tolerance is 0.0; expected a positive finite number"),
         ({"every": 0}, "every: expected a whole number of at least 1, got 0"),
         ({"k": 0}, "k: expected"),
         ({"k": 2.5}, "k: expected"),
@@ -269,7 +273,9 @@ def test_compiled_models_have_their_own_names() -> None:
     update(whole, 0)
     moved = due(watch.step()).matrices["head.weight"].spectral_norm
     assert moved != before
-    assert moved == due(SpectralMonitor(model).step()).matrices["head.weight"].spectral_norm
+    fresh = due(SpectralMonitor(model).step()).matrices["head.weight"].spectral_norm
+    # One monitor has followed the weights there, the other has not.
+    assert moved == pytest.approx(fresh, rel=1e-6)
     nested = copy.deepcopy(model)
     nested.head = torch.compile(nested.head, backend="eager")
     names = [matrix.name for matrix in SpectralMonitor(nested).matrices]
@@ -451,7 +457,7 @@ def test_states_that_do_not_fit() -> None:
     state = SpectralMonitor(Net()).state_dict()
     with pytest.raises(ValueError, match=r"embed.weight: \(7, 12\) in the state, \(7, 8\) here"):
         SpectralMonitor(Net(8)).load_state_dict(state)
-    with pytest.raises(ValueError, match="method 'exact', this monitor has 'randomized'"):
+    with pytest.raises(ValueError, match="method 'tracked', this monitor has 'randomized'"):
         SpectralMonitor(Net(), method="randomized").load_state_dict(state)
     with pytest.raises(ValueError, match="reference is 'init', this monitor's is 'previous'"):
         SpectralMonitor(Net(), reference="previous").load_state_dict(state)
@@ -490,7 +496,7 @@ def held_bytes(root: Any, without: set[int]) -> int:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("reference", ["init", "previous"])
-def test_the_monitor_holds_at_most_twice_the_weights(method: Any, reference: Any) -> None:
+def test_the_monitor_holds_few_times_the_weights(method: Any, reference: Any) -> None:
     class Demo(nn.Module):
         """Shapes of the modular addition demo."""
 
@@ -510,7 +516,8 @@ def test_the_monitor_holds_at_most_twice_the_weights(method: Any, reference: Any
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     held = held_bytes(vars(watch), own)
     assert held > 0.1 * weights  # the references are there, so the walk does see tensors
-    assert held <= 2 * weights
+    # The tracker has its vectors and, so that a step allocates nothing, the last results too.
+    assert held <= (3 if method == "tracked" else 2) * weights
 
 
 @pytest.mark.parametrize("kind", ["flat", "decaying", "low rank"])
@@ -588,13 +595,14 @@ def test_leading_values_of_every_spectrum_with_the_same_data_are_covered() -> No
         estimate = estimate_from_leading(s, norm, (r, r), (float(low), float(high)))
         p = sigma / sigma.sum()
         values = dict(zip(METRICS, estimate.values, strict=True))
+        bounds = dict(zip(METRICS, estimate.bounds, strict=True))
         for metric, value in (
             ("effective_rank", float(-(p * np.log(p)).sum())),
             ("nuclear_norm", float(sigma.sum())),
             ("spectral_norm", float(sigma[0])),
             ("stable_rank", norm**2 / sigma[0] ** 2),
         ):
-            assert abs(values[metric] - value) <= estimate.bounds[metric] * (1 + 1e-9), metric
+            assert abs(values[metric] - value) <= bounds[metric] * (1 + 1e-9), metric
 
 
 def test_the_entropy_bound_covers_random_perturbations() -> None:
@@ -647,7 +655,7 @@ def test_only_values_are_computed_where_nothing_asks_for_vectors(
 
 
 def test_k_limits_alignment_and_agreement() -> None:
-    frame = due(SpectralMonitor(Net(), k=3).step())
+    frame = due(SpectralMonitor(Net(), method="exact", k=3).step())
     assert {len(values) for values in frame.alignment.values()} == {3}
     assert {len(values) for values in frame.agreement.values()} == {3}
     assert len(frame.matrices["head.weight"].singular_values) == 7

@@ -84,15 +84,29 @@ def test_the_metrics_are_one_line_of_pandas_away(tmp_path: Path) -> None:
     run = load_run(tmp_path)
     assert np.isnan(run.scalars["loss"][1])
     assert np.isnan(run.scalars["overhead"][0])
-    assert "bound" not in run.metrics
 
 
-def test_bounds_are_recorded_where_values_are_estimates(tmp_path: Path) -> None:
-    made = frames(2, method="randomized", k=2)
+@pytest.mark.parametrize("method", ["tracked", "randomized"])
+def test_bounds_are_recorded_where_values_are_estimates(method: str, tmp_path: Path) -> None:
+    made = frames(2, method=method, k=2)
     write(tmp_path, made)
     run = load_run(tmp_path)
-    bound = made[1].matrices["w0"].bounds["effective_rank"]
-    assert run.metrics["bound"]["effective_rank/w0"][1] == pytest.approx(bound)
+    row = made[1].matrices["w0"]
+    for metric in METRICS:
+        recorded = run.metrics["bound"][f"{metric}/w0"][1]
+        assert recorded == pytest.approx(row.bounds[metric], rel=1e-8)
+    np.testing.assert_allclose(
+        run.singular_value_bounds["w0"][1], row.singular_value_bounds, rtol=1e-6
+    )
+    # float64 bounds do not make the values twice as long.
+    assert run.singular_values["w0"].dtype == np.float32
+
+
+def test_the_exact_method_records_no_bounds(tmp_path: Path) -> None:
+    write(tmp_path, frames(2, method="exact"))
+    run = load_run(tmp_path)
+    assert "bound" not in run.metrics
+    assert run.singular_value_bounds == {}
 
 
 def test_float64_stays_float64(tmp_path: Path) -> None:

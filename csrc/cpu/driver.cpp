@@ -12,6 +12,7 @@
 #include <stdexcept>
 
 #include "cpu/epilogue.h"
+#include "cpu/summary_bounds.h"
 
 namespace spectral {
 namespace {
@@ -308,22 +309,62 @@ void run_track(const std::vector<TrackJob>& jobs, int threads) {
   run_tasks(tasks, threads);
 }
 
+namespace {
+
+// A spectrum takes a microsecond: threads only where there are many.
+constexpr int64_t kSpectraWorthATeam = 16384;
+
+double epsilon(DType dtype) {
+  return dtype == DType::kFloat64 ? 0x1p-52 : 0x1p-23;
+}
+
+double threshold(const SummaryJob& job) {
+  return job.rtol < 0 ? epsilon(job.dtype) * static_cast<double>(std::max(job.m, job.n)) : job.rtol;
+}
+
+// Calls with the b-th spectrum as a pointer of its type.
+template <class Use>
+void with_spectrum(const SummaryJob& job, int64_t b, Use use) {
+  if (job.dtype == DType::kFloat64)
+    use(static_cast<const double*>(job.s) + b * job.r);
+  else
+    use(static_cast<const float*>(job.s) + b * job.r);
+}
+
+void summarize_one(const SummaryJob& job, int64_t b) {
+  with_spectrum(job, b, [&](const auto* s) {
+    summarize_spectrum(s, job.r, threshold(job), job.out + b * kSummaryFields);
+  });
+}
+
+}  // namespace
+
 void run_summaries(const std::vector<SummaryJob>& jobs, int threads) {
-  // A spectrum takes a microsecond: threads only where there are many.
   int64_t total = 0;
   for (const SummaryJob& job : jobs)
     total += job.batch * job.r;
-  const int team = total > 16384 ? threads : 1;
+  const int team = total > kSpectraWorthATeam ? threads : 1;
   for (const SummaryJob& job : jobs) {
-    const double eps = job.dtype == DType::kFloat64 ? 0x1p-52 : 0x1p-23;
-    const double rtol = job.rtol < 0 ? eps * static_cast<double>(std::max(job.m, job.n)) : job.rtol;
 #pragma omp parallel for num_threads(team) if (team > 1)
-    for (int64_t b = 0; b < job.batch; ++b) {
-      double* out = job.out + b * kSummaryFields;
-      if (job.dtype == DType::kFloat64)
-        summarize_spectrum(static_cast<const double*>(job.s) + b * job.r, job.r, rtol, out);
-      else
-        summarize_spectrum(static_cast<const float*>(job.s) + b * job.r, job.r, rtol, out);
+    for (int64_t b = 0; b < job.batch; ++b)
+      summarize_one(job, b);
+  }
+}
+
+void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threads) {
+  int64_t total = 0;
+  for (const BoundedSummaryJob& job : jobs)
+    total += job.summary.batch * job.summary.r;
+  const int team = total > kSpectraWorthATeam ? threads : 1;
+  for (const BoundedSummaryJob& job : jobs) {
+    const SummaryJob& own = job.summary;
+#pragma omp parallel for num_threads(team) if (team > 1)
+    for (int64_t b = 0; b < own.batch; ++b) {
+      summarize_one(own, b);
+      with_spectrum(own, b, [&](const auto* s) {
+        bound_summary(s, job.b + b * own.r, own.r, job.beta[b], threshold(own), epsilon(own.dtype),
+                      own.out + b * kSummaryFields, job.out + b * kSummaryFields);
+      });
     }
   }
 }

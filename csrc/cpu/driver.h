@@ -47,6 +47,13 @@ struct SummaryJob {
   double* out;
 };
 
+struct BoundedSummaryJob {
+  SummaryJob summary;
+  const double* b;     // (batch, r)
+  const double* beta;  // (batch)
+  double* out;         // as the summary's
+};
+
 struct SnapshotJob {
   MatrixView a;
   void* packed;
@@ -62,6 +69,7 @@ void run_svd(const std::vector<SvdJob>& jobs, int threads);
 void run_rsvd(const std::vector<RsvdJob>& jobs, int threads);
 void run_track(const std::vector<TrackJob>& jobs, int threads);
 void run_summaries(const std::vector<SummaryJob>& jobs, int threads);
+void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threads);
 void run_alignments(const std::vector<AlignmentPair>& pairs, int threads);
 void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads);
 

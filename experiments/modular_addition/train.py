@@ -111,7 +111,7 @@ def make_monitor(
     initial weights."""
     return SpectralMonitor(
         model,
-        method="exact",
+        method="tracked",
         every=settings.monitor_every,
         pairs=PAIRS,
         reference="init",

@@ -41,3 +41,28 @@ def diagonals(pairs: list[tuple[Tensor, Tensor]], k: int) -> list[Tensor]:
     if jobs:
         _C.alignment_diagonals(jobs, torch.get_num_threads())
     return results
+
+
+class Diagonals:
+    """``diagonals`` of matrices U (m, r), Vh (r', m) of one dtype that stay where they are."""
+
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]], k: int) -> None:
+        self._pairs = pairs
+        counts = [min(k, U.shape[1], Vh.shape[0]) for U, Vh in pairs]
+        self._block = torch.zeros(sum(counts), dtype=pairs[0][0].dtype)
+        out, size = self._block.data_ptr(), self._block.element_size()
+        self._jobs = []
+        for (U, Vh), count in zip(pairs, counts, strict=True):
+            code = DTYPE_CODES[U.dtype]
+            (u_row, u_column), (v_row, v_column) = U.stride(), Vh.stride()
+            left = (U.data_ptr(), code, u_row, u_column)
+            right = (Vh.data_ptr(), v_row, v_column)
+            if count and len(U):
+                self._jobs.append((*left, *right, len(U), count, out))
+            out += count * size
+
+    def run(self) -> Tensor:
+        """Return all diagonals, one after the other; the next run overwrites them."""
+        if self._jobs:
+            _C.alignment_diagonals(self._jobs, torch.get_num_threads())
+        return self._block

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.arrays import Array, Leave, enter
 from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.rank.gradients import summarize_backward, summarize_setup
+from spectral_kernels.rank.shapes import given_shapes
 from spectral_kernels.results import METRICS, SpectralSummary
 from spectral_kernels.svd.op import singular_values
 
@@ -170,7 +171,7 @@ def summarize_singular_values(
             raise ValueError(f"{told} has shape (); expected at least one dimension (..., r)")
     if tensors:
         checks.check_devices(**{f"S[{i}]": tensor for i, tensor in enumerate(tensors)})
-    shapes = _given_shapes(shape, tensors)
+    shapes = given_shapes(shape, tensors)
     return _leave_summaries([x.to(result_dtype(x.dtype)) for x in tensors], shapes, leave)
 
 
@@ -250,26 +251,6 @@ def _leave_summaries(
     summaries = [_summary(S, table) for S, table in zip(spectra, tables, strict=True)]
     result: SpectralSummary | list[SpectralSummary] = leave(summaries)
     return result
-
-
-def _given_shapes(
-    shape: tuple[int, int] | Sequence[tuple[int, int]] | None, tensors: list[Tensor]
-) -> list[tuple[int, int]]:
-    if shape is None:
-        return [(S.shape[-1], S.shape[-1]) for S in tensors]
-    # A tuple of integers is one shape, anything else a list of shapes.
-    shapes: list[Any] = (
-        [shape] * len(tensors) if shape and isinstance(shape[0], int) else list(shape)
-    )
-    if len(shapes) != len(tensors):
-        raise ValueError(f"shape lists {len(shapes)} shapes; expected {len(tensors)}, one per S")
-    for (m, n), S in zip(shapes, tensors, strict=True):
-        if min(m, n) < S.shape[-1]:
-            raise ValueError(
-                f"shape is {(m, n)}, which has {min(m, n)} singular values; expected at least "
-                f"the {S.shape[-1]} of S"
-            )
-    return shapes
 
 
 def _differentiable_tables(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.numerics import default_rtol
+from spectral_kernels.rank.torch_bounds import bound_table
 from spectral_kernels.results import METRICS
 
 
@@ -47,3 +48,25 @@ def _table(S: Tensor, rtol: float) -> Tensor:
         dim=-1,
     )
     return torch.where(torch.isfinite(total).unsqueeze(-1), table, float("nan"))
+
+
+class BoundedTables:
+    """Summaries and their bounds; see ``rank.summary_bounds``."""
+
+    def __init__(
+        self,
+        spectra: list[Tensor],
+        bounds: list[Tensor],
+        norms: list[Tensor],
+        shapes: list[tuple[int, int]],
+    ) -> None:
+        self._entries = list(zip(spectra, bounds, norms, shapes, strict=True))
+
+    def run(self) -> Tensor:
+        """Return (2, matrices, 7)."""
+        pairs = []
+        for S, b, norm, shape in self._entries:
+            table = _table(S, default_rtol(*shape, S.dtype))
+            errors = bound_table(S, b, norm, table, default_rtol(*shape, S.dtype))
+            pairs.append(torch.stack((table, errors)).reshape(2, -1, len(METRICS)))
+        return torch.cat(pairs, dim=1)

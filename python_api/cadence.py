@@ -1,0 +1,143 @@
+"""At which steps a monitor measures: every n-th, or as often as a share of the time allows.
+
+A measurement costs c seconds, a training step t. Measuring every n steps takes the share
+c / (n t + c) of the time, which is at most o from n = c (1 - o) / (o t) on. Both are running means
+of what was measured; the cadence follows them slowly, since a run whose cadence jitters is hard to
+plot: not before it is off by a quarter, and by a factor of two at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Cadence"]
+
+# Weight of the newest observation. Measurements are rarer than training steps.
+_NEW_COST, _NEW_TRAINING = 0.25, 0.05
+# A pause of the training (a validation, a checkpoint) counts as a few steps at most.
+_LARGEST = 4.0
+_TOLERATED = 1.25
+
+
+class Cadence:
+    """Which steps are due.
+
+    Args:
+        every: steps that are multiples of this; 1 where neither is given.
+        overhead: the share of the time that measurements may take, 0 < overhead < 1.
+
+    Raises:
+        ValueError: both are given, or one is out of range.
+    """
+
+    def __init__(self, every: int | None = None, overhead: float | None = None) -> None:
+        if every is not None and overhead is not None:
+            raise ValueError(
+                f"every and overhead: expected one of them, got every={every!r} and "
+                f"overhead={overhead!r}"
+            )
+        if every is not None and (isinstance(every, bool) or every != int(every) or every < 1):
+            raise ValueError(f"every: expected a whole number of at least 1, got {every!r}")
+        if overhead is not None and not 0 < overhead < 1:
+            raise ValueError(f"overhead: expected a share between 0 and 1, got {overhead!r}")
+        self.every = every or 1
+        self.overhead = overhead
+        self._cost = math.nan
+        self._training = math.nan
+        self._measured = 0
+        self._last: int | None = None
+        self._left: tuple[int, float] | None = None
+
+    def enter(self, number: int, now: float) -> None:
+        """The training step before ``number`` is over."""
+        if self.overhead is None or self._left is None:
+            return
+        steps = number - self._left[0]
+        if steps > 0:
+            seconds = (now - self._left[1]) / steps
+            self._training = _mean(self._training, seconds, _NEW_TRAINING)
+
+    def is_due(self, number: int) -> bool:
+        """Whether this step is to be measured."""
+        if self.overhead is None:
+            return number % self.every == 0
+        if self._measured == 1:
+            # The first time that both are known.
+            self._adapt()
+        return self._last is None or not self._last < number < self._last + self.every
+
+    def leave(self, number: int, now: float, cost: float | None = None) -> None:
+        """The next training step starts; ``cost``: seconds of the measurement, if there was one."""
+        if self.overhead is None:
+            return
+        self._left = (number, now)
+        if cost is None:
+            return
+        # The first measurement decomposes everything anew, the second one is like the rest.
+        self._cost = cost if self._measured < 2 else _mean(self._cost, cost, _NEW_COST)
+        self._measured += 1
+        self._last = number
+        self._adapt()
+
+    def interrupt(self) -> None:
+        """What follows is not training."""
+        self._left = None
+
+    @property
+    def described(self) -> str:
+        """One line for `explain`."""
+        unit = "step" if self.every == 1 else f"{self.every} steps"
+        if self.overhead is None:
+            return f"measured every {unit}"
+        goal = f"chosen to take {self.overhead:.3g} of the time at most"
+        if math.isnan(self._cost + self._training):
+            return f"measured every {unit} until the times are known, then as {goal}"
+        return (
+            f"measured every {unit}, {goal}: a measurement takes {1e3 * self._cost:.3g} ms, a "
+            f"training step {1e3 * self._training:.3g} ms"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """For ``state_dict``."""
+        times = {"cost": self._cost, "training": self._training}
+        return {
+            "every": self.every,
+            "overhead": self.overhead,
+            # None for what is not known yet: NaN is not equal to itself.
+            **{name: None if math.isnan(value) else value for name, value in times.items()},
+            "measured": self._measured,
+            "last": self._last,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with the cadence of a state; one of another kind is left as it was.
+
+        Options of this monitor win: a run may go on with another budget.
+        """
+        if (state["overhead"] is None) != (self.overhead is None):
+            return
+        if self.overhead is not None:
+            self.every = int(state["every"])
+            times = (state["cost"], state["training"])
+            self._cost, self._training = (math.nan if x is None else float(x) for x in times)
+            self._measured, self._last = int(state["measured"]), state["last"]
+        self._left = None
+
+    def _adapt(self) -> None:
+        if self.overhead is None or math.isnan(self._cost + self._training):
+            return
+        fitting = self._cost * (1 - self.overhead) / (self.overhead * max(self._training, 1e-9))
+        # Not one more for the last bit of the quotient.
+        wanted = max(1, math.ceil(fitting * (1 - 1e-6)))
+        if self._measured < 3:
+            self.every = wanted
+        elif not self.every / _TOLERATED <= wanted <= self.every * _TOLERATED:
+            self.every = max(1, min(max(wanted, self.every // 2), 2 * self.every))
+
+
+def _mean(before: float, now: float, weight: float) -> float:
+    if math.isnan(before):
+        return now
+    return before + weight * (min(now, _LARGEST * before) - before)

@@ -1,0 +1,179 @@
+"""Rows of a frame: from whole spectra with their bounds, or from k leading values."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from python_api.bounds import estimate_from_leading
+from python_api.frame import Array, MatrixRow
+from python_api.matrices import Matrix
+from spectral_kernels.rank.bounds import effective_rank_bounds
+from spectral_kernels.rank.summary_bounds import BoundedSummaries
+from spectral_kernels.results import METRICS
+
+__all__ = ["RowMaker", "Spectra", "leading_rows", "rounding", "split", "to_arrays"]
+
+# In eps sigma_1: what the exact solvers are held to.
+_ROUNDING = 8.0
+
+
+def to_arrays(tensors: Sequence[Tensor]) -> list[Array]:
+    """NumPy arrays of many 1-D tensors through one copy (on a GPU: one transfer)."""
+    if not tensors:
+        return []
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        # Joined, the float64 ones would widen the others.
+        return [tensor.to("cpu", copy=True).numpy() for tensor in tensors]
+    joined = torch.cat(list(tensors)).cpu().numpy()
+    return split(joined, [len(tensor) for tensor in tensors])
+
+
+def split(joined: Array, lengths: Sequence[int]) -> list[Array]:
+    """Consecutive parts of these lengths: views."""
+    ends = itertools.accumulate(lengths)
+    return [joined[start:end] for start, end in itertools.pairwise((0, *ends))]
+
+
+class Spectra(NamedTuple):
+    """Whole spectra with what is known of their errors, one entry per matrix."""
+
+    values: list[Tensor]
+    """(r,)"""
+    bounds: list[Tensor]
+    """(r,) float64, of every value."""
+    norms: list[Tensor]
+    """() float64, of the 2-norm of all errors."""
+
+
+class RowMaker:
+    """Rows from whole spectra, ranks and norms with their bounds from one call.
+
+    Spectra in the same tensors as last time cost no preparation.
+
+    Args:
+        matrices: those of every step, in order.
+        method: name of the method, for the rows.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix], method: str) -> None:
+        self._told = [(m.name, m.shape, m.kind, method) for m in matrices]
+        self._summaries: BoundedSummaries | None = None
+
+    def rows(
+        self, spectra: Spectra, finite: Sequence[bool], work: Sequence[str]
+    ) -> dict[str, MatrixRow]:
+        """Rows by name; ``finite`` and ``work`` as in `python_api.frame.MatrixRow`."""
+        if self._summaries is None or not self._summaries.fits(*spectra):
+            shapes = [shape for _, shape, _, _ in self._told]
+            self._summaries = BoundedSummaries(*spectra, shapes)
+        metrics, radii = self._summaries.run().tolist()
+        return {
+            told[0]: _row(told, ok, done, s, b, numbers, errors)
+            for told, ok, done, s, b, numbers, errors in zip(
+                self._told, finite, work, to_arrays(spectra.values), to_arrays(spectra.bounds),
+                metrics, radii, strict=True,
+            )
+        }  # fmt: skip
+
+
+def _row(
+    told: tuple[str, tuple[int, int], str, str],
+    finite: bool,
+    work: str,
+    values: Array,
+    value_bounds: Array,
+    metrics: Sequence[float],
+    bounds: Sequence[float],
+) -> MatrixRow:
+    name, shape, kind, method = told
+    entropy, exponential, stable, rank, spectral, nuclear, frobenius = metrics
+    return MatrixRow(
+        name, shape, kind, method, finite, work, values, value_bounds,
+        entropy, exponential, stable, rank, spectral, nuclear, frobenius, bounds,
+    )  # fmt: skip
+
+
+def rounding(values: Sequence[Tensor]) -> Spectra:
+    """Spectra that are known up to the rounding that the exact solvers are held to."""
+    bounds, norms = [], []
+    for S in values:
+        size = _ROUNDING * torch.finfo(S.dtype).eps * S[:1].double()
+        bounds.append(size.expand(len(S)))
+        norms.append(size[0] * len(S) ** 0.5)
+    return Spectra(list(values), bounds, norms)
+
+
+def leading_rows(
+    matrices: Sequence[Matrix],
+    method: str,
+    values: Sequence[Tensor],
+    norms: Tensor,
+    *,
+    finite: Sequence[bool],
+    work: Sequence[str],
+    bounds: Sequence[Tensor] | None = None,
+) -> dict[str, MatrixRow]:
+    """Rows by name.
+
+    Args:
+        matrices: those of the step, in the order of everything else.
+        method: name of the method, for the rows.
+        values: (k,) leading singular values of a projection U^T A, descending.
+        norms: float64 Frobenius norms of the matrices, correct to rounding.
+        finite: whether all entries of a matrix are finite numbers; its row is NaN otherwise.
+        work: see `python_api.frame.MatrixRow.work`.
+        bounds: (k,) of the errors of ``values``, where more is known than the norms tell.
+    """
+    entropies = _entropies(values, norms, matrices)
+    spectra = to_arrays(values)
+    radii: Sequence[Array | None] = [None] * len(values) if bounds is None else to_arrays(bounds)
+    return {
+        matrix.name: _leading_row(matrix, method, ok, done, s, b, norm, entropy)
+        for matrix, ok, done, s, b, norm, entropy in zip(
+            matrices, finite, work, spectra, radii, norms.tolist(), entropies, strict=True
+        )
+    }
+
+
+def _entropies(
+    values: Sequence[Tensor], norms: Tensor, matrices: Sequence[Matrix]
+) -> list[tuple[float, float]]:
+    """Proven (low, high) of every entropy, one call per group of equal k and r."""
+    groups: dict[tuple[int, int, torch.dtype], list[int]] = {}
+    for i, (S, matrix) in enumerate(zip(values, matrices, strict=True)):
+        groups.setdefault((len(S), min(matrix.shape), S.dtype), []).append(i)
+    bounds = [(math.nan, math.nan)] * len(values)
+    for (_, r, _), members in groups.items():
+        low, high = effective_rank_bounds(
+            torch.stack([values[i] for i in members]), norms[members], r
+        )
+        for i, pair in zip(members, zip(low.tolist(), high.tolist(), strict=True), strict=True):
+            bounds[i] = pair
+    return bounds
+
+
+def _leading_row(
+    matrix: Matrix,
+    method: str,
+    finite: bool,
+    work: str,
+    values: Array,
+    bounds: Array | None,
+    norm: float,
+    entropy: tuple[float, float],
+) -> MatrixRow:
+    told = (matrix.name, matrix.shape, matrix.kind, method)
+    if not finite:
+        nothing = (math.nan,) * len(METRICS)
+        unknown = np.full(len(values), np.nan)
+        values = unknown.astype(values.dtype)
+        return _row(told, False, work, values, unknown, nothing, nothing)
+    found = estimate_from_leading(values, norm, matrix.shape, entropy, bounds)
+    return _row(told, True, work, values, found.value_bounds, found.values, found.bounds)

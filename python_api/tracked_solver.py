@@ -1,0 +1,157 @@
+"""Method "tracked": every step's decomposition from the last one's, with proved bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from python_api.matrices import Matrix
+from python_api.rows import RowMaker, Spectra, leading_rows, rounding
+from python_api.solvers import Measured
+from spectral_kernels.numerics import result_dtype
+from spectral_kernels.results import SVD
+from spectral_kernels.svd.op import svdvals_list
+from spectral_kernels.tracking.op import SpectrumTracker
+from spectral_kernels.tracking.state import NOT_FINITE, sweep_dtype
+
+__all__ = ["TrackedSolver"]
+
+# Above, the compiled tracker does not take the whole spectrum; and most vectors of such a matrix
+# turn completely within a few steps, so that there is nothing in them to follow.
+_LARGEST_WHOLE = 384
+
+
+# TODO merge: goes, in favour of SpectrumTracker(k, tolerance=, reuse_buffers=).
+class _LeadingTracker(SpectrumTracker):
+    def __init__(self, k: int, *, tolerance: float, reuse_buffers: bool) -> None:
+        super().__init__(tolerance=tolerance, reuse_buffers=reuse_buffers)
+        self._k = k
+
+    def update(self, A: Any) -> Any:
+        k = self._k
+        return [SVD(s.U[:, :k], s.S[:k], s.Vh[:k]) for s in super().update(A)]
+
+    @property
+    def bounds(self) -> Any:
+        return [b[: self._k] for b in super().bounds or []]
+
+
+class _Tracked(NamedTuple):
+    """One matrix after an update."""
+
+    svd: SVD
+    bounds: Tensor
+    norm: Tensor
+    work: str
+
+
+class TrackedSolver:
+    """All singular values of every matrix, or k leading ones.
+
+    Short sides up to 384 are tracked as a whole. Of larger matrices all values are computed from
+    scratch at every step, and the leading vectors are tracked. With ``k``, the k leading triplets
+    of every matrix are tracked and nothing else is computed.
+
+    Args:
+        matrices: those under watch.
+        k: triplets of each, or None for whole spectra.
+        vectors: how many leading vectors of large matrices.
+        tolerance: see `spectral_kernels.SpectrumTracker`.
+    """
+
+    def __init__(
+        self, matrices: Sequence[Matrix], k: int | None, vectors: int, tolerance: float
+    ) -> None:
+        self._matrices = matrices
+        self._all_values = k is None
+        self._k = k or vectors
+        self._tolerance = tolerance
+        self._rows = RowMaker(matrices, "tracked")
+        whole = [i for i, m in enumerate(matrices) if not k and min(m.shape) <= _LARGEST_WHOLE]
+        self._leading = [i for i in range(len(matrices)) if i not in set(whole)]
+        self._groups = {
+            "whole": (whole, SpectrumTracker(tolerance=tolerance, reuse_buffers=True)),
+            "leading": (
+                self._leading,
+                _LeadingTracker(self._k, tolerance=tolerance, reuse_buffers=True),
+            ),
+        }
+
+    @property
+    def resolves(self) -> int:
+        """How many matrices were solved anew so far because tracking lost them."""
+        return sum(tracker.resolves for _, tracker in self._groups.values())
+
+    def measure(self, vectors: Sequence[bool]) -> Measured:
+        """Bring every decomposition up to date. CPU parameters are read where they are."""
+        read = [matrix.read() for matrix in self._matrices]
+        found: dict[int, _Tracked] = {}
+        for members, tracker in self._groups.values():
+            if members:
+                found |= zip(members, _update(tracker, [read[i] for i in members]), strict=True)
+        if self._all_values and self._leading:
+            self._replace_values(read, found)
+        tracked = [found[i] for i in range(len(read))]
+        svds = [entry.svd for entry in tracked]
+        work = [entry.work for entry in tracked]
+        finite = [entry != NOT_FINITE for entry in work]
+        bounds = [entry.bounds for entry in tracked]
+        values = [svd.S for svd in svds]
+        if self._all_values:
+            norms = [entry.norm for entry in tracked]
+            rows = self._rows.rows(Spectra(values, bounds, norms), finite, work)
+        else:
+            rows = leading_rows(
+                self._matrices, "tracked", values, _frobenius_norms(read),
+                finite=finite, work=work, bounds=bounds,
+            )  # fmt: skip
+        return Measured(svds, finite, rows)
+
+    def _replace_values(self, read: Sequence[Tensor], found: dict[int, _Tracked]) -> None:
+        """Give large matrices all their values, which are those of no approximate vectors."""
+        spectra = rounding(svdvals_list([read[i] for i in self._leading]))
+        for i, S, bounds, norm in zip(self._leading, *spectra, strict=True):
+            svd = SVD(found[i].svd.U, S, found[i].svd.Vh)
+            found[i] = _Tracked(svd, bounds, norm, found[i].work)
+
+    def memory(self) -> dict[str, int]:
+        """Matrix -> bytes kept between steps: its vectors on the short side, and its results."""
+        return {matrix.name: self._bytes(i, matrix) for i, matrix in enumerate(self._matrices)}
+
+    def _bytes(self, i: int, matrix: Matrix) -> int:
+        m, n = matrix.shape
+        tensor = matrix.get()
+        dtype = torch.float32 if tensor is None else tensor.dtype
+        result = torch.finfo(result_dtype(dtype)).bits // 8
+        if i in self._leading:
+            k = min(self._k, m, n)
+            return result * k * (m + n + 1) + result * k * min(m, n)
+        r = min(m, n)
+        sweep = torch.finfo(sweep_dtype(dtype, self._tolerance)).bits // 8
+        # U, S, Vh; bounds and identities; the state.
+        return result * r * (m + n + 1) + 16 * r + sweep * r * r
+
+    def state(self) -> dict[str, Any]:
+        """The vectors of all trackers."""
+        return {name: tracker.state_dict() for name, (_, tracker) in self._groups.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; the next step is then the same, bit by bit."""
+        for name, (_, tracker) in self._groups.items():
+            tracker.load_state_dict(state[name])
+
+
+def _update(tracker: Any, matrices: list[Tensor]) -> list[_Tracked]:
+    svds = tracker.update(matrices)
+    return [
+        _Tracked(*entry)
+        for entry in zip(svds, tracker.bounds, tracker.error_norms, tracker.work, strict=True)
+    ]
+
+
+def _frobenius_norms(matrices: Sequence[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(A, dtype=torch.float64) for A in matrices]
+    return torch.stack(norms)

@@ -1,0 +1,165 @@
+"""Cadence by a budget: chosen from measured times, slow to change, and what it promises."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from python_api import monitor as monitor_file
+from python_api.cadence import Cadence
+from python_api.monitor import SpectralMonitor
+
+
+class Run:
+    """A training run on a clock of its own."""
+
+    def __init__(self, cadence: Cadence) -> None:
+        self.cadence = cadence
+        self.now = 0.0
+        self.number = 0
+        self.spent = 0.0
+        self.due: list[int] = []
+
+    def steps(self, count: int, *, training: float, cost: float) -> None:
+        for _ in range(count):
+            self.now += training
+            self.cadence.enter(self.number, self.now)
+            if self.cadence.is_due(self.number):
+                self.now += cost
+                self.spent += cost
+                self.due.append(self.number)
+                self.cadence.leave(self.number, self.now, cost)
+            else:
+                self.cadence.leave(self.number, self.now)
+            self.number += 1
+
+    def share(self) -> float:
+        return self.spent / self.now
+
+
+@pytest.mark.parametrize(
+    ("overhead", "training", "cost", "every"),
+    [
+        (0.02, 10e-3, 1e-3, 5),  # 0.98 / 0.02 / 10 = 4.9
+        (0.02, 1e-3, 5e-3, 245),
+        (0.5, 1e-3, 1e-3, 1),
+        (0.1, 1.0, 1e-3, 1),  # cheaper than the budget at every step
+    ],
+)
+def test_the_budget_sets_the_cadence(
+    overhead: float, training: float, cost: float, every: int
+) -> None:
+    run = Run(Cadence(overhead=overhead))
+    run.steps(10_000, training=training, cost=cost)
+    assert run.cadence.every == every
+    assert run.share() <= overhead * 1.1
+    assert run.due[:2] == [0, every]
+    assert {b - a for a, b in itertools.pairwise(run.due)} == {every}
+
+
+def test_an_expensive_start_is_forgotten() -> None:
+    run = Run(Cadence(overhead=0.02))
+    # The first measurement solves everything anew.
+    run.steps(1, training=10e-3, cost=50e-3)
+    run.steps(2000, training=10e-3, cost=1e-3)
+    assert run.cadence.every == 5
+    assert run.share() < 0.025
+
+
+def test_it_follows_slowly() -> None:
+    run = Run(Cadence(overhead=0.1))
+    run.steps(300, training=1e-3, cost=1e-3)
+    assert run.cadence.every == 9
+    # A quarter more or less changes nothing.
+    run.steps(300, training=1e-3, cost=1.2e-3)
+    assert run.cadence.every == 9
+    # One long pause, such as a validation, counts as a few steps.
+    run.steps(1, training=10.0, cost=1e-3)
+    run.steps(30, training=1e-3, cost=1e-3)
+    assert 7 <= run.cadence.every <= 9
+    # Ten times the cost: by a factor of two at a time, until it fits.
+    run.steps(2000, training=1e-3, cost=10e-3)
+    assert 72 <= run.cadence.every <= 113
+    gaps = [b - a for a, b in itertools.pairwise(run.due)]
+    assert all(b <= 2 * a for a, b in itertools.pairwise(gaps[2:]))
+    before = run.spent, run.now
+    run.steps(5000, training=1e-3, cost=10e-3)
+    share = (run.spent - before[0]) / (run.now - before[1])
+    assert 0.07 < share < 0.125
+
+
+def test_a_state_goes_on_with_the_same_cadence() -> None:
+    run = Run(Cadence(overhead=0.02))
+    run.steps(700, training=1e-3, cost=1e-3)
+    other = Run(Cadence(overhead=0.02))
+    other.cadence.load_state(run.cadence.state())
+    other.number, other.now = run.number, 0.0
+    run.steps(300, training=1e-3, cost=1e-3)
+    other.steps(300, training=1e-3, cost=1e-3)
+    assert other.due == [number for number in run.due if number >= 700]
+    # That of a fixed cadence says nothing, and the other way round.
+    fixed = Cadence(every=3)
+    fixed.load_state(run.cadence.state())
+    assert fixed.every == 3
+    fresh = Cadence(overhead=0.02)
+    fresh.load_state(fixed.state())
+    assert fresh.is_due(1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"every": 2, "overhead": 0.02}, "expected one of them, got every=2 and overhead=0.02"),
+        ({"overhead": 0.0}, "overhead: expected a share between 0 and 1, got 0.0"),
+        ({"overhead": 2}, "overhead: expected a share between 0 and 1, got 2"),
+        ({"every": 0}, "every: expected a whole number of at least 1, got 0"),
+        ({"every": 1.5}, "every: expected a whole number of at least 1, got 1.5"),
+        ({"every": True}, "every: expected a whole number of at least 1, got True"),
+    ],
+)
+def test_wrong_cadences(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SpectralMonitor({"a": torch.eye(3)}, **options)
+
+
+def test_the_monitor_says_what_it_chose() -> None:
+    weights = {"a": torch.randn(64, 64)}
+    watch = SpectralMonitor(weights, overhead=0.2)
+    assert "until the times are known" in watch.explain()
+    frames = []
+    for step in range(120):
+        time.sleep(2e-4)
+        frames.append(watch.step(step))
+    kept = [frame for frame in frames if frame is not None]
+    assert 2 <= len(kept) < 120
+    # The cadence that was in force is that between the frames.
+    for before, after in itertools.pairwise(kept[1:]):
+        assert after.step - before.step == after.every or watch.every != after.every
+    assert kept[-1].to_dict()["every"] == kept[-1].every
+    assert "chosen to take 0.2 of the time at most: a measurement takes" in watch.explain()
+    with watch.paused():
+        assert watch.step() is None
+    fixed = SpectralMonitor(weights, every=4)
+    assert fixed.every == 4
+    assert "measured every 4 steps" in fixed.explain()
+
+
+def test_paused_time_is_not_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(monitor_file.time, "perf_counter", lambda: now)
+    watch = SpectralMonitor({"a": torch.eye(3)}, overhead=0.5)
+    for _ in range(5):
+        now += 1.0
+        watch.step()
+    with watch.paused():
+        now += 100.0
+        watch.step()
+    now += 100.0
+    watch.step()
+    assert watch._cadence.state()["training"] == pytest.approx(1.0)
+    assert not math.isnan(watch._cadence.state()["cost"])

@@ -1,0 +1,279 @@
+"""Method "tracked": every number within its bound, whatever training does to the weights."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_monitor import Net, assert_same, due, held_bytes, truth, update
+from torch import Tensor, nn
+
+from python_api.frame import SpectralFrame
+from python_api.monitor import SpectralMonitor
+from python_api.tracked_solver import TrackedSolver
+
+
+def assert_within_bounds(frame: SpectralFrame, model: nn.Module) -> None:
+    for name, row in frame.matrices.items():
+        expected = truth(model.get_parameter(name))
+        error = np.abs(row.singular_values - expected.pop("singular_values"))
+        assert (error <= row.singular_value_bounds).all(), name
+        for metric, value in expected.items():
+            assert abs(getattr(row, metric) - value) <= row.bounds[metric], (name, metric)
+
+
+def works(frame: SpectralFrame) -> set[str]:
+    return {row.work for row in frame.matrices.values()}
+
+
+def test_training_is_followed_within_the_bounds(backend: str) -> None:
+    torch.manual_seed(0)
+    model = Net(24)
+    watch = SpectralMonitor(model)
+    seen: set[str] = set()
+    for seed in range(40):
+        update(model, seed)
+        frame = due(watch.step())
+        assert_within_bounds(frame, model)
+        seen |= works(frame)
+        for row in frame.matrices.values():
+            assert row.method == "tracked"
+            # 1e-3 is the tolerance, and rounding comes on top.
+            assert row.singular_value_bounds.max() <= 1.01e-3 * row.spectral_norm
+            assert row.bounds["effective_rank"] < 0.02 * row.effective_rank
+    assert {"kept", "rotated"} <= seen
+    # Of 240 updates; the weights move most at the start.
+    assert watch.resolves <= 8
+
+
+def test_the_tolerance_is_the_callers() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    fine = SpectralMonitor(model, tolerance=1e-6)
+    for seed in range(5):
+        update(model, seed)
+        frame = due(fine.step())
+        assert_within_bounds(frame, model)
+        for row in frame.matrices.values():
+            assert row.singular_value_bounds.max() <= 1e-5 * row.spectral_norm
+
+
+def test_jumps_are_solved_anew_and_counted(backend: str) -> None:
+    model = Net()
+    watch = SpectralMonitor(model)
+    watch.step()
+    assert watch.resolves == 0
+    with torch.no_grad():
+        model.head.weight.copy_(torch.randn(7, 12))
+    frame = due(watch.step())
+    assert_within_bounds(frame, model)
+    assert frame.matrices["head.weight"].work == "solved"
+    assert works(frame) == {"solved", "kept"}
+    assert watch.resolves == 1
+
+
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def backward(model: nn.Module, seed: int) -> None:
+    x = torch.randint(0, 7, (4, 3), generator=torch.Generator().manual_seed(seed))
+    model.eval()
+    nn.functional.cross_entropy(model(x).flatten(0, 1), x.flatten()).backward()
+
+
+def test_several_optimizer_steps_between_two_measurements() -> None:
+    model = Net()
+    optimizer = optimizer_of(model)
+    watch = SpectralMonitor(model, every=5)
+    measured = 0
+    for step in range(16):
+        optimizer.zero_grad()
+        backward(model, step)
+        optimizer.step()
+        frame = watch.step(step)
+        if frame is not None:
+            assert_within_bounds(frame, model)
+            measured += 1
+    assert measured == 4
+
+
+def test_gradient_accumulation_leaves_everything_as_it_was() -> None:
+    model = Net()
+    optimizer = optimizer_of(model)
+    watch = SpectralMonitor(model)
+    before = due(watch.step())
+    for seed in range(3):
+        backward(model, seed)
+        frame = due(watch.step())
+        # The weights have not moved: the same vectors, and the same numbers to the last bit.
+        assert works(frame) == {"kept"}
+        assert_same(frame, before)
+    optimizer.step()
+    frame = due(watch.step())
+    assert_within_bounds(frame, model)
+    assert all(
+        (row.singular_values != before.matrices[name].singular_values).any()
+        for name, row in frame.matrices.items()
+    )
+
+
+@pytest.mark.parametrize(
+    "mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference"]
+)
+def test_steps_inside_and_outside_of_modes_may_alternate(mode: Any, backend: str) -> None:
+    torch.manual_seed(0)
+    model = Net()
+    plain, mixed = SpectralMonitor(model), SpectralMonitor(model)
+    for seed in range(6):
+        update(model, seed)
+        expected = due(plain.step())
+        if seed % 2:
+            with mode():
+                frame = due(mixed.step())
+        else:
+            frame = due(mixed.step())
+        assert_same(frame, expected)
+    # What a step inside left must not be tied to the mode: a state can be saved and loaded.
+    SpectralMonitor(model).load_state_dict(mixed.state_dict())
+
+
+def test_a_compiled_model_is_tracked_as_the_model_is() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    compiled = torch.compile(model, backend="aot_eager")
+    direct, through = SpectralMonitor(model), SpectralMonitor(compiled)
+    for seed in range(4):
+        update(compiled, seed)
+        frame = due(through.step())
+        assert_same(frame, due(direct.step()))
+        assert_within_bounds(frame, model)
+
+
+def test_replaced_moved_and_converted_parameters() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    watch = SpectralMonitor(model)
+    watch.step()
+    expected = due(watch.step())
+    # Other memory, same numbers.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    assert_same(due(watch.step()), expected)
+    model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+    assert_same(due(watch.step()), expected)
+    model.head.weight = nn.Parameter(model.head.weight.detach().mT.contiguous().mT)
+    assert_same(due(watch.step()), expected, tolerance=1e-6)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        model.to(dtype)
+        frame = due(watch.step())
+        assert_within_bounds(frame, model)
+        wide = np.float64 if dtype == torch.float64 else np.float32
+        assert all(row.singular_values.dtype == wide for row in frame.matrices.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_model_may_move_to_a_gpu_and_back() -> None:
+    model = Net()
+    watch = SpectralMonitor(model)
+    watch.step()
+    for device in ("cuda", "cpu"):
+        model.to(device)
+        frame = due(watch.step())
+        for name, row in frame.matrices.items():
+            expected = truth(model.get_parameter(name).cpu())["singular_values"]
+            assert (np.abs(row.singular_values - expected) <= row.singular_value_bounds).all()
+
+
+def test_a_resumed_run_goes_on_bit_by_bit() -> None:
+    torch.manual_seed(0)
+    model = Net(24)
+    watch = SpectralMonitor(model)
+    for seed in range(6):
+        update(model, seed)
+        watch.step()
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "monitor": watch.state_dict()}, file)
+    frames = []
+    for seed in range(6, 16):
+        update(model, seed)
+        frames.append(due(watch.step()))
+    # Vectors of its own in between must not matter.
+    other = Net(24)
+    resumed = SpectralMonitor(other)
+    resumed.step()
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    other.load_state_dict(state["model"])
+    resumed.load_state_dict(state["monitor"])
+    for seed, expected in zip(range(6, 16), frames, strict=True):
+        update(other, seed)
+        frame = due(resumed.step())
+        assert_same(frame, expected)
+        for name, row in frame.matrices.items():
+            same = expected.matrices[name]
+            assert (row.work, row.bounds) == (same.work, same.bounds)
+    assert resumed.resolves == watch.resolves
+
+
+def test_k_triplets_have_bounds_for_what_they_leave_open() -> None:
+    generator = torch.Generator().manual_seed(0)
+    U, _ = torch.linalg.qr(torch.randn(60, 40, generator=generator))
+    V, _ = torch.linalg.qr(torch.randn(40, 40, generator=generator))
+    weights = {"A": (U * 0.7 ** torch.arange(40.0)) @ V.mT}
+    watch = SpectralMonitor(weights, k=8)
+    for _ in range(4):
+        weights["A"] = weights["A"] + 1e-4 * torch.randn(60, 40, generator=generator)
+        row = due(watch.step()).matrices["A"]
+        expected = truth(weights["A"])
+        leading = expected.pop("singular_values")[:8]
+        assert (np.abs(row.singular_values - leading) <= row.singular_value_bounds).all()
+        for metric, value in expected.items():
+            assert abs(getattr(row, metric) - value) <= row.bounds[metric], metric
+    assert len(row.singular_values) == 8
+    assert row.bounds["spectral_norm"] < 1e-2 * row.spectral_norm
+
+
+def test_large_matrices_have_all_values_and_leading_vectors() -> None:
+    torch.manual_seed(0)
+    weights: dict[str, Tensor] = {"up": torch.randn(500, 390), "down": torch.randn(390, 500)}
+    watch = SpectralMonitor(weights, pairs=[("up", "down")])
+    for _ in range(2):
+        weights = {name: A.add_(1e-4 * torch.randn(A.shape)) for name, A in weights.items()}
+        frame = due(watch.step())
+    for name, row in frame.matrices.items():
+        expected = truth(weights[name])
+        error = np.abs(row.singular_values - expected.pop("singular_values"))
+        assert len(error) == 390
+        # Known to rounding, not to the tolerance.
+        assert (error <= row.singular_value_bounds).all()
+        assert row.singular_value_bounds.max() < 1e-5 * row.spectral_norm
+        assert row.work not in ("", "not finite")
+    assert len(frame.alignment["up", "down"]) == 100
+    assert len(frame.agreement["up"]) == 100
+    assert frame.agreement["up"][0] > 0.9
+    weights["up"][3, 4] = math.inf
+    bad = due(watch.step()).matrices["up"]
+    assert not bad.finite
+    assert bad.work == "not finite"
+    assert np.isnan(bad.singular_values).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_what_the_solver_keeps_is_told_in_advance(dtype: torch.dtype) -> None:
+    weights = {"a": torch.randn(60, 128).to(dtype), "b": torch.randn(200, 90).to(dtype)}
+    watch = SpectralMonitor(weights, pairs=None, reference=None)
+    solver = watch._solver
+    assert isinstance(solver, TrackedSolver)
+    told = solver.memory()
+    for _ in range(3):
+        watch.step()
+    held = held_bytes(solver, {A.untyped_storage().data_ptr() for A in weights.values()})
+    # A few numbers for each matrix come on top: names, drift, summaries.
+    assert sum(told.values()) <= held <= 1.03 * sum(told.values())
+    assert told.keys() == weights.keys()
