@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from python_api.changes import check_watch
 from python_api.explanation import explain
 from python_api.frame import SpectralFrame
 from python_api.heads import HeadCounts
@@ -18,13 +19,15 @@ from python_api.layer_tree import build_tree
 from python_api.loggers import Sink, as_sinks
 from python_api.matrices import Matrix, MatrixRegistry, Skipped, find_matrices
 from python_api.matrix_rules import default_registry
+from python_api.memory import MemoryPlan, solver_memory
+from python_api.over_time import Comparison, OverTime
 from python_api.pair_discovery import discover_pairs
 from python_api.pairs import Pair, Rejected, resolve_pairs
 from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
-from python_api.reference import Reference
+from python_api.recorder import saves_vectors
+from python_api.reference import Given
 from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
 from spectral_kernels.alignment.op import alignment_diagonals_list
-from spectral_kernels.results import SVD
 from spectral_kernels.snapshot.op import snapshot_list
 
 __all__ = ["SpectralMonitor"]
@@ -32,7 +35,7 @@ __all__ = ["SpectralMonitor"]
 _METHODS = ("exact", "randomized")
 _VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
 _TRIPLETS = 32
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 _RESERVED = frozenset({"overhead", "not_finite"})
 
 
@@ -61,8 +64,13 @@ class SpectralMonitor:
         pairs: "auto": consecutive layers found from the structure of the model; a list of
             (name, name of the next layer); or ``None`` for no alignment.
         reference: what ``frame.agreement`` compares singular vectors with. "init": the weights
-            when the monitor was made; "previous": the last measured step; SVDs as a list in the
-            order of ``monitor.matrices`` or by name; or ``None``.
+            when the monitor was made; "previous": the last measured step; "final": the last
+            step of the run, for which the recorder saves the vectors of every measured step and
+            `python_api.final_agreement` compares them when the run is over; the folder of such
+            a run, for its last vectors; SVDs as a list in the order of ``monitor.matrices`` or
+            by name; or ``None``.
+        watch: "weights", and with them "updates" (since the last measured step) and
+            "gradients", see `python_api.changes`.
         heads: attention heads, one number or {pattern: number}, where modules do not tell.
         recorder: a `Recorder`, anything with ``.log(dict, step=)``, or a list of these.
         registry: rules from parameters to matrices, see `python_api.matrices.MatrixRegistry`.
@@ -83,9 +91,8 @@ class SpectralMonitor:
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         pairs: Literal["auto"] | Sequence[tuple[str, str]] | None = "auto",
-        reference: (
-            Literal["init", "previous"] | Sequence[SVD] | Mapping[str, SVD] | None
-        ) = "init",
+        reference: Given = "init",
+        watch: Sequence[str] = ("weights",),
         heads: int | Mapping[str, int] | None = None,
         recorder: Any = None,
         registry: MatrixRegistry | None = None,
@@ -102,9 +109,13 @@ class SpectralMonitor:
             if method == "exact"
             else RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator)
         )
-        self._reference = Reference(reference, self._matrices, self._vectors)
+        self._over_time = OverTime(
+            reference, self._matrices, self._vectors, check_watch(watch), self._generator
+        )
+        self._reference = self._over_time.reference
         self._needs_vectors = self._which_need_vectors()
         self._sinks: list[Sink] = as_sinks(recorder)
+        self._saved_vectors = saves_vectors(self._sinks) if self._reference.wants_final else None
         self._next_step = 0
         self._paused = 0
         self._frame: SpectralFrame | None = None
@@ -114,7 +125,8 @@ class SpectralMonitor:
             with _plain_arithmetic():
                 snapshot = snapshot_list([matrix.read() for matrix in self._matrices])
                 self._reference.remember(
-                    self._solver.solve(snapshot, [True] * len(self._matrices)), snapshot.finite
+                    self._solver.solve(snapshot, [True] * len(self._matrices)),
+                    snapshot.finite.tolist(),
                 )
 
     def _plan(
@@ -153,7 +165,7 @@ class SpectralMonitor:
         ]
 
     def _which_need_vectors(self) -> list[bool]:
-        if self._reference.wants_all:
+        if self._over_time.wants_all_vectors:
             return [True] * len(self._matrices)
         paired = {port.matrix for pair in self._pairs for port in (pair.first, pair.second)}
         return [m.name in paired or m.name in self._reference for m in self._matrices]
@@ -185,8 +197,25 @@ class SpectralMonitor:
 
     def explain(self) -> str:
         """What is watched and what is not, and why, as text."""
-        return explain(
-            self._matrices, self._skipped, self._pairs, self._rejected, self._reference.described
+        return "\n".join(
+            [
+                explain(
+                    self._matrices,
+                    self._skipped,
+                    self._pairs,
+                    self._rejected,
+                    self._reference.described,
+                ),
+                *self.memory().lines(),
+            ]
+        )
+
+    def memory(self) -> MemoryPlan:
+        """What the monitor keeps between steps, in bytes, and what a step adds to the disk."""
+        return MemoryPlan.of(
+            self._matrices,
+            {**solver_memory(self._solver), **self._over_time.memory()},
+            per_step=self._over_time.bytes_per_step(self._saved_vectors),
         )
 
     def step(self, step: int | None = None, **scalars: float | Tensor) -> SpectralFrame | None:
@@ -209,8 +238,8 @@ class SpectralMonitor:
         if self._paused or number % self.every:
             return None
         with _plain_arithmetic():
-            rows, alignment, agreement = self._measure()
-        frame = SpectralFrame(number, _as_floats(scalars), math.nan, rows, alignment, agreement)
+            rows, alignment, comparison = self._measure()
+        frame = SpectralFrame(number, _as_floats(scalars), math.nan, rows, alignment, *comparison)
         now = time.perf_counter()
         frame.overhead = (self._spent + now - entered) / (now - self._last_frame_at)
         self._last_frame_at = now
@@ -221,7 +250,7 @@ class SpectralMonitor:
         self._spent = time.perf_counter() - now
         return frame
 
-    def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]:
+    def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], Comparison]:
         snapshot = snapshot_list([matrix.read() for matrix in self._matrices])
         svds = self._solver.solve(snapshot, self._needs_vectors)
         rows = self._solver.rows(snapshot, svds)
@@ -235,10 +264,7 @@ class SpectralMonitor:
         alignment = dict(
             zip((meeting[0] for meeting in self._meetings), to_arrays(diagonals), strict=True)
         )
-        agreement = self._reference.agreement(svds)
-        if self._reference.wants_previous:
-            self._reference.remember(svds, snapshot.finite)
-        return rows, alignment, agreement
+        return rows, alignment, self._over_time.measure(svds, rows)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -265,7 +291,7 @@ class SpectralMonitor:
             "method": self.method,
             "next_step": self._next_step,
             "shapes": {matrix.name: list(matrix.shape) for matrix in self._matrices},
-            "reference": self._reference.state(),
+            "over_time": self._over_time.state(),
             "generator": self._generator.get_state(),
         }
         if isinstance(self._solver, RandomizedSolver):
@@ -279,7 +305,7 @@ class SpectralMonitor:
             ValueError: the method, the names or the shapes differ; the message tells which.
         """
         _check_state(state, self.method, self._matrices)
-        self._reference.load_state(state["reference"])
+        self._over_time.load_state(state["over_time"])
         self._next_step = int(state["next_step"])
         self._generator.set_state(state["generator"].cpu())
         if isinstance(self._solver, RandomizedSolver):

@@ -132,6 +132,15 @@ class RandomizedSolver:
         ]
         return svds
 
+    def memory(self) -> dict[str, int]:
+        """Matrix -> bytes of its warm start."""
+        sizes = {}
+        for matrix, k in zip(self.matrices, self.ranks, strict=True):
+            tensor = matrix.get()
+            size = 8 if tensor is not None and tensor.dtype == torch.float64 else 4
+            sizes[matrix.name] = size * k * matrix.shape[1]
+        return sizes
+
     def state(self) -> dict[str, Tensor]:
         """Warm starts by matrix name."""
         return {

@@ -177,6 +177,14 @@ def cluster_agreement_list(
     return single, whole
 
 
+def cluster_overlaps_list(pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]) -> list[Tensor]:
+    """Return ||U_C^T V_C||_F^2 / |C| of every index's cluster C, for pairs (U, Vh); unchecked."""
+    if not pairs:
+        return []
+    with torch.no_grad():
+        return _kernel_of_pairs(pairs, first)[1]
+
+
 def _enter(S: Any, radius: Any) -> tuple[list[Tensor], list[Tensor], list[str]]:
     tensors, _ = enter(S, "S")
     single = not isinstance(S, (list, tuple))
