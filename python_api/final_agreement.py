@@ -17,8 +17,8 @@ import numpy as np
 from python_api.clusters import clusters_over_time
 from python_api.files import write_atomically
 from python_api.frame import Array
-from python_api.run import FINAL_AGREEMENT, Run, load_run
-from python_api.saved_vectors import SavedVectors
+from python_api.run import Run, load_run
+from python_api.saved_vectors import FINAL_AGREEMENT, SavedVectors
 from spectral_kernels.alignment.clusters import cluster_agreement_list
 
 __all__ = ["agreement_with_final", "is_stale"]

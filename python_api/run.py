@@ -13,11 +13,10 @@ import numpy as np
 
 from python_api.frame import Array
 from python_api.recorder import ARRAYS, LAYOUT, METRICS_FILE, record_type
+from python_api.saved_vectors import FINAL_AGREEMENT
 from spectral_kernels.results import METRICS
 
-__all__ = ["FINAL_AGREEMENT", "Run", "load_run"]
-
-FINAL_AGREEMENT = "final_agreement.npz"
+__all__ = ["Run", "load_run"]
 
 # The head in "attn.in_proj_weight[q, head 2]" and "out_proj.weight[head 2]".
 _HEAD = re.compile(r", head \d+(?=\])|\[head \d+\]")

@@ -28,10 +28,12 @@ from torch import Tensor
 from python_api.files import append, write_atomically
 from spectral_kernels.results import SVD
 
-__all__ = ["SavedVectors", "VectorWriter", "bytes_per_step", "truncate_vectors"]
+__all__ = ["FINAL_AGREEMENT", "SavedVectors", "VectorWriter", "bytes_per_step", "truncate_vectors"]
 
 VECTORS = "vectors.bin"
 VECTOR_LAYOUT = "vectors.json"
+# What `python_api.final_agreement` finds; gone as soon as the run goes on.
+FINAL_AGREEMENT = "final_agreement.npz"
 _VERSION = 1
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
@@ -107,6 +109,7 @@ class VectorWriter:
             write_atomically(self._run_dir / VECTOR_LAYOUT, text.encode())
         self._dtype = layout["dtype"]
         self._entries, _ = _entries(layout)
+        (self._run_dir / FINAL_AGREEMENT).unlink(missing_ok=True)
         self._file = open(self._run_dir / VECTORS, "ab", buffering=0)  # noqa: SIM115
 
 
@@ -169,8 +172,8 @@ def truncate_vectors(run_dir: Path, last: int | None) -> None:
     """Cut off a torn end and the records of steps after ``last``; all where it is ``None``."""
     path = run_dir / VECTORS
     if last is None:
-        path.unlink(missing_ok=True)
-        (run_dir / VECTOR_LAYOUT).unlink(missing_ok=True)
+        for name in (VECTORS, VECTOR_LAYOUT, FINAL_AGREEMENT):
+            (run_dir / name).unlink(missing_ok=True)
     elif path.exists():
         layout = _read_layout(run_dir)
         assert layout is not None  # written before the first record
