@@ -27,14 +27,14 @@ from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
 from spectral_kernels.snapshot.op import snapshot_list
 
-__all__ = ["WATCHABLE", "Changes", "check_watch"]
+__all__ = ["SUBSPACE", "WATCHABLE", "Changes", "check_watch"]
 
 Watchable = Literal["weights", "updates", "gradients"]
 WATCHABLE = ("weights", "updates", "gradients")
 _KINDS = {"updates": "update", "gradients": "gradient"}
 _EXACT_SIDE = 384
 _TRIPLETS = 32
-_SUBSPACE = 10  # As many as an alignment score averages (Eq. 4).
+SUBSPACE = 10  # As many as an alignment score averages (Eq. 4).
 
 
 def check_watch(watch: Sequence[str] | str) -> tuple[str, ...]:
@@ -79,9 +79,9 @@ class Changes:
         self._randomized = RandomizedSolver(few, _TRIPLETS, generator)
 
     @property
-    def names(self) -> list[str]:
-        """Names of the rows that `measure` makes."""
-        return [matrix.name for matrix in self._changed]
+    def matrices(self) -> list[Matrix]:
+        """The updates and gradients that `measure` makes rows of."""
+        return self._changed
 
     def memory(self) -> dict[str, int]:
         """Weight -> bytes of its copy, which updates need."""
@@ -110,15 +110,13 @@ class Changes:
             if chosen:
                 snapshot = snapshot_list(chosen)
                 solved = solver.solve(snapshot, [True] * len(chosen))
-                names = [matrix.name for matrix in solver.matrices]
-                found.update(zip(names, solved, strict=True))
+                found.update(zip((m.name for m in solver.matrices), solved, strict=True))
                 rows.update(solver.rows(snapshot, solved))
+        names = [matrix.name for matrix in self._changed]
+        names = [matrix.name for matrix in self._changed]
         weights = [svd for _ in self._of for svd in svds]
-        overlap = _overlaps([found[name] for name in self.names], weights)
-        return (
-            {name: rows[name] for name in self.names},
-            dict(zip(self.names, overlap, strict=True)),
-        )
+        overlap = _overlaps([found[name] for name in names], weights)
+        return {name: rows[name] for name in names}, dict(zip(names, overlap, strict=True))
 
     def remember(self) -> None:
         """Take the weights as they are now for those before the next update."""
@@ -205,7 +203,7 @@ def _bytes(matrix: Matrix) -> int:
 def _overlaps(changes: Sequence[SVD], weights: Sequence[SVD]) -> list[Array]:
     pairs, clusters = [], []
     for a, b in zip(changes, weights, strict=True):
-        k = min(_SUBSPACE, a.Vh.shape[0], b.Vh.shape[0])
+        k = min(SUBSPACE, a.Vh.shape[0], b.Vh.shape[0])
         wide = torch.promote_types(a.U.dtype, b.U.dtype)
         pairs += [
             (a.U[:, :k].to(wide), b.U[:, :k].mT.to(wide)),

@@ -73,8 +73,11 @@ class ClusterFinder:
             part - start
             for part, start in zip(torch.split(first, lengths), self._begin, strict=True)
         ]
-        known = to_arrays([flag[: self._k] for flag in torch.split(flags, lengths)])
-        return clusters, {m.name: flag for m, flag in zip(self._matrices, known, strict=True)}
+        # There may be more values than vectors.
+        parts = torch.split(flags, lengths)
+        cut = [flag[: min(self._k, svd.Vh.shape[0])] for flag, svd in zip(parts, svds, strict=True)]
+        known = zip(self._matrices, to_arrays(cut), strict=True)
+        return clusters, {matrix.name: flags for matrix, flags in known}
 
     def state(self) -> list[Tensor]:
         """For ``state_dict``: the last values of every matrix, none before the first step."""

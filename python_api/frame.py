@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from python_api.chance import Chance
 from spectral_kernels.results import METRICS, SVD
 
 if TYPE_CHECKING:
@@ -99,6 +100,9 @@ class SpectralFrame:
     overlap: dict[str, Array] = field(default_factory=dict)
     """``fc1.weight[update]`` or ``[gradient]`` -> overlap of its ten leading (left, right)
     directions with those of the weight; 10 / m and 10 / n are what chance gives."""
+    chance: Chance = field(default_factory=Chance, repr=False)
+    """What random directions would give in place of alignment, agreement and overlap; the same
+    at every step."""
     vectors: dict[str, SVD] = field(default_factory=dict, repr=False)
     """Name -> leading vectors, on the device of the weights, where they are to be saved
     (``reference="final"``); they are part of no table."""

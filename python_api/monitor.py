@@ -110,7 +110,12 @@ class SpectralMonitor:
             else RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator)
         )
         self._over_time = OverTime(
-            reference, self._matrices, self._vectors, check_watch(watch), self._generator
+            reference,
+            self._matrices,
+            self._vectors,
+            check_watch(watch),
+            self._pairs,
+            self._generator,
         )
         self._reference = self._over_time.reference
         self._needs_vectors = self._which_need_vectors()
@@ -205,6 +210,7 @@ class SpectralMonitor:
                     self._pairs,
                     self._rejected,
                     self._reference.described,
+                    self._over_time.chance,
                 ),
                 *self.memory().lines(),
             ]

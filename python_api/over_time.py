@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from python_api.changes import Changes
+from python_api.chance import Chance
+from python_api.changes import SUBSPACE, Changes
 from python_api.clusters import ClusterFinder
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
+from python_api.pairs import Pair
 from python_api.reference import Given, Reference
 from python_api.saved_vectors import bytes_per_step
 from spectral_kernels.results import SVD
@@ -26,6 +28,7 @@ class Comparison(NamedTuple):
     subspace_agreement: dict[str, Array]
     identifiable: dict[str, Array]
     overlap: dict[str, Array]
+    chance: Chance
     vectors: dict[str, SVD]
 
 
@@ -37,6 +40,7 @@ class OverTime:
         matrices: those under watch.
         k: how many vectors of each take part.
         watch: see `python_api.changes.check_watch`.
+        pairs: of layers, for what chance would give.
         generator: see `python_api.changes.Changes`.
     """
 
@@ -46,6 +50,7 @@ class OverTime:
         matrices: Sequence[Matrix],
         k: int,
         watch: Sequence[str],
+        pairs: Sequence[Pair],
         generator: torch.Generator,
     ) -> None:
         self._matrices = matrices
@@ -53,22 +58,21 @@ class OverTime:
         self.reference = Reference(given, matrices, k)
         self.changes = Changes(matrices, watch, generator)
         self._clusters = ClusterFinder(matrices, k)
+        self.chance = Chance.of(matrices, pairs, self.changes.matrices, SUBSPACE)
 
     @property
     def wants_all_vectors(self) -> bool:
         """Whether the vectors of every matrix are needed."""
-        return self.reference.wants_all or bool(self.changes.names)
+        return self.reference.wants_all or bool(self.changes.matrices)
 
     def measure(self, svds: Sequence[SVD], rows: dict[str, MatrixRow]) -> Comparison:
         """Compare a step; rows of updates and gradients are added to ``rows``."""
-        vectors = [i for i, svd in enumerate(svds) if svd.U.numel()]
         clusters: list[Tensor] = []
         identifiable: dict[str, Array] = {}
-        if vectors:
+        if any(svd.Vh.numel() for svd in svds):
             clusters, identifiable = self._clusters.find(svds, rows)
-            if len(vectors) < len(svds):
-                known = {self._matrices[i].name for i in vectors}
-                identifiable = {name: x for name, x in identifiable.items() if name in known}
+            # Of the others the values alone were computed.
+            identifiable = {name: flags for name, flags in identifiable.items() if len(flags)}
         agreement, subspaces = self.reference.agreement(svds, clusters)
         if self.reference.wants_previous:
             self.reference.remember(svds, [rows[m.name].finite for m in self._matrices])
@@ -81,6 +85,7 @@ class OverTime:
             subspaces,
             identifiable,
             overlap,
+            self.chance,
             {m.name: saved(s) for m, s in zip(self._matrices, svds, strict=True)} if saved else {},
         )
 

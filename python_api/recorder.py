@@ -14,7 +14,8 @@ Three files, and two of `python_api.saved_vectors` where vectors are saved:
     Singular values and their bounds, alignment diagonals, agreement of vectors and of clusters,
     which vectors are identifiable (1 or 0), overlaps of updates and gradients. Binary, since as
     text they would cost more time than their computation: records of equal size, an int64 step
-    and then the values in the order of ``spectra.json``'s columns, all little-endian.
+    and then the values in the order of ``spectra.json``'s columns, all little-endian. What
+    chance would give stands in ``spectra.json`` too.
 
 A record reaches the operating system in one write, the binary one first, so a killed process
 loses at most the record it was writing. A torn end is cut off when the folder is opened again.
@@ -33,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from python_api.chance import Chance
 from python_api.files import append, write_atomically
 from python_api.frame import Array, SpectralFrame
 from python_api.loggers import Sink, metric_values
@@ -95,7 +97,7 @@ class Recorder:
             )
         groups = _groups(frame)
         if not self._columns:
-            self._start(groups)
+            self._start(groups, frame.chance)
         if [(group, name, len(values)) for group, name, values in groups] != self._columns:
             raise ValueError(
                 f"{self.run_dir}: the frame of step {frame.step} has other matrices, pairs or "
@@ -125,13 +127,14 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, groups: list[tuple[str, Any, Array]]) -> None:
+    def _start(self, groups: list[tuple[str, Any, Array]], chance: Chance) -> None:
         """Fix the order of the columns: that of the folder, or else of this first frame."""
         columns = [(group, name, len(values)) for group, name, values in groups]
         kind = "<f8" if any(values.dtype == np.float64 for _, _, values in groups) else "<f4"
         layout = {
             "version": _VERSION,
             "dtype": kind,
+            "chance": chance.to_json(),
             "columns": [{"group": g, "name": name, "length": size} for g, name, size in columns],
         }
         if self._layout is None:

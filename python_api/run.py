@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from python_api.chance import Chance
 from python_api.frame import Array
 from python_api.recorder import ARRAYS, LAYOUT, METRICS_FILE, record_type
 from python_api.saved_vectors import FINAL_AGREEMENT
@@ -53,6 +54,8 @@ class Run:
     """Matrix -> (T, k), 1.0 where single vectors mean something and 0.0 where not."""
     overlap: dict[str, Array] = field(default_factory=dict)
     """``name[update]`` or ``name[gradient]`` -> (T, 2), left and right."""
+    chance: Chance = field(default_factory=Chance)
+    """What random directions would give."""
     work: dict[str, Array] = field(default_factory=dict)
     """What a tracker did ("kept", "solved") -> (T,), to how many matrices."""
     config: dict[str, Any] = field(default_factory=dict)
@@ -91,13 +94,23 @@ class Run:
         ``("in_proj_weight[q]", "in_proj_weight[k]")``; other pairs stay.
         """
         groups: dict[tuple[str, str], list[Array]] = {}
-        for (first, second), diagonal in self.alignment.items():
-            key = (_HEAD.sub("", first), _HEAD.sub("", second))
-            groups.setdefault(key, []).append(diagonal)
+        for pair, diagonal in self.alignment.items():
+            groups.setdefault(_without_heads(pair), []).append(diagonal)
         return {
             key: parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
             for key, parts in groups.items()
         }
+
+    def alignment_chance(self) -> dict[tuple[str, str], float]:
+        """What chance would give for the pairs of `alignment_over_heads`."""
+        groups: dict[tuple[str, str], list[float]] = {}
+        for pair, value in self.chance.alignment.items():
+            groups.setdefault(_without_heads(pair), []).append(value)
+        return {key: sum(values) / len(values) for key, values in groups.items()}
+
+
+def _without_heads(pair: tuple[str, str]) -> tuple[str, str]:
+    return _HEAD.sub("", pair[0]), _HEAD.sub("", pair[1])
 
 
 def load_run(run_dir: str | os.PathLike[str]) -> Run:
@@ -112,7 +125,8 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     rows = _read_lines(path / METRICS_FILE)
     # A frame is complete when both files have it; the two agree but for a torn end.
     steps = np.array([row["step"] for row in rows], dtype=np.int64)
-    records, columns = _read_arrays(path)
+    records, layout = _read_arrays(path)
+    columns = layout.get("columns", [])
     known = np.isin(steps, records["step"]) if columns else np.ones(len(steps), dtype=bool)
     rows = [row for row, is_known in zip(rows, known, strict=True) if is_known]
     steps = steps[known]
@@ -120,6 +134,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     values = records["values"][: len(steps)] if columns else np.zeros((len(steps), 0))
     scalars, metrics = _by_key(rows)
     run = Run(path, steps, scalars, metrics, {}, {}, {}, work=_take_work(scalars),
+              chance=Chance.from_json(layout.get("chance", {})),
               config=_read_json(path / "config.json"),
               summary=_read_json(path / "summary.json"))  # fmt: skip
     start = 0
@@ -164,15 +179,15 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file if line.endswith(b"\n")]
 
 
-def _read_arrays(path: Path) -> tuple[Any, list[dict[str, Any]]]:
+def _read_arrays(path: Path) -> tuple[Any, dict[str, Any]]:
     if not (path / LAYOUT).exists() or not (path / ARRAYS).exists():
-        return None, []
+        return None, {}
     layout = json.loads((path / LAYOUT).read_text())
     kind = record_type(layout)
     count = (path / ARRAYS).stat().st_size // kind.itemsize
     if not count:
-        return np.zeros(0, dtype=kind), layout["columns"]
-    return np.memmap(path / ARRAYS, dtype=kind, mode="r", shape=(count,)), layout["columns"]
+        return np.zeros(0, dtype=kind), layout
+    return np.memmap(path / ARRAYS, dtype=kind, mode="r", shape=(count,)), layout
 
 
 def _by_key(

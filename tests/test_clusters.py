@@ -200,6 +200,18 @@ def test_alignment_by_chance(d: int, whole: int | None, next_whole: int | None) 
     )
 
 
+def test_alignment_of_two_parts_of_one_vector_by_chance() -> None:
+    u = unit(np.random.default_rng(0), 40000, 24)
+    cosines = np.abs((u[:, :8] * u[:, 16:]).sum(axis=1))
+    error = 5 * cosines.std() / 200
+    assert sk.expected_alignment(8, 24, 24, same_vector=True) == pytest.approx(
+        cosines.mean(), abs=error
+    )
+    assert sk.expected_alignment(8, 24, 24) != pytest.approx(cosines.mean(), abs=error)
+    with pytest.raises(ValueError, match="whole is 15; expected at least 16"):
+        sk.expected_alignment(8, 15, same_vector=True)
+
+
 def test_agreement_and_overlap_by_chance() -> None:
     generator = np.random.default_rng(0)
     values, overlaps, clusters = [], [], []

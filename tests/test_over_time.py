@@ -425,6 +425,45 @@ def test_memory_is_told_in_advance(tmp_path: Path) -> None:
     assert "saved vectors: 1.83 kB on disk for each measured step, 1.83 MB" in saving.explain()
 
 
+def test_random_weights_align_as_chance_says(tmp_path: Path) -> None:
+    """Also by heads, with grouped parts of one fused weight, and for a table's columns."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(11, 8)
+            self.attention = nn.MultiheadAttention(8, 2, bias=False)
+            self.up = nn.Linear(8, 20)
+
+    model = Attention()
+    watch = SpectralMonitor(model, reference="previous", recorder=Recorder(tmp_path))
+    frames = []
+    for _ in range(400):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_()
+        frames.append(due(watch.step()))
+    watch.close()
+    chance = frames[0].chance
+    assert chance.alignment.keys() == frames[0].alignment.keys()
+    assert len({round(value, 9) for value in chance.alignment.values()}) == 3
+    for pair, expected in chance.alignment.items():
+        values = np.array([frame.alignment[pair] for frame in frames])
+        error = 5 * values.mean(axis=1).std() / np.sqrt(len(values))
+        assert values.mean() == pytest.approx(expected, abs=error), pair
+    for name, expected in chance.agreement.items():
+        values = np.array([frame.agreement[name] for frame in frames[1:]])
+        assert values.mean() == pytest.approx(expected, rel=0.1), name
+    run = load_run(tmp_path)
+    assert run.chance == chance
+    heads = run.alignment_chance()
+    assert heads.keys() == run.alignment_over_heads().keys()
+    q, k = (f"attention.in_proj_weight[{x}]" for x in "qk")
+    assert heads[q, k] == chance.alignment[f"{q[:-1]}, head 1]", f"{k[:-1]}, head 1]"]
+    told = next(line for line in watch.explain().splitlines() if "[q, head 0]" in line)
+    assert told.endswith(f"by chance {heads[q, k]:.2g}")
+
+
 def test_format_of_sizes() -> None:
     assert [format_bytes(x) for x in (0, 999, 1000, 1_234_567, 10**13)] == [
         "0 B", "999 B", "1 kB", "1.23 MB", "10 TB",

@@ -10,6 +10,12 @@ Of a part of a vector: if u is uniform on the sphere of R^M and u_P are d of its
 
     E ||u_P|| = Gamma((d + 1) / 2) Gamma(M / 2) / (Gamma(d / 2) Gamma((M + 1) / 2)).
 
+Of two disjoint parts of the same vector, as queries and keys of a fused weight are: u = g / ||g||
+with ||g|| independent of u, so E |<u_P, u_Q>| = E |<g_P, g_Q>| / M, and given g_P the product is
+normal with the standard deviation ||g_P||:
+
+    E |<u_P, u_Q>| = 2 Gamma((d + 1) / 2) / (sqrt(pi) Gamma(d / 2) M).
+
 Of subspaces: if the k columns of Q are orthonormal and those of Q' a uniform frame of k' in R^d,
 each squared cosine is 1 / d in the mean, so E ||Q^T Q'||_F^2 = k k' / d.
 
@@ -24,7 +30,9 @@ import math
 from spectral_kernels import checks
 
 
-def expected_alignment(d: int, whole: int | None = None, next_whole: int | None = None) -> float:
+def expected_alignment(
+    d: int, whole: int | None = None, next_whole: int | None = None, *, same_vector: bool = False
+) -> float:
     """Return the mean of |<u, v'>| for random unit vectors that meet in d entries.
 
     Args:
@@ -32,14 +40,23 @@ def expected_alignment(d: int, whole: int | None = None, next_whole: int | None 
         whole: length of the unit vector that the entries of u are taken from, such as the rows of
             all heads; d by default.
         next_whole: the same for v'.
+        same_vector: u and v' are two disjoint parts of one vector of ``whole`` entries.
 
     Returns:
         Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2)), times the mean lengths of the two parts.
 
     Raises:
-        ValueError: d < 1, or a whole that is shorter than its part.
+        ValueError: d < 1, or a whole that is shorter than its parts.
     """
     checks.check_count(d, "d", 1)
+    if same_vector:
+        length = 2 * d if whole is None else whole
+        checks.check_count(length, "whole", 2 * d)
+        return (
+            2
+            * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
+            / (math.sqrt(math.pi) * length)
+        )
     cosine = math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
     for name, length in (("whole", whole), ("next_whole", next_whole)):
         if length is not None:
