@@ -50,13 +50,10 @@ def expected_alignment(
     """
     checks.check_count(d, "d", 1)
     if same_vector:
-        length = 2 * d if whole is None else whole
-        checks.check_count(length, "whole", 2 * d)
-        return (
-            2
-            * math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
-            / (math.sqrt(math.pi) * length)
-        )
+        both = 2 * d if whole is None else whole
+        checks.check_count(both, "whole", 2 * d)
+        growth = math.exp(math.lgamma((d + 1) / 2) - math.lgamma(d / 2))
+        return 2 * growth / (math.sqrt(math.pi) * both)
     cosine = math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
     for name, length in (("whole", whole), ("next_whole", next_whole)):
         if length is not None:
