@@ -149,16 +149,14 @@ def overlaps(run: Run, ax: Axes | None = None) -> Axes:
 
 
 def certainty(run: Run) -> Figure:
-    """Four panels: effective and stable rank in their bounds, the bounds, the tracker's work."""
-    figure = grid(1, 4, width=5.4)
-    ranks, stable, bounds, work = figure.axes
+    """Effective and stable rank in their bounds, the bounds and, of a tracked run, the work."""
+    figure = grid(1, 4 if run.work else 3, width=5.4)
+    ranks, stable, bounds, *work = figure.axes
     metric_over_time(run, "effective_rank", ranks)
     metric_over_time(run, "stable_rank", stable)
     bounds_over_time(run, bounds)
-    if run.work:
-        work_per_step(run, work)
-    else:
-        work.set_axis_off()
+    for ax in work:
+        work_per_step(run, ax)
     return figure
 
 

@@ -120,7 +120,7 @@ def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | No
         largest = float(np.nanmax(bounds, initial=0.0))
         if largest >= VISIBLE * height:
             _value_bands(ax, run, values, bounds)
-        told = f", bounds ≤ {largest / top:.1e} σ₁" if top > 0 else ""
+        told = f", bounds ≤ {largest / top:.1g} σ₁" if top > 0 else ""
     time_axis(ax, run)
     _colourbar(ax, lines, "index i of the singular value")
     ax.set_title(f"Singular values of {short(name)}{told}")
@@ -133,7 +133,7 @@ def _value_bands(ax: Axes, run: Run, values: Array, bounds: Array) -> None:
     for i in range(r):
         ax.fill_between(
             run.steps, values[:, i] - bounds[:, i], values[:, i] + bounds[:, i],
-            color=colours[i], alpha=0.15, linewidth=0,
+            color=colours[i], alpha=0.15, linewidth=0, zorder=0.5,
         )  # fmt: skip
 
 
