@@ -30,9 +30,9 @@ from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
 from spectral_kernels.alignment.op import alignment_diagonals_list
 from spectral_kernels.snapshot.op import snapshot_list
 
-__all__ = ["SpectralMonitor"]
+__all__ = ["METHODS", "SpectralMonitor"]
 
-_METHODS = ("exact", "randomized")
+METHODS = ("exact", "randomized")
 _VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
 _TRIPLETS = 32
 _STATE_VERSION = 2
@@ -323,8 +323,8 @@ def _patterns(given: str | Sequence[str] | None) -> Sequence[str] | None:
 
 
 def _check_options(method: str, every: int, k: int | None) -> None:
-    if method not in _METHODS:
-        raise ValueError(f"method: expected one of {', '.join(_METHODS)}, got {method!r}")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     for name, value in (("every", every), ("k", 1 if k is None else k)):
         if isinstance(value, bool) or value != int(value) or value < 1:
             raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")

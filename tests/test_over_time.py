@@ -16,11 +16,14 @@ import spectral_kernels as sk
 from python_api.final_agreement import agreement_with_final, is_stale
 from python_api.frame import SpectralFrame
 from python_api.memory import format_bytes
-from python_api.monitor import SpectralMonitor
+from python_api.monitor import METHODS, SpectralMonitor
 from python_api.recorder import Recorder
 from python_api.run import load_run
 from python_api.saved_vectors import SavedVectors
 from spectral_kernels.results import METRICS
+
+# Methods that know whole spectra.
+WHOLE = tuple(method for method in METHODS if method != "randomized")
 
 
 def due(frame: SpectralFrame | None) -> SpectralFrame:
@@ -52,7 +55,7 @@ def moving(steps: int, *, seed: int = 0) -> list[dict[str, Tensor]]:
 
 def follow(trajectory: list[dict[str, Tensor]], **options: Any) -> list[SpectralFrame]:
     weights = dict(trajectory[0])
-    watch = SpectralMonitor(weights, **options)
+    watch = SpectralMonitor(weights, **{"method": "exact", **options})
     frames = []
     for state in trajectory:
         weights.update(state)
@@ -61,10 +64,11 @@ def follow(trajectory: list[dict[str, Tensor]], **options: Any) -> list[Spectral
     return frames
 
 
-def test_vectors_of_values_that_cross_are_not_identifiable(backend: str) -> None:
+@pytest.mark.parametrize("method", WHOLE)
+def test_vectors_of_values_that_cross_are_not_identifiable(method: str, backend: str) -> None:
     upper = [2.0, 1.9, 1.8, 1.6, 1.5]
     trajectory = [{"a": with_values(4.0, x, 1.7, 1.0)} for x in upper]
-    frames = follow(trajectory, pairs=None)
+    frames = follow(trajectory, pairs=None, method=method)
     flags = [frame.identifiable["a"].tolist() for frame in frames]
     # Each value moves by 0.1 or 0.2 a step: a gap within that is a possible crossing.
     assert flags == [
@@ -123,10 +127,10 @@ def test_a_nan_matrix_has_no_identifiable_vectors_and_recovers() -> None:
 
 
 def test_only_matrices_with_vectors_have_clusters() -> None:
-    watch = SpectralMonitor(moving(1)[0], pairs=None, reference=None)
-    assert due(watch.step()).identifiable == {}
-    some = SpectralMonitor(moving(1)[0], pairs=None, reference={"b": sk.svd(torch.randn(5, 9))})
-    assert list(due(some.step()).identifiable) == ["b"]
+    (frame,) = follow(moving(1), pairs=None, reference=None)
+    assert frame.identifiable == {}
+    (frame,) = follow(moving(1), pairs=None, reference={"b": sk.svd(torch.randn(5, 9))})
+    assert list(frame.identifiable) == ["b"]
 
 
 def test_agreement_with_the_end(tmp_path: Path, backend: str) -> None:
@@ -185,7 +189,7 @@ def test_saved_vectors_survive_kills_and_resumption(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, resume_from=1)
     assert SavedVectors(tmp_path).steps.tolist() == [0, 1]
     weights = dict(steps[2])
-    watch = SpectralMonitor(weights, reference="final", recorder=recorder)
+    watch = SpectralMonitor(weights, method="exact", reference="final", recorder=recorder)
     for number in (2, 3, 4):
         weights.update(steps[number])
         watch.step(number)
@@ -195,7 +199,8 @@ def test_saved_vectors_survive_kills_and_resumption(tmp_path: Path) -> None:
     assert source.read_bytes() == (whole / "vectors.bin").read_bytes()
     # A run that goes on does not show the agreement with what was its end before.
     agreement_with_final(tmp_path)
-    watch = SpectralMonitor(weights, reference="final", recorder=Recorder(tmp_path))
+    recorder = Recorder(tmp_path)
+    watch = SpectralMonitor(weights, method="exact", reference="final", recorder=recorder)
     watch.step(5)
     watch.close()
     assert load_run(tmp_path).agreement == {}
@@ -354,9 +359,11 @@ def test_large_changes_are_randomized() -> None:
     np.testing.assert_allclose(row.singular_values[:3], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"reference": "previous"}, {"method": "randomized"}])
-def test_a_resumed_monitor_compares_the_same(options: dict[str, Any]) -> None:
-    options = {"watch": ("weights", "updates", "gradients"), **options}
+@pytest.mark.parametrize("reference", ["init", "previous"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_monitor_compares_the_same(method: Any, reference: str) -> None:
+    options: dict[str, Any] = {"watch": ("weights", "updates", "gradients"), "method": method,
+                               "reference": reference}  # fmt: skip
     steps = moving(6)
     weights = dict(steps[0])
     watch = SpectralMonitor(weights, **options)
@@ -394,14 +401,14 @@ def test_states_of_another_watch_are_refused() -> None:
 def test_memory_is_told_in_advance(tmp_path: Path) -> None:
     weights = {"a": torch.randn(40, 30), "b": torch.randn(20, 40, dtype=torch.float64)}
     options: dict[str, Any] = {"watch": ("weights", "updates"), "k": 7}
-    watch = SpectralMonitor(weights, reference="init", **options)
+    watch = SpectralMonitor(weights, method="exact", reference="init", **options)
     plan = watch.memory()
     assert plan.weights == {"a": 4 * 1200, "b": 8 * 800}
     assert plan.kept == {
         "reference": {"a": 4 * 7 * 70, "b": 8 * 7 * 60},
         "copy for updates": {"a": 4 * 1200, "b": 8 * 800},
     }
-    before = SpectralMonitor(weights, reference="previous", **options)
+    before = SpectralMonitor(weights, method="exact", reference="previous", **options)
     assert before.memory() == plan
     before.step()
     assert before.memory() == plan
@@ -414,9 +421,11 @@ def test_memory_is_told_in_advance(tmp_path: Path) -> None:
     few = SpectralMonitor(weights, method="randomized", reference=None, k=3)
     assert few.memory().kept == {"solver": {"a": 4 * 3 * 30, "b": 8 * 3 * 40}}
     few.step()
-    starts = few.state_dict()["start"]
+    starts = few._solver.state()  # type: ignore[union-attr]
     assert {name: x.nbytes for name, x in starts.items()} == few.memory().kept["solver"]
-    saving = SpectralMonitor(weights, reference="final", k=7, recorder=Recorder(tmp_path))
+    saving = SpectralMonitor(
+        weights, method="exact", reference="final", k=7, recorder=Recorder(tmp_path)
+    )
     saving.step()
     saving.close()
     size = (tmp_path / "vectors.bin").stat().st_size
