@@ -23,18 +23,18 @@ from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix, MatrixView
 from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
 from spectral_kernels.alignment.clusters import cluster_overlaps_list
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.results import SVD
 from spectral_kernels.snapshot.op import snapshot_list
 
-__all__ = ["SUBSPACE", "WATCHABLE", "Changes", "check_watch"]
+__all__ = ["WATCHABLE", "Changes", "check_watch"]
 
 Watchable = Literal["weights", "updates", "gradients"]
 WATCHABLE = ("weights", "updates", "gradients")
 _KINDS = {"updates": "update", "gradients": "gradient"}
 _EXACT_SIDE = 384
 _TRIPLETS = 32
-SUBSPACE = 10  # As many as an alignment score averages (Eq. 4).
+_SUBSPACE = 10  # As many as an alignment score averages (Eq. 4).
 
 
 def check_watch(watch: Sequence[str] | str) -> tuple[str, ...]:
@@ -59,11 +59,17 @@ class Changes:
         matrices: the weights under watch.
         watch: see `check_watch`.
         generator: for the random start beyond a short side of 384.
+        k: how many vectors of the weights take part, of which at most 10 are compared.
     """
 
     def __init__(
-        self, matrices: Sequence[Matrix], watch: Sequence[str], generator: torch.Generator
+        self,
+        matrices: Sequence[Matrix],
+        watch: Sequence[str],
+        generator: torch.Generator,
+        k: int,
     ) -> None:
+        self.subspace = min(k, _SUBSPACE)
         self._matrices = matrices
         self._before: list[Tensor] | None = None
         self._of = {
@@ -98,7 +104,8 @@ class Changes:
         Returns:
             The rows, and by name (2,): `spectral_kernels.subspace_overlap` of the leading
             (at most 10) left vectors of the change with those of the weight, and of the right
-            ones. NaN where a change is not known.
+            ones; of a change or weight of lower rank, as many as that. NaN where a change is
+            zero or not known.
         """
         if not self._changed:
             return {}, {}
@@ -115,7 +122,8 @@ class Changes:
         names = [matrix.name for matrix in self._changed]
         names = [matrix.name for matrix in self._changed]
         weights = [svd for _ in self._of for svd in svds]
-        overlap = _overlaps([found[name] for name in names], weights)
+        floors = [floor for kind in self._of for floor in self._rounding(kind)]
+        overlap = _overlaps([found[name] for name in names], weights, floors, self.subspace)
         return {name: rows[name] for name in names}, dict(zip(names, overlap, strict=True))
 
     def remember(self) -> None:
@@ -152,6 +160,16 @@ class Changes:
             )
         self._before = [x.clone() for x in state["before"]] or None
         self._randomized.load_state(state["start"])
+
+    def _rounding(self, kind: str) -> list[float]:
+        """For each change, the share of sigma_1 of its weight that rounding alone can make up.
+
+        A stored weight is rounded at every update: by a matrix of independent entries, up to
+        eps |w| / 2 each, whose 2-norm is below eps sigma_1 of the weight. Gradients are not.
+        """
+        if kind != "update":
+            return [0.0] * len(self._matrices)
+        return [2 * torch.finfo(matrix.read().dtype).eps for matrix in self._matrices]
 
     def _read(self) -> list[Tensor]:
         tensors: list[Tensor] = []
@@ -200,17 +218,35 @@ def _bytes(matrix: Matrix) -> int:
     return size * matrix.shape[0] * matrix.shape[1]
 
 
-def _overlaps(changes: Sequence[SVD], weights: Sequence[SVD]) -> list[Array]:
-    pairs, clusters = [], []
-    for a, b in zip(changes, weights, strict=True):
-        k = min(SUBSPACE, a.Vh.shape[0], b.Vh.shape[0])
+def _overlaps(
+    changes: Sequence[SVD], weights: Sequence[SVD], floors: Sequence[float], k: int
+) -> list[Array]:
+    """(2,) for each: subspace overlap of at most k leading directions, left and right.
+
+    Directions of values that are rounding alone are arbitrary, and left out: an update that
+    touches three rows has three.
+    """
+    pairs, clusters, shares = [], [], []
+    for a, b, floor in zip(changes, weights, floors, strict=True):
+        width = min(k, a.Vh.shape[0], b.Vh.shape[0])
         wide = torch.promote_types(a.U.dtype, b.U.dtype)
+        mine = _above(a, floor * b.S[:1], width).to(wide)
+        theirs = _above(b, torch.zeros_like(b.S[:1]), width).to(wide)
         pairs += [
-            (a.U[:, :k].to(wide), b.U[:, :k].mT.to(wide)),
-            (a.Vh[:k].mT.to(wide), b.Vh[:k].to(wide)),
+            (a.U[:, :width] * mine, b.U[:, :width].mT.to(wide) * theirs.unsqueeze(-1)),
+            (a.Vh[:width].mT * mine, b.Vh[:width].to(wide) * theirs.unsqueeze(-1)),
         ]
-        clusters += [torch.zeros(k, dtype=torch.int64, device=a.U.device)] * 2
+        clusters += [torch.zeros(width, dtype=torch.int64, device=a.U.device)] * 2
+        # The kernel divides by the width; 0 / 0 where nothing is known.
+        shares.append(width / torch.minimum(mine.sum(), theirs.sum()))
     values = cluster_overlaps_list(pairs, clusters)
     # One cluster holds all: every entry is the overlap of the whole subspaces.
     sides = torch.stack([value[0] for value in values]).reshape(-1, 2)
-    return to_arrays(list(sides))
+    return to_arrays(list(sides * torch.stack(shares).unsqueeze(-1)))
+
+
+def _above(svd: SVD, floor: Tensor, width: int) -> Tensor:
+    """Which of the leading values are above rounding and above the floor (1,); NaN is not."""
+    values: Tensor = svd.S
+    rounding = default_rtol(svd.U.shape[0], svd.Vh.shape[1], values.dtype) * values[:1]
+    return values[:width] > torch.maximum(rounding, floor.to(values))

@@ -32,6 +32,7 @@ __all__ = [
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 _TOP = 10
+_POINTS = 300
 _LABELS = {
     "effective_rank": "effective rank, entropy of σ / Σσ (nats)",
     "effective_rank_exp": "exponential of the effective rank",
@@ -78,13 +79,19 @@ def metric_over_time(run: Run, metric: str = "effective_rank", ax: Axes | None =
 
 
 def bounds_over_time(run: Run, ax: Axes | None = None) -> Axes:
-    """The largest bound of a singular value of each weight, as a share of sigma_1, log scale."""
+    """The largest bound of a singular value of each weight, as a share of sigma_1, log scale.
+
+    A tracker's bounds grow while its vectors hold and fall when it turns them, so that of many
+    neighbouring steps the largest is drawn.
+    """
     ax = _axes(ax)
+    when = run.steps[_middles(len(run.steps))]
     for i, name in enumerate(run.weights):
         top = np.asarray(run.singular_values[name])[:, 0]
         with np.errstate(invalid="ignore", divide="ignore"):
             share = np.asarray(run.value_bounds(name)).max(axis=1) / top
-        ax.plot(run.steps, share, color=_colour(i), linewidth=0.8, label=short(name))
+        largest = [share[group].max() for group in _groups(len(share))]
+        ax.plot(when, largest, color=_colour(i), linewidth=0.9, label=short(name))
     ax.set_yscale("log")
     ax.set_ylabel("largest bound of a singular value / σ₁")
     ax.set_title("Bounds of the singular values")
@@ -103,10 +110,10 @@ def work_per_step(run: Run, ax: Axes | None = None) -> Axes:
         raise ValueError(f"{run.path}: no work of a tracker was recorded")
     ax = _axes(ax)
     words = [*(word for word in _WORK if word in run.work), *(set(run.work) - set(_WORK))]
-    parts = [_smoothed(run.work[word]) for word in words]
+    groups = _groups(len(run.steps))
     ax.stackplot(
         run.steps[_middles(len(run.steps))],
-        parts,
+        [[run.work[word][group].mean() for group in groups] for word in words],
         labels=[f"{word}: {run.work[word].mean():.3g} a step" for word in words],
         colors=[_colour(i) for i in range(len(words))],
         step="mid",
@@ -234,15 +241,12 @@ def _score(diagonal: Array) -> Array:
     return values
 
 
-def _middles(count: int, points: int = 300) -> Indices:
-    """Indices of the middle of at most ``points`` groups of neighbouring steps."""
-    return np.array([(group[0] + group[-1]) // 2 for group in _groups(count, points)])
+def _middles(count: int) -> Indices:
+    """The index in the middle of each group of `_groups`."""
+    return np.array([(group[0] + group[-1]) // 2 for group in _groups(count)], dtype=np.int64)
 
 
-def _smoothed(values: Array, points: int = 300) -> Array:
-    """Means over the same groups."""
-    return np.array([values[group].mean() for group in _groups(len(values), points)])
-
-
-def _groups(count: int, points: int) -> list[Indices]:
-    return [group for group in np.array_split(np.arange(count), min(points, count)) if len(group)]
+def _groups(count: int) -> list[Indices]:
+    """At most 300 groups of neighbouring steps: as many as a panel can show."""
+    parts = np.array_split(np.arange(count), max(1, min(_POINTS, count)))
+    return [part for part in parts if len(part)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from python_api.chance import Chance
-from python_api.changes import SUBSPACE, Changes
+from python_api.changes import Changes
 from python_api.clusters import ClusterFinder
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
@@ -56,9 +56,9 @@ class OverTime:
         self._matrices = matrices
         self._k = k
         self.reference = Reference(given, matrices, k)
-        self.changes = Changes(matrices, watch, generator)
+        self.changes = Changes(matrices, watch, generator, k)
         self._clusters = ClusterFinder(matrices, k)
-        self.chance = Chance.of(matrices, pairs, self.changes.matrices, SUBSPACE)
+        self.chance = Chance.of(matrices, pairs, self.changes.matrices, self.changes.subspace)
 
     @property
     def wants_all_vectors(self) -> bool:

@@ -27,6 +27,7 @@ __all__ = [
     "agreement_heatmap",
     "agreements",
     "alignment_heatmap",
+    "chosen_matrix",
     "clusters",
     "compare",
     "effective_rank_heatmap",
@@ -98,7 +99,7 @@ def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | No
         ax: axes to draw on.
     """
     ax = _axes(ax)
-    name = _matrix(run, matrix)
+    name = chosen_matrix(run, matrix)
     values = np.asarray(run.singular_values[name])
     r = values.shape[1]
     steps = np.broadcast_to(run.steps[:, None], values.shape)
@@ -219,7 +220,7 @@ def agreement_heatmap(
         ValueError: the run has no agreement of this matrix.
     """
     ax = _axes(ax)
-    name = _matrix(run, matrix)
+    name = chosen_matrix(run, matrix)
     recorded = run.subspace_agreement if clusters else run.agreement
     if name not in recorded:
         raise ValueError(f"{run.path}: no agreement of {name!r} was recorded")
@@ -240,7 +241,7 @@ def identifiable_heatmap(run: Run, matrix: str | None = None, ax: Axes | None = 
         ValueError: this was not recorded for the matrix.
     """
     ax = _axes(ax)
-    name = _matrix(run, matrix)
+    name = chosen_matrix(run, matrix)
     if name not in run.identifiable:
         raise ValueError(f"{run.path}: not recorded which vectors of {name!r} are identifiable")
     data = np.asarray(run.identifiable[name]).T
@@ -398,7 +399,13 @@ def _scalar(run: Run, split: str, what: str) -> Array | None:
     return None
 
 
-def _matrix(run: Run, matrix: str | None) -> str:
+def chosen_matrix(run: Run, matrix: str | None = None) -> str:
+    """The matrix that panels show where none is named: the first attention weight, or else the
+    second matrix.
+
+    Raises:
+        ValueError: there is no such matrix.
+    """
     if matrix is not None:
         if matrix not in run.singular_values:
             raise ValueError(
@@ -417,7 +424,7 @@ def _alignment(run: Run, pair: tuple[str, str] | None) -> tuple[tuple[str, str],
         raise ValueError(f"{run.path}: no alignment was recorded")
     known = {**run.alignment, **run.alignment_over_heads()}
     if pair is None:
-        shown = _matrix(run, None)
+        shown = chosen_matrix(run, None)
         ending = [key for key in run.alignment if key[1] == shown]
         # A table of positions has very few rows; the embedding proper says more.
         ending.sort(key=lambda key: -run.alignment[key].shape[1])

@@ -344,6 +344,23 @@ def test_overlap_with_the_leading_directions() -> None:
     assert right == pytest.approx(0, abs=1e-3)
 
 
+def test_overlap_leaves_arbitrary_directions_out() -> None:
+    """A change of rank two has two directions, whatever completes its basis."""
+    U, V = (np.linalg.qr(np.random.default_rng(i).standard_normal((30, 30)))[0] for i in (0, 1))
+    weights = {"a": torch.from_numpy((U * np.linspace(30, 1, 30)) @ V), "zero": torch.zeros(5, 5)}
+    weights["still"] = weights["a"].clone()
+    watch = SpectralMonitor(weights, watch=("weights", "updates"), pairs=None, reference=None)
+    watch.step()
+    change = U[:, [3, 20]] @ V[[4, 25]]
+    weights["a"] = weights["a"] + 1e-4 * torch.from_numpy(change)
+    overlap = due(watch.step()).overlap
+    np.testing.assert_allclose(overlap["a[update]"], [0.5, 0.5], atol=1e-3)
+    assert np.isnan(overlap["still[update]"]).all()
+    assert np.isnan(overlap["zero[update]"]).all()
+    weights["a"] = 1.01 * weights["a"]
+    np.testing.assert_allclose(due(watch.step()).overlap["a[update]"], 1, atol=1e-3)
+
+
 def test_large_changes_are_randomized() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {"a": torch.randn(400, 390, generator=generator)}
