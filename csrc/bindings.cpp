@@ -182,7 +182,7 @@ void alignment_diagonals(const py::list& list, int threads) {
         p.count = f.integer();
         p.out = f.pointer();
         p.first = f.pointer<const int64_t>();
-        p.overlap = f.pointer();
+        p.cosine = f.pointer();
         return p;
       },
       run_alignments);

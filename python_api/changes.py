@@ -22,7 +22,7 @@ from torch import Tensor
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix, MatrixView
 from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
-from spectral_kernels.alignment.clusters import cluster_overlaps_list
+from spectral_kernels.alignment.clusters import cluster_cosines_list
 from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.results import SVD
 from spectral_kernels.snapshot.op import snapshot_list
@@ -237,11 +237,11 @@ def _overlaps(
             (a.Vh[:width].mT * mine, b.Vh[:width].to(wide) * theirs.unsqueeze(-1)),
         ]
         clusters += [torch.zeros(width, dtype=torch.int64, device=a.U.device)] * 2
-        # The kernel divides by the width; 0 / 0 where nothing is known.
+        # The squared cosine is a sum over the width; 0 / 0 where nothing is known.
         shares.append(width / torch.minimum(mine.sum(), theirs.sum()))
-    values = cluster_overlaps_list(pairs, clusters)
-    # One cluster holds all: every entry is the overlap of the whole subspaces.
-    sides = torch.stack([value[0] for value in values]).reshape(-1, 2)
+    values = cluster_cosines_list(pairs, clusters)
+    # One cluster holds all: every entry is the root of the overlap of the whole subspaces.
+    sides = torch.stack([value[0] for value in values]).reshape(-1, 2).square()
     return to_arrays(list(sides * torch.stack(shares).unsqueeze(-1)))
 
 

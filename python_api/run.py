@@ -23,7 +23,7 @@ __all__ = ["Run", "load_run"]
 _HEAD = re.compile(r", head \d+(?=\])|\[head \d+\]")
 _PREFIXES = frozenset(
     (*METRICS, "normalized_effective_rank", "alignment_score", "agreement_score",
-     "subspace_agreement_score", "bound")
+     "bound")
 )  # fmt: skip
 _WORK = "work"
 

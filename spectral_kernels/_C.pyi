@@ -19,7 +19,7 @@ _RandomizedJob = tuple[int, int, int, int, int, int, int, int, int, int, int, in
 # (s_ptr, dtype, batch, r, m, n, rtol, out_ptr)
 _SummaryJob = tuple[int, int, int, int, int, int, float, int]
 # (u_ptr, dtype, u_stride_row, u_stride_col, v_ptr, v_stride_row, v_stride_col, length, k, out_ptr,
-# first_ptr, overlap_ptr); first (k) int64: the first index of each cluster; both 0 for none
+# first_ptr, cosine_ptr); first (k) int64: the first index of each cluster; both 0 for none
 _AlignmentJob = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
 # (*matrix of batch 1, v_ptr, warm, tolerance, ut_ptr, s_ptr, vh_ptr, bounds_ptr, report_ptr); v
 # (r, r) float64 is read where warm and then overwritten; bounds (r) and report (4) are float64:

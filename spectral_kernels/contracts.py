@@ -29,8 +29,8 @@ SCHEMAS = {
     "-> (Tensor[] U, Tensor[] S, Tensor[] Vh)",
     "summarize": "(Tensor[] S, int[] m, int[] n, float rtol) -> Tensor[]",
     "alignment_diagonals": "(Tensor[] U, Tensor[] Vh_next, int k) -> Tensor[]",
-    "cluster_overlaps": "(Tensor[] U, Tensor[] Vh_next, Tensor[] first) "
-    "-> (Tensor[] diagonals, Tensor[] overlaps)",
+    "cluster_cosines": "(Tensor[] U, Tensor[] Vh_next, Tensor[] first) "
+    "-> (Tensor[] diagonals, Tensor[] cosines)",
     "snapshot": "(Tensor[] A) -> (Tensor[] matrices, Tensor statistics)",
     "usv_matmul": "(Tensor x, Tensor U, Tensor Sigma, Tensor Vh, Tensor? bias) -> Tensor",
 }
@@ -113,7 +113,7 @@ def _alignment_diagonals_fake(U: list[Tensor], Vh_next: list[Tensor], k: int) ->
     ]
 
 
-def _cluster_overlaps_fake(
+def _cluster_cosines_fake(
     U: list[Tensor], Vh_next: list[Tensor], first: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     diagonals = [u.new_empty(f.shape) for u, f in zip(U, first, strict=True)]
@@ -139,7 +139,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "rsvd": _rsvd_fake,
     "summarize": _summarize_fake,
     "alignment_diagonals": _alignment_diagonals_fake,
-    "cluster_overlaps": _cluster_overlaps_fake,
+    "cluster_cosines": _cluster_cosines_fake,
     "snapshot": _snapshot_fake,
     "usv_matmul": _usv_matmul_fake,
 }

@@ -46,7 +46,7 @@ CASES = {
             2,
         )
     ],
-    "cluster_overlaps": [
+    "cluster_cosines": [
         lambda: (
             [torch.randn(6, 4), torch.randn(2, 5, 3)],
             [torch.randn(3, 6), torch.randn(2, 9, 5)],

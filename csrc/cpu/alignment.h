@@ -1,8 +1,9 @@
 // out[i] = |sum_a U[a, i] Vh[i, a]|: the diagonal of |U^T V| without the matrix (Yunis et al. 2024,
 // Eq. 3). 2 * length * count flops, every input read once, sums in float64.
 //
-// Where clusters are given, overlap[i] = ||U_C^T V_C||_F^2 / |C| for the cluster C of i as well,
-// the squared diagonal entry where i is alone: 2 * length * |C|^2 flops for each.
+// Where clusters are given, cosine[i] = ||U_C^T V_C||_F / sqrt(|C|) for the cluster C of i as well,
+// the diagonal entry where i is alone: 2 * length * |C|^2 flops for each. The root is taken here,
+// since that of a torch tensor wakes the threads of its vector library.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -94,35 +95,32 @@ inline double strided_squared_products(const AlignmentPair& p, int64_t start, in
 }
 
 template <class T>
-inline double cluster_overlap(const AlignmentPair& p, int64_t start, int64_t stop) {
+inline double cluster_cosine(const AlignmentPair& p, int64_t start, int64_t stop) {
   const int64_t size = stop - start;
-  if (size == 1) {
-    const double cosine = static_cast<double>(static_cast<const T*>(p.out)[start]);
-    return cosine * cosine;
+  if (size == 1) return static_cast<double>(static_cast<const T*>(p.out)[start]);
+  double total;
+  if (p.u_stride_row != 1 || p.v_stride_col != 1) {
+    total = strided_squared_products<T>(p, start, stop);
+  } else {
+    const T* u = static_cast<const T*>(p.u) + start * p.u_stride_col;
+    const T* v = static_cast<const T*>(p.v) + start * p.v_stride_row;
+    total = size < 4 ? squared_products<2>(u, p.u_stride_col, v, p.v_stride_row, size, p.length)
+                     : squared_products<4>(u, p.u_stride_col, v, p.v_stride_row, size, p.length);
   }
-  const double share = 1.0 / static_cast<double>(size);
-  if (p.u_stride_row != 1 || p.v_stride_col != 1)
-    return share * strided_squared_products<T>(p, start, stop);
-  const T* u = static_cast<const T*>(p.u) + start * p.u_stride_col;
-  const T* v = static_cast<const T*>(p.v) + start * p.v_stride_row;
-  constexpr int kWide = 4;
-  return share *
-         (size < kWide
-              ? squared_products<2>(u, p.u_stride_col, v, p.v_stride_row, size, p.length)
-              : squared_products<kWide>(u, p.u_stride_col, v, p.v_stride_row, size, p.length));
+  return std::sqrt(total / static_cast<double>(size));
 }
 
 // Reads the diagonal, which is written first.
 template <class T>
-inline void cluster_overlaps(const AlignmentPair& p) {
-  T* overlap = static_cast<T*>(p.overlap);
+inline void cluster_cosines(const AlignmentPair& p) {
+  T* cosine = static_cast<T*>(p.cosine);
   for (int64_t start = 0, stop; start < p.count; start = stop) {
     stop = start + 1;
     while (stop < p.count && p.first[stop] == p.first[start])
       ++stop;
-    const T value = static_cast<T>(cluster_overlap<T>(p, start, stop));
+    const T value = static_cast<T>(cluster_cosine<T>(p, start, stop));
     for (int64_t i = start; i < stop; ++i)
-      overlap[i] = value;
+      cosine[i] = value;
   }
 }
 
@@ -140,7 +138,7 @@ inline void diagonal_typed(const AlignmentPair& p) {
 template <class T>
 inline void alignment_typed(const AlignmentPair& p) {
   diagonal_typed<T>(p);
-  if (p.overlap) cluster_overlaps<T>(p);
+  if (p.cosine) cluster_cosines<T>(p);
 }
 
 inline void alignment(const AlignmentPair& p) {

@@ -331,7 +331,7 @@ void run_summaries(const std::vector<SummaryJob>& jobs, int threads) {
 // Inner products that a pair of bases asks for.
 static int64_t alignment_dots(const AlignmentPair& p) {
   int64_t dots = p.count;
-  for (int64_t i = 0, start = 0; p.overlap && i < p.count; ++i) {
+  for (int64_t i = 0, start = 0; p.cosine && i < p.count; ++i) {
     if (p.first[i] != p.first[start]) start = i;
     dots += 2 * (i - start);
   }

@@ -32,7 +32,7 @@ from spectral_kernels.arrays import Array, enter, from_tensor, kind, to_tensor
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
 
-_overlaps = contracts.operator("cluster_overlaps")
+_cosines = contracts.operator("cluster_cosines")
 
 
 def singular_value_clusters(
@@ -119,12 +119,12 @@ def subspace_agreement(
             )
     if not left:
         return []
-    _, both = _overlaps(
+    _, both = _cosines(
         [u for u, _ in (*left, *right)], [v for _, v in (*left, *right)], [*first, *first]
     )
     half = len(left)
     agreements: Array | list[Array] = leave(
-        [(u * v).sqrt() for u, v in zip(both[:half], both[half:], strict=True)]
+        [u * v for u, v in zip(both[:half], both[half:], strict=True)]
     )
     return agreements
 
@@ -170,15 +170,16 @@ def cluster_agreement_list(
     left = [(a.U, b.U.mT) for a, b in pairs]
     right = [(a.Vh.mT, b.Vh) for a, b in pairs]
     with torch.no_grad():
-        lines, overlaps = _kernel_of_pairs([*left, *right], [*first, *first])
+        lines, cosines = _kernel_of_pairs([*left, *right], [*first, *first])
         half = len(left)
         single = [u * v for u, v in zip(lines[:half], lines[half:], strict=True)]
-        whole = [(u * v).sqrt() for u, v in zip(overlaps[:half], overlaps[half:], strict=True)]
+        whole = [u * v for u, v in zip(cosines[:half], cosines[half:], strict=True)]
     return single, whole
 
 
-def cluster_overlaps_list(pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]) -> list[Tensor]:
-    """Return ||U_C^T V_C||_F^2 / |C| of every index's cluster C, for pairs (U, Vh); unchecked."""
+def cluster_cosines_list(pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]) -> list[Tensor]:
+    """Return ||U_C^T V_C||_F / sqrt(|C|), the root of ``subspace_overlap``, of every index's
+    cluster C, for pairs (U, Vh); unchecked."""
     if not pairs:
         return []
     with torch.no_grad():
@@ -241,7 +242,7 @@ def _kernel_of_pairs(
     pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     module = dispatch.backend("alignment", pairs[0][0].device.type)
-    found: tuple[list[Tensor], list[Tensor]] = module.cluster_overlaps(pairs, first)
+    found: tuple[list[Tensor], list[Tensor]] = module.cluster_cosines(pairs, first)
     return found
 
 
@@ -252,5 +253,5 @@ def _kernel(
         return _kernel_of_pairs(list(zip(U, Vh_next, strict=True)), first)
 
 
-contracts.implement("cluster_overlaps", _kernel)
-contracts.not_differentiable("cluster_overlaps", "detach its inputs")
+contracts.implement("cluster_cosines", _kernel)
+contracts.not_differentiable("cluster_cosines", "detach its inputs")

@@ -18,10 +18,10 @@ def diagonals(pairs: list[tuple[Tensor, Tensor]], k: int) -> list[Tensor]:
     return results
 
 
-def cluster_overlaps(
+def cluster_cosines(
     pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the diagonals and ||U_C^T V_C||_F^2 / |C| of every index's cluster C.
+    """Return the diagonals and ||U_C^T V_C||_F / sqrt(|C|) of every index's cluster C.
 
     ``first`` (..., k) int64: the first index of each vector's cluster, ascending.
     """
@@ -32,23 +32,23 @@ def _run(
     pairs: list[tuple[Tensor, Tensor]], counts: list[int], first: list[Tensor] | None
 ) -> tuple[list[Tensor], list[Tensor]]:
     results: list[Tensor] = []
-    overlaps: list[Tensor] = []
+    cosines: list[Tensor] = []
     jobs: list[_Job] = []
     owners: list[Tensor] = []
     for i, ((U, Vh), count) in enumerate(zip(pairs, counts, strict=True)):
         *batch, length, _ = U.shape
         if length == 0 or U.numel() == 0 or Vh.numel() == 0:
             results.append(torch.zeros((*batch, count), dtype=U.dtype))
-            overlaps.append(torch.zeros((*batch, count), dtype=U.dtype))
+            cosines.append(torch.zeros((*batch, count), dtype=U.dtype))
             continue
         out = torch.empty(*batch, count, dtype=U.dtype)
         results.append(out)
         clusters = (0, 0)
         if first is not None:
-            overlap, indices = torch.empty_like(out), first[i].contiguous()
-            overlaps.append(overlap)
+            cosine, indices = torch.empty_like(out), first[i].contiguous()
+            cosines.append(cosine)
             owners.append(indices)
-            clusters = (indices.data_ptr(), overlap.data_ptr())
+            clusters = (indices.data_ptr(), cosine.data_ptr())
         code = DTYPE_CODES[U.dtype]
         if not batch:
             (u_row, u_column), (v_row, v_column) = U.stride(), Vh.stride()
@@ -69,4 +69,4 @@ def _run(
             jobs.append((*left, *right, length, count, out.data_ptr() + at * size, *inside))
     if jobs:
         _C.alignment_diagonals(jobs, torch.get_num_threads())
-    return results, overlaps
+    return results, cosines

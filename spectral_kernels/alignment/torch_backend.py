@@ -14,16 +14,16 @@ def diagonals(pairs: list[tuple[Tensor, Tensor]], k: int) -> list[Tensor]:
     return [_diagonal(U, Vh, min(k, U.shape[-1], Vh.shape[-2])) for U, Vh in pairs]
 
 
-def cluster_overlaps(
+def cluster_cosines(
     pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the diagonals and ||U_C^T V_C||_F^2 / |C| of every index's cluster C.
+    """Return the diagonals and ||U_C^T V_C||_F / sqrt(|C|) of every index's cluster C.
 
     ``first`` (..., k) int64: the first index of each vector's cluster, ascending. The whole
     product is formed, in float64.
     """
     lines = [_diagonal(U, Vh, f.shape[-1]) for (U, Vh), f in zip(pairs, first, strict=True)]
-    return lines, [_overlap(U, Vh, f) for (U, Vh), f in zip(pairs, first, strict=True)]
+    return lines, [_cosine(U, Vh, f) for (U, Vh), f in zip(pairs, first, strict=True)]
 
 
 def _diagonal(U: Tensor, Vh: Tensor, k: int) -> Tensor:
@@ -31,11 +31,11 @@ def _diagonal(U: Tensor, Vh: Tensor, k: int) -> Tensor:
     return product.sum(dim=-2).abs().to(U.dtype)
 
 
-def _overlap(U: Tensor, Vh: Tensor, first: Tensor) -> Tensor:
+def _cosine(U: Tensor, Vh: Tensor, first: Tensor) -> Tensor:
     k = first.shape[-1]
     together = first.unsqueeze(-1) == first.unsqueeze(-2)
     squares = (Vh[..., :k, :].double() @ U[..., :k].double()).square()
     # Not a product with the mask: a NaN of another cluster would come through.
     own = torch.where(together, squares, 0.0).sum(dim=-1)
     totals = torch.where(together, own.unsqueeze(-2), 0.0).sum(dim=-1)
-    return (totals / together.sum(dim=-1)).to(U.dtype)
+    return (totals / together.sum(dim=-1)).sqrt().to(U.dtype)
