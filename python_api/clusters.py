@@ -25,7 +25,6 @@ from torch import Tensor
 
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
-from python_api.solvers import to_arrays
 from spectral_kernels.alignment.clusters import alone, first_of_cluster
 from spectral_kernels.results import SVD
 
@@ -43,7 +42,7 @@ class ClusterFinder:
     def __init__(self, matrices: Sequence[Matrix], k: int) -> None:
         self._matrices = matrices
         self._k = k
-        self._lengths: list[int] = []
+        self._plan_of: list[tuple[int, int]] = []
         self._last: Tensor | None = None
 
     def find(
@@ -52,59 +51,65 @@ class ClusterFinder:
         """Clusters by index of the matrix, and by name which vectors are identifiable.
 
         The first are (r,) int64 as of `spectral_kernels.singular_value_clusters`; the second
-        (min(k, r),) bool. The last cluster of a spectrum of which only leading values are known
-        is not identifiable: its neighbour is not seen.
+        (min(k, r),) bool, none where there are no vectors. The last cluster of a spectrum of
+        which only leading values are known is not identifiable: its neighbour is not seen.
         """
-        values = torch.cat([svd.S for svd in svds]).double()
-        lengths = [len(svd.S) for svd in svds]
-        if lengths != self._lengths:
-            self._plan(lengths, values.device)
-        bounds = np.concatenate([rows[m.name].singular_value_bounds for m in self._matrices])
-        radius = torch.from_numpy(bounds).to(values)
-        if self._last is not None:
-            radius += (values - self._last).abs()
-        # What is not finite keeps the last values that were.
-        self._last = (
-            values if self._last is None else torch.where(values.isfinite(), values, self._last)
-        )
-        first = first_of_cluster(values, radius, self._starts)
-        flags = alone(values, radius, first) & ~torch.isin(first, first[self._open])
-        clusters = [
-            part - start
-            for part, start in zip(torch.split(first, lengths), self._begin, strict=True)
+        own = [rows[matrix.name] for matrix in self._matrices]
+        counts = [
+            (len(row.singular_values), svd.Vh.shape[0]) for row, svd in zip(own, svds, strict=True)
         ]
-        # There may be more values than vectors.
-        parts = torch.split(flags, lengths)
-        cut = [flag[: min(self._k, svd.Vh.shape[0])] for flag, svd in zip(parts, svds, strict=True)]
-        known = zip(self._matrices, to_arrays(cut), strict=True)
-        return clusters, {matrix.name: flags for matrix, flags in known}
+        if counts != self._plan_of:
+            self._plan(counts)
+        values = torch.from_numpy(
+            np.concatenate([row.singular_values for row in own], dtype=np.float64)
+        )
+        radius = torch.from_numpy(np.concatenate([row.singular_value_bounds for row in own]))
+        if self._last is None:
+            self._last = values
+        else:
+            radius = radius + (values - self._last).abs()
+            # What is not finite keeps the last values that were.
+            self._last = torch.where(values.isfinite(), values, self._last)
+        first = first_of_cluster(values, radius, self._starts)
+        flags = alone(values, radius, first)
+        if len(self._open):
+            flags &= ~torch.isin(first, first[self._open])
+        clusters = torch.split((first - self._offset).to(svds[0].Vh.device), self._lengths)
+        known = flags.numpy()
+        shown = {name: known[start:stop] for name, start, stop in self._shown}
+        return list(clusters), shown
 
     def state(self) -> list[Tensor]:
         """For ``state_dict``: the last values of every matrix, none before the first step."""
-        return (
-            []
-            if self._last is None
-            else [x.clone() for x in torch.split(self._last, self._lengths)]
-        )
+        if self._last is None:
+            return []
+        return [part.clone() for part in torch.split(self._last, self._lengths)]
 
     def load_state(self, state: Sequence[Tensor]) -> None:
         """Take the values of a state."""
+        self._plan_of = []
         if state:
-            self._plan([len(x) for x in state], state[0].device)
-            self._last = torch.cat([x.double() for x in state])
+            self._lengths = [len(part) for part in state]
+            self._last = torch.cat([part.double().cpu() for part in state])
 
-    def _plan(self, lengths: list[int], device: torch.device) -> None:
-        """Where each spectrum starts, and the last entries of those that are not whole."""
-        ends = np.cumsum(lengths)
-        self._lengths, self._last = lengths, None
-        self._begin = [int(end) - length for end, length in zip(ends, lengths, strict=True)]
-        self._starts = torch.zeros(int(ends[-1]), dtype=torch.bool, device=device)
-        self._starts[[b for b, length in zip(self._begin, lengths, strict=True) if length]] = True
-        self._open = torch.tensor(
-            [int(end) - 1 for end, length, matrix in zip(ends, lengths, self._matrices, strict=True)
-             if 0 < length < min(matrix.shape)],
-            dtype=torch.int64, device=device,
-        )  # fmt: skip
+    def _plan(self, counts: list[tuple[int, int]]) -> None:
+        """Where what is, all spectra one after the other, for these numbers of values, vectors."""
+        lengths = [length for length, _ in counts]
+        ends = np.cumsum(lengths, dtype=np.int64)
+        begins = ends - lengths
+        if self._last is not None and len(self._last) != sum(lengths):
+            self._last = None
+        self._plan_of, self._lengths = counts, lengths
+        self._offset = torch.from_numpy(np.repeat(begins, lengths))
+        self._starts = torch.zeros(sum(lengths), dtype=torch.bool)
+        self._starts[torch.from_numpy(begins[np.array(lengths) > 0])] = True
+        whole = np.array([min(matrix.shape) for matrix in self._matrices])
+        self._open = torch.from_numpy(ends[np.array(lengths) < whole] - 1)
+        self._shown = [
+            (matrix.name, start, start + min(self._k, *pair))
+            for matrix, start, pair in zip(self._matrices, begins.tolist(), counts, strict=True)
+            if min(pair)
+        ]
 
 
 def clusters_over_time(values: Array, bounds: Array) -> Tensor:

@@ -71,8 +71,6 @@ class OverTime:
         identifiable: dict[str, Array] = {}
         if any(svd.Vh.numel() for svd in svds):
             clusters, identifiable = self._clusters.find(svds, rows)
-            # Of the others the values alone were computed.
-            identifiable = {name: flags for name, flags in identifiable.items() if len(flags)}
         agreement, subspaces = self.reference.agreement(svds, clusters)
         if self.reference.wants_previous:
             self.reference.remember(svds, [rows[m.name].finite for m in self._matrices])
