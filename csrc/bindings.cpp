@@ -185,7 +185,7 @@ void summarize_with_bounds(const py::list& list, int threads) {
 
 void alignment_diagonals(const py::list& list, int threads) {
   run_jobs<AlignmentPair>(
-      list, threads, 10,
+      list, threads, 12,
       [](Fields& f) {
         AlignmentPair p;
         p.u = f.pointer<const void>();
@@ -198,6 +198,8 @@ void alignment_diagonals(const py::list& list, int threads) {
         p.length = f.integer();
         p.count = f.integer();
         p.out = f.pointer();
+        p.first = f.pointer<const int64_t>();
+        p.cosine = f.pointer();
         return p;
       },
       run_alignments);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from python_api.chance import Chance
 from python_api.matrices import Matrix, Skipped
 from python_api.pairs import Pair, Rejected
 
@@ -16,17 +17,28 @@ def explain(
     pairs: Sequence[Pair],
     rejected: Sequence[Rejected],
     reference: str,
+    chance: Chance,
 ) -> str:
-    """Tables of matrices, skipped parameters, pairs and rejected pairs, with every reason."""
+    """Tables of matrices, skipped parameters, pairs and rejected pairs, with every reason.
+
+    Where something is compared, what random directions would give in the mean stands beside it.
+    """
     sections = [
-        (f"{len(matrices)} matrices", [_matrix(matrix) for matrix in matrices]),
+        (f"{len(matrices)} matrices", [_matrix(matrix, chance) for matrix in matrices]),
         (
             f"{len(skipped)} parameters not watched",
             [(row.name, _shape(row.shape), row.reason) for row in skipped],
         ),
         (
             f"{len(pairs)} aligned pairs",
-            [(pair.first.label, f"-> {pair.second.label}", pair.reason) for pair in pairs],
+            [
+                (
+                    pair.first.label,
+                    f"-> {pair.second.label}",
+                    f"{pair.reason}; by chance {chance.alignment[pair.key]:.2g}",
+                )
+                for pair in pairs
+            ],
         ),
         (
             f"{len(rejected)} neighbours not aligned",
@@ -39,11 +51,18 @@ def explain(
         lines.append(title if not rows else f"{title}:")
         lines.extend(_table(rows))
     lines.append(f"agreement is measured against: {reference}")
+    if chance.overlap:
+        left, right = (min(side) for side in zip(*chance.overlap.values(), strict=True))
+        most_left, most_right = (max(side) for side in zip(*chance.overlap.values(), strict=True))
+        lines.append(
+            "overlap of updates and gradients with the weights by chance: "
+            f"{left:.2g} to {most_left:.2g} left, {right:.2g} to {most_right:.2g} right"
+        )
     return "\n".join(lines)
 
 
-def _matrix(matrix: Matrix) -> tuple[str, str, str]:
-    notes = [matrix.kind]
+def _matrix(matrix: Matrix, chance: Chance) -> tuple[str, str, str]:
+    notes = [matrix.kind, f"agreement by chance {chance.agreement[matrix.name]:.2g}"]
     if matrix.aliases:
         notes.append(f"tied with {', '.join(matrix.aliases)}")
     if matrix.source.blocks:

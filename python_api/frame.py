@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from spectral_kernels.results import METRICS
+from python_api.chance import Chance
+from spectral_kernels.results import METRICS, SVD
 
 if TYPE_CHECKING:
     from python_api.dataframes import DataFrame
@@ -49,6 +50,11 @@ class MatrixRow:
     """Bounds of the seven numbers above, in their order; see `bounds`."""
 
     @property
+    def is_weight(self) -> bool:
+        """Whether this is a weight, not the update or the gradient of one."""
+        return self.kind not in ("update", "gradient")
+
+    @property
     def bounds(self) -> dict[str, float]:
         """Metric -> largest error of its value, ``singular_values`` for all of them.
 
@@ -85,15 +91,31 @@ class SpectralFrame:
     """(name, name of the next layer) -> diagonal of |U^T V'| (Eq. 3)."""
     agreement: dict[str, Array]
     """Name -> |u_i . u'_i| |v_i . v'_i| against the reference (diagonal of Eq. 5)."""
+    subspace_agreement: dict[str, Array] = field(default_factory=dict)
+    """Name -> the same for the subspaces of the cluster that each index is in, equal to
+    ``agreement`` where it is alone; see `spectral_kernels.subspace_agreement`."""
+    identifiable: dict[str, Array] = field(default_factory=dict)
+    """Name -> whether the single vectors of each index mean something, bool; see
+    `python_api.clusters`."""
+    overlap: dict[str, Array] = field(default_factory=dict)
+    """``fc1.weight[update]`` or ``[gradient]`` -> overlap of its ten leading (left, right)
+    directions with those of the weight; 10 / m and 10 / n are what chance gives."""
+    chance: Chance = field(default_factory=Chance, repr=False)
+    """What random directions would give in place of alignment, agreement and overlap; the same
+    at every step."""
+    vectors: dict[str, SVD] = field(default_factory=dict, repr=False)
+    """Name -> leading vectors, on the device of the weights, where they are to be saved
+    (``reference="final"``); they are part of no table."""
     every: int = 1
     """Steps from one measurement to the next when this one was made."""
 
     def mean(self, metric: str) -> float:
-        """Mean over the matrices of a metric, such as ``normalized_effective_rank``.
+        """Mean over the weights of a metric, such as ``normalized_effective_rank``.
 
-        Matrices that are not finite are left out; NaN where none is.
+        Those that are not finite are left out; NaN where none is.
         """
-        values = [float(getattr(row, metric)) for row in self.matrices.values()]
+        rows = [row for row in self.matrices.values() if row.is_weight]
+        values = [float(getattr(row, metric)) for row in rows]
         known = [value for value in values if math.isfinite(value)]
         return sum(known) / len(known) if known else math.nan
 
@@ -119,7 +141,10 @@ class SpectralFrame:
                 for name, row in self.matrices.items()
             },
             "alignment": {pair_name(p): d.tolist() for p, d in self.alignment.items()},
-            "agreement": {name: values.tolist() for name, values in self.agreement.items()},
+            **{
+                group: {name: values.tolist() for name, values in getattr(self, group).items()}
+                for group in ("agreement", "subspace_agreement", "identifiable", "overlap")
+            },
         }
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -149,6 +174,11 @@ class SpectralFrame:
             yield record(pair_name(pair), "alignment_score", alignment_score(diagonal))
         for name, values in self.agreement.items():
             yield record(name, "agreement_score", alignment_score(values))
+        for name, values in self.subspace_agreement.items():
+            yield record(name, "subspace_agreement_score", alignment_score(values))
+        for name, sides in self.overlap.items():
+            for side, value in zip(("left", "right"), sides.tolist(), strict=True):
+                yield record(name, f"overlap_{side}", value)
 
     def to_dataframe(self) -> DataFrame:
         """The long form as a pandas table, see `records`."""

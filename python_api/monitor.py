@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from python_api.cadence import Cadence
+from python_api.changes import check_watch
 from python_api.explanation import explain
 from python_api.frame import SpectralFrame
 from python_api.heads import HeadCounts
@@ -20,21 +21,23 @@ from python_api.loggers import Sink, as_sinks
 from python_api.matrices import Matrix, MatrixRegistry, Skipped, find_matrices
 from python_api.matrix_rules import default_registry
 from python_api.meetings import Meetings
+from python_api.memory import MemoryPlan, solver_memory
+from python_api.over_time import Comparison, OverTime
 from python_api.pair_discovery import discover_pairs
 from python_api.pairs import Pair, Rejected, resolve_pairs
 from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
-from python_api.reference import Reference
+from python_api.recorder import saves_vectors
+from python_api.reference import Given
 from python_api.solvers import ExactSolver, RandomizedSolver, Solver
 from python_api.tracked_solver import TrackedSolver
-from spectral_kernels.results import SVD
 
-__all__ = ["SpectralMonitor"]
+__all__ = ["METHODS", "SpectralMonitor"]
 
-_METHODS = ("tracked", "exact", "randomized")
+METHODS = ("tracked", "exact", "randomized")
 _VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
 _TRIPLETS = 32
 _TOLERANCE = 1e-3
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 _RESERVED = frozenset({"every", "overhead", "not_finite"})
 
 
@@ -71,8 +74,13 @@ class SpectralMonitor:
         pairs: "auto": consecutive layers found from the structure of the model; a list of
             (name, name of the next layer); or ``None`` for no alignment.
         reference: what ``frame.agreement`` compares singular vectors with. "init": the weights
-            when the monitor was made; "previous": the last measured step; SVDs as a list in the
-            order of ``monitor.matrices`` or by name; or ``None``.
+            when the monitor was made; "previous": the last measured step; "final": the last
+            step of the run, for which the recorder saves the vectors of every measured step and
+            `python_api.final_agreement` compares them when the run is over; the folder of such
+            a run, for its last vectors; SVDs as a list in the order of ``monitor.matrices`` or
+            by name; or ``None``.
+        watch: "weights", and with them "updates" (since the last measured step) and
+            "gradients", see `python_api.changes`.
         heads: attention heads, one number or {pattern: number}, where modules do not tell.
         recorder: a `Recorder`, anything with ``.log(dict, step=)``, or a list of these.
         registry: rules from parameters to matrices, see `python_api.matrices.MatrixRegistry`.
@@ -95,9 +103,8 @@ class SpectralMonitor:
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
         pairs: Literal["auto"] | Sequence[tuple[str, str]] | None = "auto",
-        reference: (
-            Literal["init", "previous"] | Sequence[SVD] | Mapping[str, SVD] | None
-        ) = "init",
+        reference: Given = "init",
+        watch: Sequence[str] = ("weights",),
         heads: int | Mapping[str, int] | None = None,
         recorder: Any = None,
         registry: MatrixRegistry | None = None,
@@ -113,9 +120,18 @@ class SpectralMonitor:
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._solver = self._make_solver(k, tolerance)
-        self._reference = Reference(reference, self._matrices, self._vectors)
+        self._over_time = OverTime(
+            reference,
+            self._matrices,
+            self._vectors,
+            check_watch(watch),
+            self._pairs,
+            self._generator,
+        )
+        self._reference = self._over_time.reference
         self._needs_vectors = self._which_need_vectors()
         self._sinks: list[Sink] = as_sinks(recorder)
+        self._saved_vectors = saves_vectors(self._sinks) if self._reference.wants_final else None
         self._next_step = 0
         self._paused = 0
         self._frame: SpectralFrame | None = None
@@ -166,7 +182,7 @@ class SpectralMonitor:
             self._pairs, self._rejected = resolve_pairs(pairs, found, self._matrices), []
 
     def _which_need_vectors(self) -> list[bool]:
-        if self._reference.wants_all:
+        if self._over_time.wants_all_vectors:
             return [True] * len(self._matrices)
         paired = {port.matrix for pair in self._pairs for port in (pair.first, pair.second)}
         return [m.name in paired or m.name in self._reference for m in self._matrices]
@@ -210,9 +226,22 @@ class SpectralMonitor:
     def explain(self) -> str:
         """What is watched and what is not, and why, as text."""
         told = explain(
-            self._matrices, self._skipped, self._pairs, self._rejected, self._reference.described
+            self._matrices,
+            self._skipped,
+            self._pairs,
+            self._rejected,
+            self._reference.described,
+            self._over_time.chance,
         )
-        return f"{told}\n{self._cadence.described}"
+        return "\n".join([told, *self.memory().lines(), self._cadence.described])
+
+    def memory(self) -> MemoryPlan:
+        """What the monitor keeps between steps, in bytes, and what a step adds to the disk."""
+        return MemoryPlan.of(
+            self._matrices,
+            {**solver_memory(self._solver), **self._over_time.memory()},
+            per_step=self._over_time.bytes_per_step(self._saved_vectors),
+        )
 
     def step(self, step: int | None = None, **scalars: float | Tensor) -> SpectralFrame | None:
         """Measure if this step is due; call it after ``optimizer.step()``.
@@ -239,9 +268,9 @@ class SpectralMonitor:
             self._cadence.leave(number, entered)
             return None
         with _plain_arithmetic():
-            rows, alignment, agreement = self._measure()
+            rows, alignment, comparison = self._measure()
         frame = SpectralFrame(
-            number, _as_floats(scalars), math.nan, rows, alignment, agreement, self.every
+            number, _as_floats(scalars), math.nan, rows, alignment, *comparison, every=self.every
         )
         now = time.perf_counter()
         frame.overhead = (self._spent + now - entered) / (now - self._last_frame_at)
@@ -255,13 +284,10 @@ class SpectralMonitor:
         self._cadence.leave(number, done, done - entered)
         return frame
 
-    def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[str, Any]]:
-        svds, finite, rows = self._solver.measure(self._needs_vectors)
+    def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], Comparison]:
+        svds, _, rows = self._solver.measure(self._needs_vectors)
         alignment = self._meetings.alignment(svds)
-        agreement = self._reference.agreement(svds)
-        if self._reference.wants_previous:
-            self._reference.remember(svds, finite)
-        return rows, alignment, agreement
+        return rows, alignment, self._over_time.measure(svds, rows)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -289,7 +315,7 @@ class SpectralMonitor:
             "next_step": self._next_step,
             "cadence": self._cadence.state(),
             "shapes": {matrix.name: list(matrix.shape) for matrix in self._matrices},
-            "reference": self._reference.state(),
+            "over_time": self._over_time.state(),
             "generator": self._generator.get_state(),
             "solver": self._solver.state(),
         }
@@ -301,7 +327,7 @@ class SpectralMonitor:
             ValueError: the method, the names or the shapes differ; the message tells which.
         """
         _check_state(state, self.method, self._matrices)
-        self._reference.load_state(state["reference"])
+        self._over_time.load_state(state["over_time"])
         self._next_step = int(state["next_step"])
         self._cadence.load_state(state["cadence"])
         self._generator.set_state(state["generator"].cpu())
@@ -313,8 +339,8 @@ def _patterns(given: str | Sequence[str] | None) -> Sequence[str] | None:
 
 
 def _check_options(method: str, k: int | None, tolerance: float | None) -> None:
-    if method not in _METHODS:
-        raise ValueError(f"method: expected one of {', '.join(_METHODS)}, got {method!r}")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
     if tolerance is not None and method != "tracked":
         raise ValueError(f"tolerance: an option of method 'tracked', got it with {method!r}")
     if k is not None and (isinstance(k, bool) or k != int(k) or k < 1):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -26,15 +27,21 @@ __all__ = [
     "agreement_heatmap",
     "agreements",
     "alignment_heatmap",
+    "chosen_matrix",
+    "clusters",
     "compare",
     "effective_rank_heatmap",
     "errors",
     "figure2",
+    "grid",
+    "identifiable_heatmap",
     "singular_values_over_time",
     "to_png",
 ]
 
 _COLOURS = "viridis"
+# A band narrower than this share of the axis looks like the line.
+VISIBLE = 0.004
 _TRAIN, _VALIDATION = "#4c72b0", "#dd5f32"
 _SPLITS = (
     (("train", "training"), "training", _TRAIN),
@@ -75,7 +82,7 @@ def errors(run: Run, ax: Axes | None = None, *, losses: bool = True) -> Axes:
     top = ax.figure.axes[-1] if loss and losses and found else ax
     lines = [line for axes in dict.fromkeys((ax, top)) for line in axes.get_lines()]
     top.legend(lines, [str(line.get_label()) for line in lines], fontsize="small", loc="best")
-    _time_axis(ax, run)
+    time_axis(ax, run)
     ax.set_title("Errors")
     return ax
 
@@ -83,13 +90,16 @@ def errors(run: Run, ax: Axes | None = None, *, losses: bool = True) -> Axes:
 def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | None = None) -> Axes:
     """Every singular value of one matrix over time, coloured by its index.
 
+    Where bounds were recorded and are wide enough to be seen, they are a band around each line;
+    elsewhere the title tells the largest.
+
     Args:
         run: the recorded run.
         matrix: its name; the first attention weight, or else the second matrix, by default.
         ax: axes to draw on.
     """
     ax = _axes(ax)
-    name = _matrix(run, matrix)
+    name = chosen_matrix(run, matrix)
     values = np.asarray(run.singular_values[name])
     r = values.shape[1]
     steps = np.broadcast_to(run.steps[:, None], values.shape)
@@ -102,12 +112,30 @@ def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | No
     )
     ax.add_collection(lines)
     top = float(np.nanmax(values, initial=0.0))
-    ax.set_ylim(0, 1.05 * top if top > 0 else 1.0)
+    height = 1.05 * top if top > 0 else 1.0
+    ax.set_ylim(0, height)
     ax.set_ylabel("singular value")
-    _time_axis(ax, run)
+    told = ""
+    if name in run.singular_value_bounds:
+        bounds = np.asarray(run.singular_value_bounds[name])
+        largest = float(np.nanmax(bounds, initial=0.0))
+        if largest >= VISIBLE * height:
+            _value_bands(ax, run, values, bounds)
+        told = f", bounds ≤ {largest / top:.1g} σ₁" if top > 0 else ""
+    time_axis(ax, run)
     _colourbar(ax, lines, "index i of the singular value")
-    ax.set_title(f"Singular values of {_short(name)}")
+    ax.set_title(f"Singular values of {short(name)}{told}")
     return ax
+
+
+def _value_bands(ax: Axes, run: Run, values: Array, bounds: Array) -> None:
+    r = values.shape[1]
+    colours = colormaps[_COLOURS](np.linspace(0, 1, r)) if r > 1 else ["C0"]
+    for i in range(r):
+        ax.fill_between(
+            run.steps, values[:, i] - bounds[:, i], values[:, i] + bounds[:, i],
+            color=colours[i], alpha=0.15, linewidth=0, zorder=0.5,
+        )  # fmt: skip
 
 
 def effective_rank_heatmap(
@@ -137,7 +165,7 @@ def effective_rank_heatmap(
                 rows.append(run.metrics["effective_rank_exp"][name] * normalized / entropy)
     label = "exp(H) / r" if form == "exponential" else "H / r"
     _heatmap(ax, run, np.array(rows), f"normalised effective rank  {label}", limit)
-    ax.set_yticks(range(1, len(rows) + 1), [_short(name) for name in run.matrices])
+    ax.set_yticks(range(1, len(rows) + 1), [short(name) for name in run.matrices])
     ax.tick_params(axis="y", labelsize="small" if len(rows) <= 20 else 5)
     ax.set_title("Effective rank of every matrix")
     return ax
@@ -166,27 +194,75 @@ def alignment_heatmap(
     name, diagonal = _alignment(run, pair)
     _heatmap(ax, run, np.asarray(diagonal).T, "alignment  |⟨uᵢ, v′ᵢ⟩|", limit)
     ax.set_ylabel("index i of the diagonal")
-    ax.set_title(f"Alignment {_short(name[0])} → {_short(name[1])}")
+    ax.set_title(f"Alignment {short(name[0])} → {short(name[1])}")
     return ax
 
 
 def agreement_heatmap(
-    run: Run, matrix: str | None = None, ax: Axes | None = None, *, limit: float | None = 1.0
+    run: Run,
+    matrix: str | None = None,
+    ax: Axes | None = None,
+    *,
+    limit: float | None = 1.0,
+    clusters: bool = False,
 ) -> Axes:
     """Agreement of a matrix's singular vectors with its reference (Eq. 5) over time.
+
+    Args:
+        run: the recorded run.
+        matrix: its name; as for `singular_values_over_time` by default.
+        ax: axes to draw on.
+        limit: value of the lightest colour; ``None``: the largest one shown.
+        clusters: show the agreement of the subspaces of clusters, see
+            `spectral_kernels.subspace_agreement`.
 
     Raises:
         ValueError: the run has no agreement of this matrix.
     """
     ax = _axes(ax)
-    name = _matrix(run, matrix)
-    if name not in run.agreement:
+    name = chosen_matrix(run, matrix)
+    recorded = run.subspace_agreement if clusters else run.agreement
+    if name not in recorded:
         raise ValueError(f"{run.path}: no agreement of {name!r} was recorded")
-    data = np.asarray(run.agreement[name]).T
-    _heatmap(ax, run, data, "agreement  |⟨uᵢ, u⁰ᵢ⟩⟨vᵢ, v⁰ᵢ⟩|", limit)
+    data = np.asarray(recorded[name]).T
+    what = "‖U_CᵀU⁰_C‖‖V_CᵀV⁰_C‖ / |C|" if clusters else "|⟨uᵢ, u⁰ᵢ⟩⟨vᵢ, v⁰ᵢ⟩|"
+    chance = run.chance.agreement.get(name)
+    _heatmap(ax, run, data, f"agreement  {what}", limit)
     ax.set_ylabel("index i of the singular vectors")
-    ax.set_title(f"Agreement of {_short(name)}")
+    by_chance = f" (by chance {chance:.2g})" if chance is not None and not clusters else ""
+    ax.set_title(f"Agreement of {short(name)}{' in clusters' if clusters else by_chance}")
     return ax
+
+
+def identifiable_heatmap(run: Run, matrix: str | None = None, ax: Axes | None = None) -> Axes:
+    """Which singular vectors of a matrix could be told apart, over time.
+
+    Raises:
+        ValueError: this was not recorded for the matrix.
+    """
+    ax = _axes(ax)
+    name = chosen_matrix(run, matrix)
+    if name not in run.identifiable:
+        raise ValueError(f"{run.path}: not recorded which vectors of {name!r} are identifiable")
+    data = np.asarray(run.identifiable[name]).T
+    _heatmap(ax, run, data, "1: identifiable, 0: in a cluster", 1.0)
+    ax.set_ylabel("index i of the singular vectors")
+    ax.set_title(f"Identifiable vectors of {short(name)}: {np.nanmean(data):.0%}")
+    return ax
+
+
+def clusters(run: Run, matrix: str | None = None) -> Figure:
+    """One matrix: agreement of single vectors, of clusters, and which vectors are identifiable.
+
+    Raises:
+        ValueError: the run has no agreement of this matrix.
+    """
+    figure = grid(1, 3, width=6.4, height=4.2)
+    single, whole, flags = figure.axes
+    agreement_heatmap(run, matrix, single)
+    agreement_heatmap(run, matrix, whole, clusters=True)
+    identifiable_heatmap(run, matrix, flags)
+    return figure
 
 
 def figure2(
@@ -249,6 +325,13 @@ def compare(
     top = max(axes[1].get_ylim()[1] for axes in rows)
     for axes in rows:
         axes[1].set_ylim(0, top)
+    return figure
+
+
+def grid(lines: int, columns: int, *, width: float = 6.4, height: float = 4.4) -> Figure:
+    """A figure of ``lines`` x ``columns`` empty panels of this size in inches."""
+    figure = Figure(figsize=(width * columns, height * lines), layout=_spaced())
+    figure.subplots(lines, columns, squeeze=False)
     return figure
 
 
@@ -316,7 +399,13 @@ def _scalar(run: Run, split: str, what: str) -> Array | None:
     return None
 
 
-def _matrix(run: Run, matrix: str | None) -> str:
+def chosen_matrix(run: Run, matrix: str | None = None) -> str:
+    """The matrix that panels show where none is named: the first attention weight, or else the
+    second matrix.
+
+    Raises:
+        ValueError: there is no such matrix.
+    """
     if matrix is not None:
         if matrix not in run.singular_values:
             raise ValueError(
@@ -335,7 +424,7 @@ def _alignment(run: Run, pair: tuple[str, str] | None) -> tuple[tuple[str, str],
         raise ValueError(f"{run.path}: no alignment was recorded")
     known = {**run.alignment, **run.alignment_over_heads()}
     if pair is None:
-        shown = _matrix(run, None)
+        shown = chosen_matrix(run, None)
         ending = [key for key in run.alignment if key[1] == shown]
         # A table of positions has very few rows; the embedding proper says more.
         ending.sort(key=lambda key: -run.alignment[key].shape[1])
@@ -364,7 +453,7 @@ def _heatmap(ax: Axes, run: Run, data: Array, label: str, limit: float | None) -
     )  # fmt: skip
     ax.set_ylim(count + 0.5, 0.5)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _time_axis(ax, run)
+    time_axis(ax, run)
     ax.set_xlim(edges[0], edges[-1])
     _colourbar(ax, mesh, label)
 
@@ -379,7 +468,7 @@ def _edges(steps: Any) -> Array:
     return np.concatenate([[2 * steps[0] - middles[0]], middles, [2 * steps[-1] - middles[-1]]])
 
 
-def _time_axis(ax: Axes, run: Run) -> None:
+def time_axis(ax: Axes, run: Run) -> None:
     ax.set_xlabel("training step")
     if len(run.steps) > 1:
         ax.set_xlim(float(run.steps[0]), float(run.steps[-1]))
@@ -390,6 +479,6 @@ def _colourbar(ax: Axes, shown: Any, label: str) -> None:
     bar.set_label(label)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """A name without the ending that nearly all of them have."""
     return name.replace(".weight", "")

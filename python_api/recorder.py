@@ -1,19 +1,22 @@
 """`Recorder`: frames into a run folder, append-only, readable after a kill at any moment.
 
-Three files:
+Three files, and two of `python_api.saved_vectors` where vectors are saved:
 
 ``metrics.jsonl``
     One JSON object per frame with flat keys: ``step``, the caller's scalars, ``overhead``,
     ``every`` (steps between measurements), ``not_finite`` (how many matrices have a NaN or
     infinity), ``<metric>/<matrix>``, ``alignment_score/<a> -> <b>``,
     ``agreement_score/<matrix>`` and, where the method is not exact,
-    ``bound/<metric>/<matrix>``. What is not a finite number is ``null``.
+    ``bound/<metric>/<matrix>`` and ``work/<what>``, how many matrices a tracker kept, rotated or
+    solved anew. What is not a finite number is ``null``.
     ``pandas.read_json(path, lines=True)`` reads it.
 
 ``spectra.bin``, ``spectra.json``
-    Singular values and their bounds, alignment diagonals and agreement. Binary, since as text
-    they would cost more time than their computation: records of equal size, an int64 step and
-    then the values in the order of ``spectra.json``'s columns, all little-endian.
+    Singular values and their bounds, alignment diagonals, agreement of vectors and of clusters,
+    which vectors are identifiable (1 or 0), overlaps of updates and gradients. Binary, since as
+    text they would cost more time than their computation: records of equal size, an int64 step
+    and then the values in the order of ``spectra.json``'s columns, all little-endian. What
+    chance would give stands in ``spectra.json`` too.
 
 A record reaches the operating system in one write, the binary one first, so a killed process
 loses at most the record it was writing. A torn end is cut off when the folder is opened again.
@@ -23,16 +26,21 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from python_api.chance import Chance
+from python_api.files import append, write_atomically
 from python_api.frame import Array, SpectralFrame
+from python_api.loggers import Sink
 from python_api.metric_lines import MetricLines
+from python_api.saved_vectors import VectorWriter, truncate_vectors
 
-__all__ = ["ARRAYS", "LAYOUT", "METRICS_FILE", "Recorder", "record_type"]
+__all__ = ["ARRAYS", "LAYOUT", "METRICS_FILE", "Recorder", "record_type", "saves_vectors"]
 
 METRICS_FILE = "metrics.jsonl"
 ARRAYS = "spectra.bin"
@@ -47,15 +55,25 @@ class Recorder:
         run_dir: the folder. If it has records already, this recorder goes on after them.
         resume_from: drop records of later steps first, since training goes on from the
             checkpoint of this step; -1 drops all.
+        vectors: "float16" or "float32": how vectors are saved, where the monitor gives them
+            (``reference="final"``); see `python_api.saved_vectors`.
 
     Raises:
-        ValueError: the folder holds something that this class did not write.
+        ValueError: the folder holds something that this class did not write, or another dtype.
     """
 
-    def __init__(self, run_dir: str | os.PathLike[str], *, resume_from: int | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: str | os.PathLike[str],
+        *,
+        resume_from: int | None = None,
+        vectors: str = "float16",
+    ) -> None:
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self.last_step = repair(self.run_dir, resume_from)
+        self.vector_dtype = vectors
+        self._vectors = VectorWriter(self.run_dir, vectors)
         self._layout = _read_layout(self.run_dir)
         self._columns: list[tuple[str, Any, int]] = []
         self._lines = MetricLines()
@@ -79,7 +97,7 @@ class Recorder:
             )
         groups = _groups(frame)
         if not self._columns:
-            self._start(groups)
+            self._start(groups, frame.chance)
         if [(group, name, len(values)) for group, name, values in groups] != self._columns:
             raise ValueError(
                 f"{self.run_dir}: the frame of step {frame.step} has other matrices, pairs or "
@@ -91,8 +109,10 @@ class Recorder:
             np.concatenate(
                 [values for _, _, values in groups], out=record["values"][0], casting="same_kind"
             )
-        _append(self._arrays, record.tobytes())
-        _append(self._metrics, (self._lines.line(frame) + "\n").encode())
+        if frame.vectors:
+            self._vectors.write(frame.step, frame.vectors)
+        append(self._arrays, record.tobytes())
+        append(self._metrics, (self._lines.line(frame) + "\n").encode())
         self.last_step = frame.step
 
     def close(self) -> None:
@@ -100,6 +120,7 @@ class Recorder:
         if self._metrics is not None:
             self._metrics.close()
             self._arrays.close()
+            self._vectors.close()
             self._metrics = None
 
     def __enter__(self) -> Recorder:
@@ -108,7 +129,7 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, groups: list[tuple[str, Any, Array]]) -> None:
+    def _start(self, groups: list[tuple[str, Any, Array]], chance: Chance) -> None:
         """Fix the order of the columns: that of the folder, or else of this first frame."""
         columns = [(group, name, len(values)) for group, name, values in groups]
         # Bounds are float64 always, and are not worth it.
@@ -121,10 +142,11 @@ class Recorder:
         layout = {
             "version": _VERSION,
             "dtype": kind,
+            "chance": chance.to_json(),
             "columns": [{"group": g, "name": name, "length": size} for g, name, size in columns],
         }
         if self._layout is None:
-            _write_atomically(self.run_dir / LAYOUT, json.dumps(layout, indent=1))
+            write_atomically(self.run_dir / LAYOUT, json.dumps(layout, indent=1).encode())
             self._layout = json.loads(json.dumps(layout))
         self._columns = [
             (c["group"], tuple(c["name"]) if isinstance(c["name"], list) else c["name"],
@@ -132,6 +154,21 @@ class Recorder:
             for c in self._layout["columns"]
         ]  # fmt: skip
         self._dtype = record_type(self._layout)
+
+
+def saves_vectors(sinks: Sequence[Sink]) -> str:
+    """The dtype in which a recorder among the sinks saves vectors.
+
+    Raises:
+        ValueError: there is no `Recorder`.
+    """
+    for sink in sinks:
+        if isinstance(sink, Recorder):
+            return sink.vector_dtype
+    raise ValueError(
+        "reference: 'final' compares saved vectors when the run is over; expected a Recorder to "
+        "save them, such as recorder=Recorder(run_dir)"
+    )
 
 
 def record_type(layout: dict[str, Any]) -> np.dtype[Any]:
@@ -143,9 +180,10 @@ def record_type(layout: dict[str, Any]) -> np.dtype[Any]:
 def repair(run_dir: Path, resume_from: int | None) -> int | None:
     """Cut torn ends off, and records after ``resume_from``; return the last step that is left.
 
-    The binary file may be one record ahead of the metrics, by a kill between the two writes.
+    The binary files may be one record ahead of the metrics, by a kill between the two writes.
     """
     last = _repair_metrics(run_dir / METRICS_FILE, resume_from)
+    truncate_vectors(run_dir, last)
     path = run_dir / ARRAYS
     layout = _read_layout(run_dir)
     if last is None:
@@ -199,23 +237,6 @@ def _groups(frame: SpectralFrame) -> list[tuple[str, Any, Array]]:
         if row.method != "exact"
     ]
     rows += [("alignment", pair, diagonal) for pair, diagonal in frame.alignment.items()]
-    rows += [("agreement", name, values) for name, values in frame.agreement.items()]
+    for group in ("agreement", "subspace_agreement", "identifiable", "overlap"):
+        rows += [(group, name, values) for name, values in getattr(frame, group).items()]
     return rows
-
-
-def _append(file: FileIO, data: bytes) -> None:
-    """All of it or nothing, as far as errors go: a full disk must not leave half a record."""
-    before = os.fstat(file.fileno()).st_size
-    rest = memoryview(data)
-    try:
-        while rest:
-            rest = rest[file.write(rest) :]
-    except OSError:
-        os.truncate(file.fileno(), before)
-        raise
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.write_text(text)
-    os.replace(draft, path)

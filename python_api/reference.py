@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from python_api.frame import Array
 from python_api.matrices import Matrix
+from python_api.saved_vectors import SavedVectors
 from python_api.solvers import to_arrays
-from spectral_kernels.alignment.op import agreement_list
+from spectral_kernels.alignment.clusters import cluster_agreement_list
 from spectral_kernels.results import SVD
 
-__all__ = ["Reference"]
+__all__ = ["Given", "Reference"]
+
+Given = str | os.PathLike[str] | Sequence[SVD] | Mapping[str, SVD] | None
+_MODES = ("init", "previous", "final")
 
 
 class Reference:
@@ -23,31 +30,33 @@ class Reference:
     They take k (m + n) numbers of a matrix of m n, twice the matrix at the very most.
 
     Args:
-        given: "init", "previous", SVDs (in the order of the matrices, or by name) or ``None``.
+        given: "init", "previous", "final", the folder of a run with saved vectors (those of its
+            last step), SVDs (in the order of the matrices, or by name) or ``None``.
         matrices: those under watch.
         k: how many vectors to keep and compare.
+
+    Raises:
+        ValueError: anything else, a folder without vectors, or vectors of other matrices.
     """
 
-    def __init__(
-        self,
-        given: str | Sequence[SVD] | Mapping[str, SVD] | None,
-        matrices: Sequence[Matrix],
-        k: int,
-    ) -> None:
+    def __init__(self, given: Given, matrices: Sequence[Matrix], k: int) -> None:
         self._matrices = matrices
         self._k = k
         self._vectors: dict[str, SVD] = {}
-        self._mode = given if isinstance(given, str) else "given" if given is not None else None
-        if isinstance(given, str):
-            if given not in ("init", "previous"):
-                raise ValueError(
-                    f"reference: expected 'init', 'previous', SVDs or None, got {given!r}"
-                )
+        self._mode: str | None = None
+        self._source = "none"
+        if isinstance(given, str) and given in _MODES:
+            self._mode = given
+        elif isinstance(given, str | os.PathLike):
+            self._mode, self._source = "given", self._take_run(Path(given))
         elif given is not None:
-            self._take(given)
-        self._compared = [
-            i for i, m in enumerate(matrices) if self.wants_all or m.name in self._vectors
-        ]
+            self._mode, count = "given", self._take(given)
+            self._source = f"given SVDs of {count} matrices"
+        self._compared = (
+            []
+            if self.wants_final
+            else [i for i, m in enumerate(matrices) if self.wants_all or m.name in self._vectors]
+        )
 
     @property
     def wants_init(self) -> bool:
@@ -60,9 +69,14 @@ class Reference:
         return self._mode == "previous"
 
     @property
+    def wants_final(self) -> bool:
+        """Whether vectors are to be saved, for a comparison when the run is over."""
+        return self._mode == "final"
+
+    @property
     def wants_all(self) -> bool:
         """Whether every matrix is compared, not only those that SVDs were given for."""
-        return self.wants_init or self.wants_previous
+        return self._mode in _MODES
 
     @property
     def described(self) -> str:
@@ -70,40 +84,72 @@ class Reference:
         told = {
             "init": "the weights when the monitor was made",
             "previous": "the last measured step",
-            "given": f"given SVDs of {len(self._compared)} matrices",
+            "final": "the last recorded step, when the run is over "
+            "(python_api.final_agreement, or a report)",
         }
-        return told.get(self._mode or "", "none")
+        return told.get(self._mode or "", self._source)
 
     def __contains__(self, name: str) -> bool:
         return name in self._vectors
+
+    def memory(self) -> dict[str, int]:
+        """Matrix -> bytes that its vectors take, now or after the first step."""
+        if self.wants_final:
+            return {}
+        return {
+            matrix.name: (
+                sum(x.nbytes for x in (self._vectors[matrix.name].U, self._vectors[matrix.name].Vh))
+                if matrix.name in self._vectors
+                else _size(matrix, self._k)
+            )
+            for matrix in (self._matrices[i] for i in self._compared)
+        }
 
     def remember(self, svds: Sequence[SVD], finite: Sequence[bool]) -> None:
         """Keep the vectors of these SVDs; those of a matrix with NaN stay as they were."""
         for matrix, svd, ok in zip(self._matrices, svds, finite, strict=True):
             if ok:
                 # Copies: the SVD may be a view of one block for all matrices.
-                self._vectors[matrix.name] = SVD(
-                    svd.U[:, : self._k].clone(), svd.S.new_empty(0), svd.Vh[: self._k].clone()
-                )
+                leading = self.leading(svd)
+                self._vectors[matrix.name] = SVD(leading.U.clone(), leading.S, leading.Vh.clone())
 
-    def agreement(self, svds: Sequence[SVD]) -> dict[str, Array]:
-        """|u_i . u'_i| |v_i . v'_i| by name; NaN where no reference is known yet."""
-        names, pairs = [], []
-        values: dict[str, Array] = {}
+    def leading(self, svd: SVD) -> SVD:
+        """The vectors that take part, views; S is empty."""
+        return SVD(svd.U[:, : self._k], svd.S.new_empty(0), svd.Vh[: self._k])
+
+    def agreement(
+        self, svds: Sequence[SVD], clusters: Sequence[Tensor]
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Agreement of single vectors and of the subspaces of clusters, by name.
+
+        |u_i . u'_i| |v_i . v'_i|, and `spectral_kernels.subspace_agreement`; NaN where no
+        reference is known yet.
+
+        Args:
+            svds: of all matrices.
+            clusters: of all matrices, from `spectral_kernels.singular_value_clusters`.
+        """
+        names, pairs, first = [], [], []
+        single: dict[str, Array] = {}
         for i in self._compared:
             name, svd = self._matrices[i].name, svds[i]
             known = self._vectors.get(name)
             if known is None:
-                values[name] = np.full(min(self._k, len(svd.S)), np.nan, dtype=np.float32)
+                single[name] = np.full(min(self._k, len(svd.S)), np.nan, dtype=np.float32)
                 continue
             if known.U.dtype != svd.U.dtype or known.U.device != svd.U.device:
                 known = SVD(known.U.to(svd.U), known.S, known.Vh.to(svd.Vh))
                 self._vectors[name] = known
-            values[name] = np.empty(0)
+            single[name] = np.empty(0)
             names.append(name)
             pairs.append((svd, known))
-        values.update(zip(names, to_arrays(agreement_list(pairs, self._k)), strict=True))
-        return values
+            first.append(clusters[i][: min(self._k, known.Vh.shape[0], svd.Vh.shape[0])])
+        whole = dict(single)
+        vectors, subspaces = cluster_agreement_list(pairs, first)
+        values = to_arrays([*vectors, *subspaces])
+        single.update(zip(names, values[: len(names)], strict=True))
+        whole.update(zip(names, values[len(names) :], strict=True))
+        return single, whole
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``."""
@@ -129,7 +175,7 @@ class Reference:
             loaded[name] = SVD(U.clone(), U.new_empty(0), Vh.clone())
         self._vectors = loaded
 
-    def _take(self, given: Sequence[SVD] | Mapping[str, SVD]) -> None:
+    def _take(self, given: Sequence[SVD] | Mapping[str, SVD]) -> int:
         names = [matrix.name for matrix in self._matrices]
         if isinstance(given, Mapping):
             unknown = [name for name in given if name not in names]
@@ -150,4 +196,28 @@ class Reference:
                     f"reference: the SVD of {name!r} has U {tuple(U.shape)} and Vh "
                     f"{tuple(Vh.shape)}, the matrix is {shapes[name]}"
                 )
-            self._vectors[name] = SVD(U[:, : self._k], U.new_empty(0), Vh[: self._k])
+            self._vectors[name] = self.leading(SVD(U, U.new_empty(0), Vh))
+        return len(entries)
+
+    def _take_run(self, folder: Path) -> str:
+        modes = ", ".join(map(repr, _MODES))
+        try:
+            saved = SavedVectors(folder)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"reference: expected {modes}, the folder of a run, SVDs or None; {error}"
+            ) from error
+        here = {matrix.name for matrix in self._matrices}
+        if not len(saved.steps) or not here & set(saved.names):
+            raise ValueError(
+                f"reference: {folder} has the vectors of {len(saved.steps)} steps and the matrices "
+                f"{', '.join(saved.names)}; expected some of {', '.join(sorted(here))}"
+            )
+        count = self._take({n: svd for n, svd in saved.read(-1).items() if n in here})
+        return f"step {saved.steps[-1]} of {folder.as_posix()}, {count} matrices"
+
+
+def _size(matrix: Matrix, k: int) -> int:
+    tensor = matrix.get()
+    size = 8 if tensor is not None and tensor.dtype == torch.float64 else 4
+    return size * min(k, *matrix.shape) * sum(matrix.shape)

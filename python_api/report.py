@@ -10,6 +10,7 @@ import base64
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,34 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from plotly import graph_objects as go
+from plotly.colors import qualitative
 from plotly.offline import get_plotlyjs
 
-from python_api import plots
+from python_api import line_plots, plots
+from python_api.final_agreement import agreement_with_final, is_stale
 from python_api.frame import Array, alignment_score
 from python_api.run import Run, load_run
 
 __all__ = ["write_report"]
 
 _POINTS = 400  # More per line make the file large and no picture clearer.
+_COMPARISONS = (
+    "Mean of the ten leading alignments, agreements and overlaps; dashed, in the same colour, what "
+    "random directions would give."
+)
+_CLUSTERS = (
+    "Agreement of one matrix with its reference, vector by vector; the same with the subspaces of "
+    "clusters of singular values too close together to tell their vectors apart; and which vectors "
+    "are alone."
+)
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
+_PALETTE = qualitative.D3
 _COLUMNS = (
     ("effective_rank", "effective rank"),
     ("stable_rank", "stable rank"),
     ("spectral_norm", "σ₁"),
     ("frobenius_norm", "Frobenius norm"),
-    ("agreement_score", "agreement"),
+    ("agreement_score", "agreement (by chance)"),
 )
 
 
@@ -48,6 +61,7 @@ def write_report(
     """Write the report of a run, ``report.html`` in its folder by default.
 
     Claims, a summary and the configuration are taken from ``summary.json`` and ``config.json``.
+    Where vectors were saved for a comparison with the end of the run, it is made first.
 
     Args:
         run: a run, or its folder.
@@ -64,6 +78,9 @@ def write_report(
         ValueError: the run has no frame.
     """
     run = run if isinstance(run, Run) else load_run(run)
+    if len(run.steps) and is_stale(run.path):
+        done = agreement_with_final(run.path)
+        run.agreement, run.subspace_agreement = done.agreement, done.subspace_agreement
     if not len(run.steps):
         raise ValueError(f"{run.path}: nothing was recorded, so there is nothing to report")
     path = run.path / "report.html" if path is None else Path(path)
@@ -84,8 +101,13 @@ def write_report(
         headings=["normalised", *(heading for _, heading in _COLUMNS)],
         rows=[_matrix_row(run, name) for name in run.matrices],
         pairs=[
-            {"first": a, "second": b, "score": _change(_scores(diagonal))}
-            for (a, b), diagonal in run.alignment_over_heads().items()
+            {
+                "first": pair[0],
+                "second": pair[1],
+                "score": _change(_scores(diagonal)),
+                "chance": _text(run.alignment_chance().get(pair)),
+            }
+            for pair, diagonal in run.alignment_over_heads().items()
         ],
         config=json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else "",
     )
@@ -133,8 +155,14 @@ def _images(
             "rank of every matrix; diagonal of the alignment of two layers.",
         )
     ]
+    if line_plots.has_bounds(run):
+        figures.append((line_plots.certainty(run), _certainty_caption(run)))
+    if run.alignment or run.agreement or run.overlap:
+        figures.append((line_plots.comparisons(run), _COMPARISONS))
     if run.agreement:
         figures.append((plots.agreements(run), "Agreement of singular vectors with the reference."))
+    if _has_clusters(run, matrix):
+        figures.append((plots.clusters(run, matrix), _CLUSTERS))
     if others:
         figures.append(
             (plots.compare({title: run, **others}, matrix=matrix, pair=pair),
@@ -146,6 +174,25 @@ def _images(
     ]
 
 
+def _has_clusters(run: Run, matrix: str | None) -> bool:
+    name = plots.chosen_matrix(run, matrix)
+    return name in run.subspace_agreement and name in run.identifiable
+
+
+def _certainty_caption(run: Run) -> str:
+    widest = max(
+        (float(np.nanmax(bounds / run.singular_values[name][:, :1], initial=0.0))
+         for name, bounds in run.singular_value_bounds.items()),
+        default=0.0,
+    )  # fmt: skip
+    return (
+        "Effective and stable rank of every matrix in the band of their proved bounds, which is "
+        "as thin as the line where it cannot be seen; bounds of the singular values, at most "
+        f"{widest:.2g} of the largest one; and how many matrices the tracker kept, rotated or "
+        "solved anew."
+    )
+
+
 def _charts(run: Run) -> list[Markup]:
     recorded = {name: v for name, v in run.scalars.items() if np.isfinite(v).any()}
     own: dict[str, Array] = {
@@ -155,35 +202,80 @@ def _charts(run: Run) -> list[Markup]:
     scores = {
         f"{a} → {b}": _scores(diagonal) for (a, b), diagonal in run.alignment_over_heads().items()
     }
-    wanted: list[tuple[str, str, Mapping[str, Array], bool]] = [
-        ("Losses", "loss", losses, True),
-        ("Accuracies and other scalars", "value", recorded, False),
-        ("Effective rank", "entropy of σ / Σσ (nats)", run.metrics["effective_rank"], False),
-        ("Stable rank", "‖A‖²_F / σ₁²", run.metrics["stable_rank"], False),
-        ("Alignment score", "mean of 10 leading entries", scores, False),
-        ("The monitor itself", "share of time; matrices with NaN", own, False),
-    ]
-    return [_chart(run, *arguments) for arguments in wanted if arguments[2]]
+    chance = {f"{a} → {b}": value for (a, b), value in run.alignment_chance().items()}
+    ranks, stable = run.metrics["effective_rank"], run.metrics["stable_rank"]
+    wanted = [
+        _Chart("Losses", "loss", losses, log=True),
+        _Chart("Accuracies and other scalars", "value", recorded),
+        _Chart("Effective rank", "entropy of σ / Σσ (nats)", ranks,
+               bounds=_bounds_of(run, "effective_rank")),
+        _Chart("Stable rank", "‖A‖²_F / σ₁²", stable, bounds=_bounds_of(run, "stable_rank")),
+        _Chart("Alignment score", "mean of 10 leading entries", scores, chance=chance),
+        _Chart("Agreement score", "mean of 10 leading entries",
+               {name: _scores(values) for name, values in run.agreement.items()},
+               chance=run.chance.agreement),
+        _Chart("The monitor itself", "share of time; matrices with NaN", own),
+    ]  # fmt: skip
+    return [_draw(run, chart) for chart in wanted if chart.lines]
 
 
-def _chart(run: Run, title: str, unit: str, lines: Mapping[str, Array], log: bool) -> Markup:
+@dataclass(frozen=True, slots=True)
+class _Chart:
+    """Lines by name, with bands and levels of the same names."""
+
+    title: str
+    unit: str
+    lines: Mapping[str, Array]
+    log: bool = False
+    bounds: Mapping[str, Array] = field(default_factory=dict)
+    chance: Mapping[str, float] = field(default_factory=dict)
+
+
+def _bounds_of(run: Run, metric: str) -> dict[str, Array]:
+    """Bounds by matrix of those that can be seen in a chart of this metric."""
+    lines = run.metrics[metric]
+    known = np.concatenate([values[np.isfinite(values)] for values in lines.values()])
+    seen = plots.VISIBLE * float(np.ptp(known)) if len(known) else 0.0
+    bounds = {name: run.bound(metric, name) for name in lines}
+    return {
+        name: values
+        for name, values in bounds.items()
+        if values is not None and np.nanmax(values, initial=0.0) >= seen
+    }
+
+
+def _draw(run: Run, chart: _Chart) -> Markup:
     figure = go.Figure()
-    for name, values in lines.items():
+    for i, (name, values) in enumerate(chart.lines.items()):
+        colour = _PALETTE[i % len(_PALETTE)]
         known = np.flatnonzero(np.isfinite(values))
         if len(known) > _POINTS:
             known = known[np.unique(np.linspace(0, len(known) - 1, _POINTS).astype(int))]
+        x, label = run.steps[known].tolist(), _escape(name)
+        # One group: a click on the name hides the line with all that belongs to it.
+        aside = {"legendgroup": label, "showlegend": False, "hoverinfo": "skip", "mode": "lines"}
+        if name in chart.bounds:
+            low, high = values - chart.bounds[name], values + chart.bounds[name]
+            figure.add_scatter(
+                x=x + x[::-1], y=_rounded([*high[known], *low[known][::-1]]), fill="toself",
+                fillcolor=colour, opacity=0.2, line={"width": 0}, **aside,
+            )  # fmt: skip
+        if name in chart.chance and x:
+            figure.add_scatter(
+                x=[x[0], x[-1]], y=_rounded([chart.chance[name]] * 2),
+                line={"dash": "dash", "width": 1, "color": colour}, **aside,
+            )  # fmt: skip
         figure.add_scatter(
-            x=run.steps[known].tolist(),
-            y=[float(f"{value:.5g}") for value in values[known]],
-            name=_escape(name),
-            mode="lines",
-        )
+            x=x, y=_rounded(values[known]), name=label, mode="lines",
+            legendgroup=label, line={"color": colour},
+        )  # fmt: skip
     figure.update_layout(
-        title=title, xaxis_title="training step", yaxis_title=unit, template="plotly_white",
+        title=chart.title + (", dashed: by chance" if chart.chance else ""),
+        xaxis_title="training step", yaxis_title=chart.unit, template="plotly_white",
         height=380, margin={"l": 60, "r": 20, "t": 50, "b": 50}, legend={"font": {"size": 11}},
         showlegend=True,
     )  # fmt: skip
-    if log:
+    if chart.log:
         figure.update_yaxes(type="log", exponentformat="power")
     return Markup(
         figure.to_html(
@@ -192,6 +284,10 @@ def _chart(run: Run, title: str, unit: str, lines: Mapping[str, Array], log: boo
             config={"displaylogo": False, "responsive": True},
         )
     )
+
+
+def _rounded(values: Sequence[float] | Array) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
 
 
 def _escape(text: str) -> str:
@@ -206,7 +302,11 @@ def _matrix_row(run: Run, name: str) -> dict[str, Any]:
     cells = [_change(normalized)]
     for metric, _ in _COLUMNS:
         values = run.metrics.get(metric, {}).get(name)
+        if metric == "agreement_score" and name in run.agreement:
+            values = _scores(run.agreement[name])
         cells.append("–" if values is None else _change(values))
+    chance = run.chance.agreement.get(name)
+    cells[-1] += "" if chance is None or cells[-1] == "–" else f" ({chance:.2g})"
     return {"name": name, "cells": cells}
 
 

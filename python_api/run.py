@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from python_api.chance import Chance
 from python_api.frame import Array
 from python_api.recorder import ARRAYS, LAYOUT, METRICS_FILE, record_type
+from python_api.saved_vectors import FINAL_AGREEMENT
 from spectral_kernels.results import METRICS
 
 __all__ = ["Run", "load_run"]
@@ -20,8 +22,10 @@ __all__ = ["Run", "load_run"]
 # The head in "attn.in_proj_weight[q, head 2]" and "out_proj.weight[head 2]".
 _HEAD = re.compile(r", head \d+(?=\])|\[head \d+\]")
 _PREFIXES = frozenset(
-    (*METRICS, "normalized_effective_rank", "alignment_score", "agreement_score", "bound")
-)
+    (*METRICS, "normalized_effective_rank", "alignment_score", "agreement_score",
+     "bound")
+)  # fmt: skip
+_WORK = "work"
 
 
 @dataclass(slots=True)
@@ -37,12 +41,23 @@ class Run:
     """Metric -> matrix (or ``a -> b``) -> (T,)."""
     singular_values: dict[str, Array]
     """Matrix -> (T, r)."""
-    singular_value_bounds: dict[str, Array]
-    """Matrix -> (T, r): largest error of each; none for the exact method, which has rounding."""
     alignment: dict[tuple[str, str], Array]
     """(name, next name) -> (T, k)."""
     agreement: dict[str, Array]
-    """Matrix -> (T, k)."""
+    """Matrix -> (T, k). With ``reference="final"`` it is there once
+    `python_api.final_agreement.agreement_with_final` was called."""
+    singular_value_bounds: dict[str, Array] = field(default_factory=dict)
+    """Matrix -> (T, r); none of the exact method, see `value_bounds`."""
+    subspace_agreement: dict[str, Array] = field(default_factory=dict)
+    """Matrix -> (T, k), as ``agreement`` for the clusters that the indices are in."""
+    identifiable: dict[str, Array] = field(default_factory=dict)
+    """Matrix -> (T, k), 1.0 where single vectors mean something and 0.0 where not."""
+    overlap: dict[str, Array] = field(default_factory=dict)
+    """``name[update]`` or ``name[gradient]`` -> (T, 2), left and right."""
+    chance: Chance = field(default_factory=Chance)
+    """What random directions would give."""
+    work: dict[str, Array] = field(default_factory=dict)
+    """What a tracker did ("kept", "solved") -> (T,), to how many matrices."""
     config: dict[str, Any] = field(default_factory=dict)
     """``config.json`` of the folder, if there is one."""
     summary: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +68,25 @@ class Run:
         """Names of the matrices in order."""
         return list(self.singular_values)
 
+    @property
+    def weights(self) -> list[str]:
+        """Names of the matrices without the updates and gradients of others."""
+        endings = ("[update]", "[gradient]")
+        return [name for name in self.matrices if not name.endswith(endings)]
+
+    def value_bounds(self, matrix: str) -> Array:
+        """(T, r) bounds of the singular values, for the exact method 8 eps sigma_1."""
+        recorded = self.singular_value_bounds.get(matrix)
+        if recorded is not None:
+            return recorded
+        values = self.singular_values[matrix]
+        level = 8 * np.finfo(values.dtype).eps * values[:, :1]
+        return np.broadcast_to(level, values.shape)
+
+    def bound(self, metric: str, matrix: str) -> Array | None:
+        """(T,) bounds of a metric; ``None`` where it is rounding, which is not recorded."""
+        return self.metrics.get("bound", {}).get(f"{metric}/{matrix}")
+
     def alignment_over_heads(self) -> dict[tuple[str, str], Array]:
         """Alignment diagonals with those of an attention's heads averaged, as in the papers.
 
@@ -60,13 +94,23 @@ class Run:
         ``("in_proj_weight[q]", "in_proj_weight[k]")``; other pairs stay.
         """
         groups: dict[tuple[str, str], list[Array]] = {}
-        for (first, second), diagonal in self.alignment.items():
-            key = (_HEAD.sub("", first), _HEAD.sub("", second))
-            groups.setdefault(key, []).append(diagonal)
+        for pair, diagonal in self.alignment.items():
+            groups.setdefault(_without_heads(pair), []).append(diagonal)
         return {
             key: parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
             for key, parts in groups.items()
         }
+
+    def alignment_chance(self) -> dict[tuple[str, str], float]:
+        """What chance would give for the pairs of `alignment_over_heads`."""
+        groups: dict[tuple[str, str], list[float]] = {}
+        for pair, value in self.chance.alignment.items():
+            groups.setdefault(_without_heads(pair), []).append(value)
+        return {key: sum(values) / len(values) for key, values in groups.items()}
+
+
+def _without_heads(pair: tuple[str, str]) -> tuple[str, str]:
+    return _HEAD.sub("", pair[0]), _HEAD.sub("", pair[1])
 
 
 def load_run(run_dir: str | os.PathLike[str]) -> Run:
@@ -81,15 +125,18 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     rows = _read_lines(path / METRICS_FILE)
     # A frame is complete when both files have it; the two agree but for a torn end.
     steps = np.array([row["step"] for row in rows], dtype=np.int64)
-    records, columns = _read_arrays(path)
+    records, layout = _read_arrays(path)
+    columns = layout.get("columns", [])
     known = np.isin(steps, records["step"]) if columns else np.ones(len(steps), dtype=bool)
     rows = [row for row, is_known in zip(rows, known, strict=True) if is_known]
     steps = steps[known]
     # The writer is append-only and in order: the metrics are a prefix of the arrays.
     values = records["values"][: len(steps)] if columns else np.zeros((len(steps), 0))
     scalars, metrics = _by_key(rows)
-    run = Run(path, steps, scalars, metrics, {}, {}, {}, {},
-              _read_json(path / "config.json"), _read_json(path / "summary.json"))  # fmt: skip
+    run = Run(path, steps, scalars, metrics, {}, {}, {}, work=_take_work(scalars),
+              chance=Chance.from_json(layout.get("chance", {})),
+              config=_read_json(path / "config.json"),
+              summary=_read_json(path / "summary.json"))  # fmt: skip
     start = 0
     for column in columns:
         part = values[:, start : start + column["length"]]
@@ -98,7 +145,33 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
             run.alignment[(column["name"][0], column["name"][1])] = part
         else:
             getattr(run, column["group"])[column["name"]] = part
+    if not run.agreement:
+        run.agreement, run.subspace_agreement = _read_final_agreement(path, steps)
     return run
+
+
+def _read_final_agreement(
+    path: Path, steps: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """(agreement, subspace agreement) by matrix at these steps, NaN at others; empty if none."""
+    single: dict[str, Array] = {}
+    whole: dict[str, Array] = {}
+    if not (path / FINAL_AGREEMENT).exists():
+        return single, whole
+    with np.load(path / FINAL_AGREEMENT) as content:
+        _, here, there = np.intersect1d(steps, content["steps"], return_indices=True)
+        for i, name in enumerate(content["names"].tolist()):
+            for group, found in (("agreement", single), ("subspace_agreement", whole)):
+                values = content[f"{group}_{i}"]
+                found[name] = np.full((len(steps), values.shape[1]), np.nan, dtype=values.dtype)
+                found[name][here] = values[there]
+    return single, whole
+
+
+def _take_work(scalars: dict[str, Array]) -> dict[str, Array]:
+    """Move the counts of a tracker's work out of the scalars; what was not done is 0."""
+    keys = [key for key in scalars if key.partition("/")[0] == _WORK and "/" in key]
+    return {key.partition("/")[2]: np.nan_to_num(scalars.pop(key)) for key in keys}
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -106,15 +179,15 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file if line.endswith(b"\n")]
 
 
-def _read_arrays(path: Path) -> tuple[Any, list[dict[str, Any]]]:
+def _read_arrays(path: Path) -> tuple[Any, dict[str, Any]]:
     if not (path / LAYOUT).exists() or not (path / ARRAYS).exists():
-        return None, []
+        return None, {}
     layout = json.loads((path / LAYOUT).read_text())
     kind = record_type(layout)
     count = (path / ARRAYS).stat().st_size // kind.itemsize
     if not count:
-        return np.zeros(0, dtype=kind), layout["columns"]
-    return np.memmap(path / ARRAYS, dtype=kind, mode="r", shape=(count,)), layout["columns"]
+        return np.zeros(0, dtype=kind), layout
+    return np.memmap(path / ARRAYS, dtype=kind, mode="r", shape=(count,)), layout
 
 
 def _by_key(

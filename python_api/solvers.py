@@ -150,6 +150,15 @@ class RandomizedSolver:
             finite=_finite(snapshot), work=[""] * len(svds),
         )  # fmt: skip
 
+    def memory(self) -> dict[str, int]:
+        """Matrix -> bytes of its warm start."""
+        sizes = {}
+        for matrix, k in zip(self.matrices, self.ranks, strict=True):
+            tensor = matrix.get()
+            size = 8 if tensor is not None and tensor.dtype == torch.float64 else 4
+            sizes[matrix.name] = size * k * matrix.shape[1]
+        return sizes
+
     def state(self) -> dict[str, Any]:
         """Warm starts by matrix name."""
         starts = zip(self.matrices, self.start, strict=True)

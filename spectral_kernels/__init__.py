@@ -10,6 +10,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from spectral_kernels.alignment.baselines import (
+    expected_agreement,
+    expected_alignment,
+    expected_overlap,
+)
+from spectral_kernels.alignment.clusters import (
+    identifiable_vectors,
+    singular_value_clusters,
+    subspace_agreement,
+)
 from spectral_kernels.alignment.op import (
     alignment_diagonal,
     alignment_matrix,
@@ -65,14 +75,20 @@ __all__ = [
     "decompose",
     "effective_rank",
     "effective_rank_bounds",
+    "expected_agreement",
+    "expected_alignment",
+    "expected_overlap",
     "feature_rank",
+    "identifiable_vectors",
     "numerical_rank",
     "recompose",
     "residual_bounds",
     "rsvd",
+    "singular_value_clusters",
     "singular_vector_agreement",
     "spectral_summary",
     "stable_rank",
+    "subspace_agreement",
     "subspace_overlap",
     "summarize_singular_values",
     "summary_bounds",

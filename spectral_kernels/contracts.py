@@ -29,6 +29,8 @@ SCHEMAS = {
     "-> (Tensor[] U, Tensor[] S, Tensor[] Vh)",
     "summarize": "(Tensor[] S, int[] m, int[] n, float rtol) -> Tensor[]",
     "alignment_diagonals": "(Tensor[] U, Tensor[] Vh_next, int k) -> Tensor[]",
+    "cluster_cosines": "(Tensor[] U, Tensor[] Vh_next, Tensor[] first) "
+    "-> (Tensor[] diagonals, Tensor[] cosines)",
     "snapshot": "(Tensor[] A) -> (Tensor[] matrices, Tensor statistics)",
     "usv_matmul": "(Tensor x, Tensor U, Tensor Sigma, Tensor Vh, Tensor? bias) -> Tensor",
 }
@@ -111,6 +113,13 @@ def _alignment_diagonals_fake(U: list[Tensor], Vh_next: list[Tensor], k: int) ->
     ]
 
 
+def _cluster_cosines_fake(
+    U: list[Tensor], Vh_next: list[Tensor], first: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    diagonals = [u.new_empty(f.shape) for u, f in zip(U, first, strict=True)]
+    return diagonals, [torch.empty_like(x) for x in diagonals]
+
+
 def _snapshot_fake(A: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     count = sum(a.shape[:-2].numel() for a in A)
     device = A[0].device if A else None
@@ -130,6 +139,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "rsvd": _rsvd_fake,
     "summarize": _summarize_fake,
     "alignment_diagonals": _alignment_diagonals_fake,
+    "cluster_cosines": _cluster_cosines_fake,
     "snapshot": _snapshot_fake,
     "usv_matmul": _usv_matmul_fake,
 }

@@ -146,7 +146,8 @@ def test_agreement_with_the_previous_step_and_with_given_svds() -> None:
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ("final", "expected 'init', 'previous', SVDs or None"),
+        ("final", "expected a Recorder to save them"),
+        ("nowhere", "expected 'init', 'previous', 'final', the folder of a run, SVDs or None"),
         ({"x": sk.svd(torch.eye(2))}, "no matrix is called 'x'"),
         ({"head.weight": sk.svd(torch.eye(2))}, r"U \(2, 2\).*the matrix is \(7, 12\)"),
         ([sk.svd(torch.eye(2))], "1 SVDs for 6 matrices"),

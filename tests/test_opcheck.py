@@ -46,6 +46,13 @@ CASES = {
             2,
         )
     ],
+    "cluster_cosines": [
+        lambda: (
+            [torch.randn(6, 4), torch.randn(2, 5, 3)],
+            [torch.randn(3, 6), torch.randn(2, 9, 5)],
+            [torch.tensor([0, 0, 2]), torch.tensor([[0, 1], [0, 0]])],
+        )
+    ],
     "snapshot": [lambda: ([torch.randn(3, 4), torch.randn(2, 5, 5).half(), torch.empty(0, 2)],)],
     "usv_matmul": [
         lambda: [

@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "demo" / "seed0"
     weights = {"a": torch.randn(6, 4), EVIL: torch.randn(3, 6)}
     with Recorder(folder) as recorder:
-        watch = SpectralMonitor(weights, recorder=recorder)
+        watch = SpectralMonitor(weights, method="exact", recorder=recorder)
         for step in range(3):
             watch.step(step, train_loss=1.0 / (step + 1), **{EVIL: 1.0})
             weights["a"] = weights["a"] * 2
@@ -75,7 +75,8 @@ def test_everything_is_in_one_file(folder: Path) -> None:
     page = Page(text)
     assert page.policy.startswith("default-src 'none'")
     images = [link for link in page.links if link.startswith("data:image/png;base64,")]
-    assert len(images) == 2
+    # Figure 2, scores beside chance, agreement of every matrix, clusters.
+    assert len(images) == 4
     for image in images:
         assert base64.b64decode(image.partition(",")[2]).startswith(b"\x89PNG\r\n")
     assert set(page.links) == set(images)
@@ -113,7 +114,7 @@ def test_other_runs_are_compared(folder: Path, tmp_path: Path) -> None:
     assert path == tmp_path / "both.html"
     text = path.read_text(encoding="utf-8")
     assert "several runs" in text
-    assert len([link for link in Page(text).links if link.startswith("data:")]) == 3
+    assert len([link for link in Page(text).links if link.startswith("data:")]) == 5
 
 
 def test_a_bare_run_has_a_report_too(tmp_path: Path) -> None:
@@ -125,6 +126,43 @@ def test_a_bare_run_has_a_report_too(tmp_path: Path) -> None:
     assert "<h2>Claims" not in text
     assert "<h2>Configuration" not in text
     assert "<h2>Matrices" in text
+
+
+def test_bounds_and_chance_are_drawn(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(shape, generator=generator)
+               for name, shape in (("a", (40, 30)), ("b", (20, 40)))}  # fmt: skip
+    with Recorder(tmp_path) as recorder:
+        watch = SpectralMonitor(weights, method="randomized", k=5, watch=("weights", "updates"),
+                                recorder=recorder)  # fmt: skip
+        for _ in range(4):
+            frame = watch.step()
+            weights["a"] = 0.9 * weights["a"]
+    assert frame is not None
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    page = Page(text)
+    assert len([link for link in page.links if link.startswith("data:")]) == 5
+    assert "in the band of their proved bounds" in text
+    # The charts: bands of effective and stable rank, one chance level for the pair and each matrix.
+    assert text.count('"fill":"toself"') >= 4
+    assert text.count('"dash":"dash"') == 3
+    chance = frame.chance
+    assert f"{chance.alignment['a', 'b']:.4g}" in page.cells
+    assert any(cell.endswith(f"({chance.agreement['a']:.2g})") for cell in page.cells)
+
+
+def test_the_report_compares_with_the_end_of_the_run(tmp_path: Path) -> None:
+    weights = {"a": torch.randn(6, 4)}
+    with Recorder(tmp_path) as recorder:
+        watch = SpectralMonitor(weights, method="exact", reference="final", recorder=recorder)
+        for _ in range(3):
+            watch.step()
+            weights["a"] = weights["a"] + 0.1 * torch.randn(6, 4)
+    run = load_run(tmp_path)
+    assert run.agreement == {}
+    text = write_report(run).read_text(encoding="utf-8")
+    assert "Agreement score" in text
+    assert load_run(tmp_path).agreement["a"].shape == (3, 4)
 
 
 def test_an_empty_run_has_none(tmp_path: Path) -> None:

@@ -369,12 +369,22 @@ void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threa
   }
 }
 
+// Inner products that a pair of bases asks for.
+static int64_t alignment_dots(const AlignmentPair& p) {
+  int64_t dots = p.count;
+  for (int64_t i = 0, start = 0; p.cosine && i < p.count; ++i) {
+    if (p.first[i] != p.first[start]) start = i;
+    dots += 2 * (i - start);
+  }
+  return dots;
+}
+
 void run_alignments(const std::vector<AlignmentPair>& pairs, int threads) {
   const Kernels& k = kernels();
   const int count = static_cast<int>(pairs.size());
   int64_t work = 0;
   for (const AlignmentPair& p : pairs)
-    work += p.length * p.count;
+    work += p.length * alignment_dots(p);
   const int team = work > kWorthATeam ? std::max(1, std::min(threads, count)) : 1;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
   for (int i = 0; i < count; ++i)

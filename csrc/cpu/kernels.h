@@ -59,6 +59,10 @@ struct AlignmentPair {
   int64_t u_stride_row, u_stride_col, v_stride_row, v_stride_col;
   int64_t length, count;
   void* out;
+  // Cosines of clusters as well, unless null: the first index of each vector's cluster (count),
+  // ascending, and where the cosines go (count).
+  const int64_t* first;
+  void* cosine;
 };
 
 struct SnapshotStats {

@@ -8,26 +8,53 @@ from torch import Tensor
 from spectral_kernels import _C
 from spectral_kernels.numerics import DTYPE_CODES
 
+_Job = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+
 
 def diagonals(pairs: list[tuple[Tensor, Tensor]], k: int) -> list[Tensor]:
     """Return |sum_a U[a, i] Vh[i, a]| for i < k, of each pair U (..., m, r), Vh (..., r', m)."""
-    results = []
-    jobs = []
-    owners = []
-    for U, Vh in pairs:
-        *batch, length, r = U.shape
-        count = min(k, r, Vh.shape[-2])
+    counts = [min(k, U.shape[-1], Vh.shape[-2]) for U, Vh in pairs]
+    results, _ = _run(pairs, counts, None)
+    return results
+
+
+def cluster_cosines(
+    pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the diagonals and ||U_C^T V_C||_F / sqrt(|C|) of every index's cluster C.
+
+    ``first`` (..., k) int64: the first index of each vector's cluster, ascending.
+    """
+    return _run(pairs, [clusters.shape[-1] for clusters in first], first)
+
+
+def _run(
+    pairs: list[tuple[Tensor, Tensor]], counts: list[int], first: list[Tensor] | None
+) -> tuple[list[Tensor], list[Tensor]]:
+    results: list[Tensor] = []
+    cosines: list[Tensor] = []
+    jobs: list[_Job] = []
+    owners: list[Tensor] = []
+    for i, ((U, Vh), count) in enumerate(zip(pairs, counts, strict=True)):
+        *batch, length, _ = U.shape
         if length == 0 or U.numel() == 0 or Vh.numel() == 0:
             results.append(torch.zeros((*batch, count), dtype=U.dtype))
+            cosines.append(torch.zeros((*batch, count), dtype=U.dtype))
             continue
         out = torch.empty(*batch, count, dtype=U.dtype)
         results.append(out)
+        clusters = (0, 0)
+        if first is not None:
+            cosine, indices = torch.empty_like(out), first[i].contiguous()
+            cosines.append(cosine)
+            owners.append(indices)
+            clusters = (indices.data_ptr(), cosine.data_ptr())
         code = DTYPE_CODES[U.dtype]
         if not batch:
             (u_row, u_column), (v_row, v_column) = U.stride(), Vh.stride()
             left = (U.data_ptr(), code, u_row, u_column)
             right = (Vh.data_ptr(), v_row, v_column)
-            jobs.append((*left, *right, length, count, out.data_ptr()))
+            jobs.append((*left, *right, length, count, out.data_ptr(), *clusters))
             continue
         # Batches as pointer arithmetic: slicing costs a microsecond per tensor.
         u, v, size = U.flatten(0, -3), Vh.flatten(0, -3), U.element_size()
@@ -37,10 +64,12 @@ def diagonals(pairs: list[tuple[Tensor, Tensor]], k: int) -> list[Tensor]:
         for b in range(u.shape[0]):
             left = (u.data_ptr() + b * u_step * size, code, u_row, u_column)
             right = (v.data_ptr() + b * v_step * size, v_row, v_column)
-            jobs.append((*left, *right, length, count, out.data_ptr() + b * count * size))
+            at = b * count
+            inside = (clusters[0] + 8 * at, clusters[1] + at * size) if clusters[1] else (0, 0)
+            jobs.append((*left, *right, length, count, out.data_ptr() + at * size, *inside))
     if jobs:
         _C.alignment_diagonals(jobs, torch.get_num_threads())
-    return results
+    return results, cosines
 
 
 class Diagonals:
@@ -58,7 +87,7 @@ class Diagonals:
             left = (U.data_ptr(), code, u_row, u_column)
             right = (Vh.data_ptr(), v_row, v_column)
             if count and len(U):
-                self._jobs.append((*left, *right, len(U), count, out))
+                self._jobs.append((*left, *right, len(U), count, out, 0, 0))
             out += count * size
 
     def run(self) -> Tensor:

@@ -103,6 +103,16 @@ def singular_vector_agreement(
         ValueError: m or n differ, k < 1, mixed devices or kinds.
     """
     checks.check_count(k, "k", 1)
+    left, right, leave = agreement_pairs(svd_a, svd_b)
+    both = _operator([*left, *right], k)
+    half = len(left)
+    return leave([u * v for u, v in zip(both[:half], both[half:], strict=True)])
+
+
+def agreement_pairs(
+    svd_a: SVD | Sequence[SVD], svd_b: SVD | Sequence[SVD]
+) -> tuple[list[tuple[Tensor, Tensor]], list[tuple[Tensor, Tensor]], Leave]:
+    """Return the checked pairs (U, U'^T) and (V, V'^T) of two SVDs or two lists of them."""
     a, b = _split(svd_a, "svd_a"), _split(svd_b, "svd_b")
     named = {"svd_a.U": a[0], "svd_a.Vh": a[1], "svd_b.U": b[0], "svd_b.Vh": b[1]}
     entered, leave = enter_together(**named)
@@ -111,9 +121,7 @@ def singular_vector_agreement(
         checks.check_equal("numbers of triplets", ("U's k", u.shape[-1]), ("Vh's k", vh.shape[-2]))
     left = _pairs(U_a, [u.mT for u in U_b], ("svd_a.U", "svd_b.U^T"))
     right = _pairs([v.mT for v in Vh_a], Vh_b, ("svd_a.Vh^T", "svd_b.Vh"))
-    both = _operator([*left, *right], k)
-    half = len(left)
-    return leave([u * v for u, v in zip(both[:half], both[half:], strict=True)])
+    return left, right, leave
 
 
 def subspace_overlap(

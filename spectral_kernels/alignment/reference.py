@@ -37,3 +37,24 @@ def subspace_overlap(Q_a: np.ndarray[Any, Any], Q_b: np.ndarray[Any, Any]) -> Fl
     squares: Float64 = ((np.swapaxes(Q_a, -2, -1) @ Q_b) ** 2).sum(axis=(-2, -1))
     overlap: Float64 = squares / min(Q_a.shape[-1], Q_b.shape[-1])
     return overlap
+
+
+def clusters(S: np.ndarray[Any, Any], radius: np.ndarray[Any, Any]) -> list[list[int]]:
+    """Return the chains of overlapping intervals S +- radius of one descending spectrum (k,)."""
+    found: list[list[int]] = []
+    for i in range(len(S)):
+        if i and S[i - 1] - S[i] <= radius[i - 1] + radius[i]:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return found
+
+
+def subspace_agreement(a: SVD, b: SVD, chains: list[list[int]]) -> Float64:
+    """Return sqrt(overlap of the left subspaces times that of the right) for every index."""
+    values = np.empty(sum(map(len, chains)))
+    for chain in chains:
+        left = subspace_overlap(a.U[:, chain], b.U[:, chain])
+        right = subspace_overlap(a.Vh[chain].T, b.Vh[chain].T)
+        values[chain] = np.sqrt(left * right)
+    return values

@@ -14,6 +14,18 @@ def diagonals(pairs: list[tuple[Tensor, Tensor]], k: int) -> list[Tensor]:
     return [_diagonal(U, Vh, min(k, U.shape[-1], Vh.shape[-2])) for U, Vh in pairs]
 
 
+def cluster_cosines(
+    pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the diagonals and ||U_C^T V_C||_F / sqrt(|C|) of every index's cluster C.
+
+    ``first`` (..., k) int64: the first index of each vector's cluster, ascending. The whole
+    product is formed, in float64.
+    """
+    lines = [_diagonal(U, Vh, f.shape[-1]) for (U, Vh), f in zip(pairs, first, strict=True)]
+    return lines, [_cosine(U, Vh, f) for (U, Vh), f in zip(pairs, first, strict=True)]
+
+
 def _diagonal(U: Tensor, Vh: Tensor, k: int) -> Tensor:
     product = U[..., :k].double() * Vh[..., :k, :].mT.double()
     return product.sum(dim=-2).abs().to(U.dtype)
@@ -28,3 +40,13 @@ class Diagonals:
     def run(self) -> Tensor:
         """Return all diagonals, one after the other."""
         return torch.cat(diagonals(self._pairs, self._k))
+
+
+def _cosine(U: Tensor, Vh: Tensor, first: Tensor) -> Tensor:
+    k = first.shape[-1]
+    together = first.unsqueeze(-1) == first.unsqueeze(-2)
+    squares = (Vh[..., :k, :].double() @ U[..., :k].double()).square()
+    # Not a product with the mask: a NaN of another cluster would come through.
+    own = torch.where(together, squares, 0.0).sum(dim=-1)
+    totals = torch.where(together, own.unsqueeze(-2), 0.0).sum(dim=-1)
+    return (totals / together.sum(dim=-1)).sqrt().to(U.dtype)

@@ -154,9 +154,20 @@ void check_passes(const Kernels& kernels, const MatrixView& a) {
   expect_written(packed, a.m * a.n, "snapshot", a);
   // The matrix with itself, by columns (strided) and by rows (contiguous).
   auto strided = poisoned<T>(a.short_side()), contiguous = poisoned<T>(a.m);
-  kernels.alignment(
-      {a.data, a.data, a.dtype, a.n, 1, a.n, 1, a.short_side(), a.short_side(), strided.get()});
-  kernels.alignment({a.data, a.data, a.dtype, 1, a.n, a.n, 1, a.n, a.m, contiguous.get()});
+  kernels.alignment({a.data, a.data, a.dtype, a.n, 1, a.n, 1, a.short_side(), a.short_side(),
+                     strided.get(), nullptr, nullptr});
+  // Clusters of 1, 2, 3 and so on, the last one cut.
+  auto cosine = poisoned<T>(a.m);
+  std::vector<int64_t> first(static_cast<size_t>(a.m));
+  for (int64_t i = 0, start = 0, size = 1; i < a.m; ++i) {
+    if (i == start + size) start = i, ++size;
+    first[static_cast<size_t>(i)] = start;
+  }
+  kernels.alignment({a.data, a.data, a.dtype, 1, a.n, a.n, 1, a.n, a.m, contiguous.get(),
+                     first.data(), cosine.get()});
+  expect_written(cosine, a.m, "cosines of clusters", a);
+  kernels.alignment({a.data, a.data, a.dtype, a.n, 1, a.n, 1, a.short_side(), a.short_side(),
+                     strided.get(), first.data(), cosine.get()});
   expect_written(strided, a.short_side(), "alignment, strided", a);
   expect_written(contiguous, a.m, "alignment, contiguous", a);
 }

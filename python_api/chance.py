@@ -1,0 +1,70 @@
+"""What random directions would give in place of each measured number, for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from python_api.matrices import Matrix
+from python_api.pairs import Pair, Port
+from spectral_kernels.alignment.baselines import (
+    expected_agreement,
+    expected_alignment,
+    expected_overlap,
+)
+
+__all__ = ["Chance"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chance:
+    """Expected values for random directions; the keys are those of a `SpectralFrame`."""
+
+    alignment: dict[tuple[str, str], float] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
+    overlap: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """(left, right)."""
+
+    @classmethod
+    def of(
+        cls, matrices: Sequence[Matrix], pairs: Sequence[Pair], changed: Sequence[Matrix], k: int
+    ) -> Chance:
+        """For these weights, pairs of layers, and updates or gradients whose k directions meet
+        as many of the weight."""
+        overlap = {}
+        for matrix in changed:
+            (m, n), few = matrix.shape, min(k, *matrix.shape)
+            overlap[matrix.name] = (expected_overlap(m, few), expected_overlap(n, few))
+        return cls(
+            {pair.key: _alignment(pair.first, pair.second) for pair in pairs},
+            {matrix.name: expected_agreement(*matrix.shape) for matrix in matrices},
+            overlap,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For a file."""
+        return {
+            "alignment": [[*pair, value] for pair, value in self.alignment.items()],
+            "agreement": self.agreement,
+            "overlap": {name: list(sides) for name, sides in self.overlap.items()},
+        }
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Chance:
+        """From a file."""
+        return cls(
+            {(first, second): value for first, second, value in content.get("alignment", [])},
+            dict(content.get("agreement", {})),
+            {name: (a, b) for name, (a, b) in content.get("overlap", {}).items()},
+        )
+
+
+def _alignment(first: Port, second: Port) -> float:
+    # Parts of singular vectors, such as the rows of one head, are not unit vectors.
+    one = first.matrix == second.matrix and first.side == second.side
+    return expected_alignment(len(first), _whole(first), _whole(second), same_vector=one)
+
+
+def _whole(port: Port) -> int:
+    return port.shape[port.side == "V"]

@@ -1,0 +1,252 @@
+"""What moves the weights: updates between measured steps, and gradients, in the weights' schema.
+
+An update is W_t - W_(t-1) for two measured steps, a gradient what ``parameter.grad`` holds when
+the monitor is stepped (the last one that ``backward`` left, where ``zero_grad`` has not been
+called yet). Each is a matrix like the weight, named ``fc1.weight[update]`` and
+``fc1.weight[gradient]``, with a row of its own; it is NaN and not finite where there is none:
+updates at the first step, gradients of parameters that have none.
+
+They turn too fast to be tracked: all values and vectors up to a short side of 384, beyond it 32
+leading triplets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from python_api.frame import Array, MatrixRow
+from python_api.matrices import Matrix, MatrixView
+from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
+from spectral_kernels.alignment.clusters import cluster_cosines_list
+from spectral_kernels.numerics import default_rtol, result_dtype
+from spectral_kernels.results import SVD
+from spectral_kernels.snapshot.op import snapshot_list
+
+__all__ = ["WATCHABLE", "Changes", "check_watch"]
+
+Watchable = Literal["weights", "updates", "gradients"]
+WATCHABLE = ("weights", "updates", "gradients")
+_KINDS = {"updates": "update", "gradients": "gradient"}
+_EXACT_SIDE = 384
+_TRIPLETS = 32
+_SUBSPACE = 10  # As many as an alignment score averages (Eq. 4).
+
+
+def check_watch(watch: Sequence[str] | str) -> tuple[str, ...]:
+    """The names in ``watch``, each once.
+
+    Raises:
+        ValueError: an unknown name, or the weights left out.
+    """
+    names = tuple(dict.fromkeys([watch] if isinstance(watch, str) else watch))
+    if "weights" not in names or not set(names) <= set(WATCHABLE):
+        raise ValueError(
+            f"watch: expected 'weights' and, if wanted, {' and '.join(map(repr, WATCHABLE[1:]))}, "
+            f"got {watch!r}"
+        )
+    return names
+
+
+class Changes:
+    """Spectra of updates and gradients, and how they lie to the weights' leading directions.
+
+    Args:
+        matrices: the weights under watch.
+        watch: see `check_watch`.
+        generator: for the random start beyond a short side of 384.
+        k: how many vectors of the weights take part, of which at most 10 are compared.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        watch: Sequence[str],
+        generator: torch.Generator,
+        k: int,
+    ) -> None:
+        self.subspace = min(k, _SUBSPACE)
+        self._matrices = matrices
+        self._before: list[Tensor] | None = None
+        self._of = {
+            kind: [_changed(matrix, kind) for matrix in matrices]
+            for what, kind in _KINDS.items()
+            if what in watch
+        }
+        changed = [matrix for group in self._of.values() for matrix in group]
+        small = [min(matrix.shape) <= _EXACT_SIDE for matrix in changed]
+        few = [matrix for matrix, exact in zip(changed, small, strict=True) if not exact]
+        self._changed, self._small = changed, small
+        self._exact = ExactSolver([m for m, exact in zip(changed, small, strict=True) if exact])
+        self._randomized = RandomizedSolver(few, _TRIPLETS, generator)
+
+    @property
+    def matrices(self) -> list[Matrix]:
+        """The updates and gradients that `measure` makes rows of."""
+        return self._changed
+
+    def memory(self) -> dict[str, int]:
+        """Weight -> bytes of its copy, which updates need."""
+        if "update" not in self._of:
+            return {}
+        return {m.name: _bytes(m) for m in self._matrices}
+
+    def measure(self, svds: Sequence[SVD]) -> tuple[dict[str, MatrixRow], dict[str, Array]]:
+        """Rows by name, and the overlaps with the weights.
+
+        Args:
+            svds: of the weights as they are now.
+
+        Returns:
+            The rows, and by name (2,): `spectral_kernels.subspace_overlap` of the leading
+            (at most 10) left vectors of the change with those of the weight, and of the right
+            ones; of a change or weight of lower rank, as many as that. NaN where a change is
+            zero or not known.
+        """
+        if not self._changed:
+            return {}, {}
+        tensors = self._read()
+        found: dict[str, SVD] = {}
+        rows: dict[str, MatrixRow] = {}
+        for solver, wanted in ((self._exact, True), (self._randomized, False)):
+            chosen = [t for t, exact in zip(tensors, self._small, strict=True) if exact is wanted]
+            if chosen:
+                snapshot = snapshot_list(chosen)
+                solved = solver.solve(snapshot, [True] * len(chosen))
+                found.update(zip((m.name for m in solver.matrices), solved, strict=True))
+                rows.update(solver.rows(snapshot, solved))
+        names = [matrix.name for matrix in self._changed]
+        names = [matrix.name for matrix in self._changed]
+        weights = [svd for _ in self._of for svd in svds]
+        floors = [floor for kind in self._of for floor in self._rounding(kind)]
+        overlap = _overlaps([found[name] for name in names], weights, floors, self.subspace)
+        return {name: rows[name] for name in names}, dict(zip(names, overlap, strict=True))
+
+    def remember(self) -> None:
+        """Take the weights as they are now for those before the next update."""
+        if "update" not in self._of:
+            return
+        now = [matrix.read().detach() for matrix in self._matrices]
+        if self._before is None or any(
+            a.device != b.device or a.dtype != result_dtype(b.dtype)
+            for a, b in zip(self._before, now, strict=True)
+        ):
+            self._before = [x.to(result_dtype(x.dtype), copy=True).contiguous() for x in now]
+            return
+        for before, after in zip(self._before, now, strict=True):
+            before.copy_(after)
+
+    def state(self) -> dict[str, Any]:
+        """For ``state_dict``: the weights of the last measured step, and warm starts."""
+        before = [] if self._before is None else [x.clone() for x in self._before]
+        return {"before": before, "start": self._randomized.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take the weights of a state.
+
+        Raises:
+            ValueError: a state of other weights, or of a monitor that did not watch updates.
+        """
+        shapes = [tuple(x.shape) for x in state["before"]]
+        expected = [matrix.shape for matrix in self._matrices] if "update" in self._of else []
+        if shapes and shapes != expected:
+            raise ValueError(
+                f"state: weights before the next update of {len(shapes)} matrices, expected "
+                f"{len(expected)} (watch='updates' differs?)"
+            )
+        self._before = [x.clone() for x in state["before"]] or None
+        self._randomized.load_state(state["start"])
+
+    def _rounding(self, kind: str) -> list[float]:
+        """For each change, the share of sigma_1 of its weight that rounding alone can make up.
+
+        A stored weight is rounded at every update: by a matrix of independent entries, up to
+        eps |w| / 2 each, whose 2-norm is below eps sigma_1 of the weight. Gradients are not.
+        """
+        if kind != "update":
+            return [0.0] * len(self._matrices)
+        return [2 * torch.finfo(matrix.read().dtype).eps for matrix in self._matrices]
+
+    def _read(self) -> list[Tensor]:
+        tensors: list[Tensor] = []
+        if "update" in self._of:
+            for i, matrix in enumerate(self._matrices):
+                now = matrix.read().detach()
+                before = None if self._before is None else self._before[i].to(now.device)
+                tensors.append(_unknown(matrix, now) if before is None else now - before)
+        if "gradient" in self._of:
+            tensors += [
+                _gradient(weight, gradient)
+                for weight, gradient in zip(self._matrices, self._of["gradient"], strict=True)
+            ]
+        return tensors
+
+
+def _changed(matrix: Matrix, kind: str) -> Matrix:
+    """The update or the gradient of a weight, as a matrix of the same shape."""
+    if kind == "gradient":
+        source, get = matrix.source, lambda: _grad_of(matrix)
+    else:
+        source, get = MatrixView(kind), lambda: None
+    source = dataclasses.replace(source, kind=kind)
+    return dataclasses.replace(matrix, name=f"{matrix.name}[{kind}]", source=source, get=get)
+
+
+def _grad_of(matrix: Matrix) -> Tensor | None:
+    tensor = matrix.get()
+    grad = None if tensor is None else tensor.grad
+    # An embedding with sparse=True has rows of a gradient.
+    return grad.to_dense() if grad is not None and grad.layout != torch.strided else grad
+
+
+def _gradient(weight: Matrix, gradient: Matrix) -> Tensor:
+    known = gradient.get() is not None
+    return gradient.read().detach() if known else _unknown(weight, weight.read().detach())
+
+
+def _unknown(matrix: Matrix, like: Tensor) -> Tensor:
+    return like.new_full(matrix.shape, float("nan"), dtype=result_dtype(like.dtype))
+
+
+def _bytes(matrix: Matrix) -> int:
+    tensor = matrix.get()
+    size = 8 if tensor is not None and tensor.dtype == torch.float64 else 4
+    return size * matrix.shape[0] * matrix.shape[1]
+
+
+def _overlaps(
+    changes: Sequence[SVD], weights: Sequence[SVD], floors: Sequence[float], k: int
+) -> list[Array]:
+    """(2,) for each: subspace overlap of at most k leading directions, left and right.
+
+    Directions of values that are rounding alone are arbitrary, and left out: an update that
+    touches three rows has three.
+    """
+    pairs, clusters, shares = [], [], []
+    for a, b, floor in zip(changes, weights, floors, strict=True):
+        width = min(k, a.Vh.shape[0], b.Vh.shape[0])
+        wide = torch.promote_types(a.U.dtype, b.U.dtype)
+        mine = _above(a, floor * b.S[:1], width).to(wide)
+        theirs = _above(b, torch.zeros_like(b.S[:1]), width).to(wide)
+        pairs += [
+            (a.U[:, :width] * mine, b.U[:, :width].mT.to(wide) * theirs.unsqueeze(-1)),
+            (a.Vh[:width].mT * mine, b.Vh[:width].to(wide) * theirs.unsqueeze(-1)),
+        ]
+        clusters += [torch.zeros(width, dtype=torch.int64, device=a.U.device)] * 2
+        # The squared cosine is a sum over the width; 0 / 0 where nothing is known.
+        shares.append(width / torch.minimum(mine.sum(), theirs.sum()))
+    values = cluster_cosines_list(pairs, clusters)
+    # One cluster holds all: every entry is the root of the overlap of the whole subspaces.
+    sides = torch.stack([value[0] for value in values]).reshape(-1, 2).square()
+    return to_arrays(list(sides * torch.stack(shares).unsqueeze(-1)))
+
+
+def _above(svd: SVD, floor: Tensor, width: int) -> Tensor:
+    """Which of the leading values are above rounding and above the floor (1,); NaN is not."""
+    values: Tensor = svd.S
+    rounding = default_rtol(svd.U.shape[0], svd.Vh.shape[1], values.dtype) * values[:1]
+    return values[:width] > torch.maximum(rounding, floor.to(values))

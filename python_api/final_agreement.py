@@ -1,0 +1,96 @@
+"""Agreement with the end of a run: a second pass over its saved vectors.
+
+While a run goes on, its last step is not known. A monitor with ``reference="final"`` saves the
+leading vectors of every measured step (`python_api.saved_vectors`), and `agreement_with_final`
+compares them when the run is over. What it finds is kept beside them, and `load_run` shows it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from python_api.clusters import clusters_over_time
+from python_api.files import write_atomically
+from python_api.frame import Array
+from python_api.run import Run, load_run
+from python_api.saved_vectors import FINAL_AGREEMENT, SavedVectors
+from spectral_kernels.alignment.clusters import cluster_agreement_list
+
+__all__ = ["agreement_with_final", "is_stale"]
+
+
+def agreement_with_final(run_dir: str | os.PathLike[str], step: int | None = None) -> Run:
+    """Compare the vectors of every saved step with those of the last one.
+
+    Two bytes for each saved number are read, once; the result is written to
+    ``final_agreement.npz`` in the folder.
+
+    Args:
+        run_dir: the folder of a run whose monitor had ``reference="final"``.
+        step: another saved step to compare with.
+
+    Returns:
+        The run, with ``agreement`` and ``subspace_agreement`` filled in.
+
+    Raises:
+        FileNotFoundError: no vectors were saved.
+        ValueError: none of this step.
+    """
+    path = Path(run_dir)
+    saved = SavedVectors(path)
+    if not len(saved.steps):
+        raise ValueError(f"{path}: the vectors of no step were saved")
+    wanted = int(saved.steps[-1]) if step is None else step
+    if wanted not in saved.steps:
+        raise ValueError(
+            f"{path}: no vectors of step {wanted}; there are {len(saved.steps)} steps from "
+            f"{saved.steps[0]} to {saved.steps[-1]}"
+        )
+    run = load_run(path)
+    names = [name for name in saved.names if name in run.singular_values]
+    # The writer saves vectors first: they may be one step ahead of the values.
+    at = {int(number): t for t, number in enumerate(run.steps)}
+    steps = [(i, at[int(number)]) for i, number in enumerate(saved.steps) if int(number) in at]
+    clusters = {
+        name: clusters_over_time(run.singular_values[name], run.value_bounds(name))
+        for name in names
+    }
+    final = saved.read(int(np.flatnonzero(saved.steps == wanted)[0]))
+    single: dict[str, list[Array]] = {name: [] for name in names}
+    whole: dict[str, list[Array]] = {name: [] for name in names}
+    for i, t in steps:
+        now = saved.read(i)
+        pairs = [(now[name], final[name]) for name in names]
+        first = [clusters[name][t, : now[name].Vh.shape[0]] for name in names]
+        for name, a, b in zip(names, *cluster_agreement_list(pairs, first), strict=True):
+            single[name].append(a.numpy())
+            whole[name].append(b.numpy())
+    content: dict[str, Any] = {
+        "names": np.array(names),
+        "steps": np.array([run.steps[t] for _, t in steps], dtype=np.int64),
+        "reference_step": np.int64(wanted),
+        **{f"agreement_{i}": np.array(single[name]) for i, name in enumerate(names)},
+        **{f"subspace_agreement_{i}": np.array(whole[name]) for i, name in enumerate(names)},
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **content)
+    write_atomically(path / FINAL_AGREEMENT, buffer.getvalue())
+    return load_run(path)
+
+
+def is_stale(run_dir: str | os.PathLike[str]) -> bool:
+    """Whether vectors were saved after the agreement was computed, or it never was."""
+    path = Path(run_dir)
+    try:
+        saved = SavedVectors(path)
+    except FileNotFoundError:
+        return False
+    if not (path / FINAL_AGREEMENT).exists():
+        return len(saved.steps) > 0
+    with np.load(path / FINAL_AGREEMENT) as content:
+        return not np.array_equal(content["steps"], saved.steps)

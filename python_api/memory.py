@@ -1,0 +1,86 @@
+"""What a monitor keeps between steps, told before the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from python_api.matrices import Matrix
+
+__all__ = ["KeepsMemory", "MemoryPlan", "format_bytes", "solver_memory"]
+
+
+@runtime_checkable
+class KeepsMemory(Protocol):
+    """A solver with a state of its own."""
+
+    def memory(self) -> dict[str, int]:
+        """Matrix -> bytes that are kept for it between steps."""
+        ...
+
+
+def solver_memory(solver: Any) -> dict[str, dict[str, int]]:
+    """``{"solver": {matrix: bytes}}``, empty for a solver that keeps nothing."""
+    return {"solver": solver.memory()} if isinstance(solver, KeepsMemory) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes by purpose and by matrix. Buffers of a step that is under way are not in it."""
+
+    weights: dict[str, int]
+    """Matrix -> bytes of the weight itself, for comparison."""
+    kept: dict[str, dict[str, int]]
+    """Purpose ("solver", "reference", "copy for updates") -> matrix -> bytes."""
+    disk_per_step: int
+    """Bytes of saved vectors for each measured step."""
+
+    @classmethod
+    def of(
+        cls, matrices: Sequence[Matrix], kept: Mapping[str, Mapping[str, int]], *, per_step: int
+    ) -> MemoryPlan:
+        """The plan for these matrices."""
+        weights = {}
+        for matrix in matrices:
+            tensor = matrix.get()
+            size = 0 if tensor is None else tensor.element_size()
+            weights[matrix.name] = size * matrix.shape[0] * matrix.shape[1]
+        return cls(weights, {what: dict(sizes) for what, sizes in kept.items()}, per_step)
+
+    @property
+    def total(self) -> int:
+        """All that is kept in memory."""
+        return sum(sum(sizes.values()) for sizes in self.kept.values())
+
+    def lines(self) -> list[str]:
+        """As text: one line for each matrix and purpose, and the sum."""
+        weights = sum(self.weights.values())
+        share = f", {self.total / weights:.2f} times the weights" if weights else ""
+        told = [f"memory kept between steps: {format_bytes(self.total)}{share}"]
+        wide = max((len(name) for name in self.weights), default=0)
+        for name, own in self.weights.items():
+            parts = [
+                f"{what} {format_bytes(sizes[name])}"
+                for what, sizes in self.kept.items()
+                if sizes.get(name)
+            ]
+            if parts:
+                weight = f"weight {format_bytes(own)}"
+                told.append(f"  {name.ljust(wide)}  {weight}: {', '.join(parts)}")
+        if self.disk_per_step:
+            told.append(
+                f"saved vectors: {format_bytes(self.disk_per_step)} on disk for each measured "
+                f"step, {format_bytes(1000 * self.disk_per_step)} for a thousand"
+            )
+        return told
+
+
+def format_bytes(count: int) -> str:
+    """A size as a person writes it, ``1.3 MB``."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.3g} {unit}"

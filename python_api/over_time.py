@@ -1,0 +1,111 @@
+"""A step compared with other steps: agreement, clusters, updates, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from python_api.chance import Chance
+from python_api.changes import Changes
+from python_api.clusters import ClusterFinder
+from python_api.frame import Array, MatrixRow
+from python_api.matrices import Matrix
+from python_api.pairs import Pair
+from python_api.reference import Given, Reference
+from python_api.saved_vectors import bytes_per_step
+from spectral_kernels.results import SVD
+
+__all__ = ["Comparison", "OverTime"]
+
+
+class Comparison(NamedTuple):
+    """Fields of a `SpectralFrame`, see there."""
+
+    agreement: dict[str, Array]
+    subspace_agreement: dict[str, Array]
+    identifiable: dict[str, Array]
+    overlap: dict[str, Array]
+    chance: Chance
+    vectors: dict[str, SVD]
+
+
+class OverTime:
+    """Everything that a monitor keeps of earlier steps, but for what its solver keeps.
+
+    Args:
+        given: the reference, see `python_api.reference.Reference`.
+        matrices: those under watch.
+        k: how many vectors of each take part.
+        watch: see `python_api.changes.check_watch`.
+        pairs: of layers, for what chance would give.
+        generator: see `python_api.changes.Changes`.
+    """
+
+    def __init__(
+        self,
+        given: Given,
+        matrices: Sequence[Matrix],
+        k: int,
+        watch: Sequence[str],
+        pairs: Sequence[Pair],
+        generator: torch.Generator,
+    ) -> None:
+        self._matrices = matrices
+        self._k = k
+        self.reference = Reference(given, matrices, k)
+        self.changes = Changes(matrices, watch, generator, k)
+        self._clusters = ClusterFinder(matrices, k)
+        self.chance = Chance.of(matrices, pairs, self.changes.matrices, self.changes.subspace)
+
+    @property
+    def wants_all_vectors(self) -> bool:
+        """Whether the vectors of every matrix are needed."""
+        return self.reference.wants_all or bool(self.changes.matrices)
+
+    def measure(self, svds: Sequence[SVD], rows: dict[str, MatrixRow]) -> Comparison:
+        """Compare a step; rows of updates and gradients are added to ``rows``."""
+        clusters: list[Tensor] = []
+        identifiable: dict[str, Array] = {}
+        if any(svd.Vh.numel() for svd in svds):
+            clusters, identifiable = self._clusters.find(svds, rows)
+        agreement, subspaces = self.reference.agreement(svds, clusters)
+        if self.reference.wants_previous:
+            self.reference.remember(svds, [rows[m.name].finite for m in self._matrices])
+        changed, overlap = self.changes.measure(svds)
+        self.changes.remember()
+        rows.update(changed)
+        saved = self.reference.leading if self.reference.wants_final else None
+        return Comparison(
+            agreement,
+            subspaces,
+            identifiable,
+            overlap,
+            self.chance,
+            {m.name: saved(s) for m, s in zip(self._matrices, svds, strict=True)} if saved else {},
+        )
+
+    def memory(self) -> dict[str, dict[str, int]]:
+        """What is kept -> matrix -> bytes."""
+        parts = {"reference": self.reference.memory(), "copy for updates": self.changes.memory()}
+        return {what: sizes for what, sizes in parts.items() if sizes}
+
+    def bytes_per_step(self, dtype: str | None) -> int:
+        """Size on disk of one step's vectors in this dtype; 0 where none are saved."""
+        return bytes_per_step([m.shape for m in self._matrices], self._k, dtype) if dtype else 0
+
+    def state(self) -> dict[str, Any]:
+        """For ``state_dict``."""
+        return {
+            "reference": self.reference.state(),
+            "clusters": self._clusters.state(),
+            "changes": self.changes.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take a state."""
+        self.reference.load_state(state["reference"])
+        self._clusters.load_state(state["clusters"])
+        self.changes.load_state(state["changes"])
