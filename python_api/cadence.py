@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["Cadence"]
 
 # Weight of the newest observation. Measurements are rarer than training steps.
-_NEW_COST, _NEW_TRAINING = 0.25, 0.05
+_NEW_COST, _NEW_TRAINING = 0.1, 0.05
 # A pause of the training (a validation, a checkpoint) counts as a few steps at most.
 _LARGEST = 4.0
 _TOLERATED = 1.25

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from python_api.frame import MatrixRow
 from python_api.matrices import Matrix
 from python_api.rows import RowMaker, Spectra, leading_rows, rounding
 from python_api.solvers import Measured
@@ -53,7 +54,7 @@ class TrackedSolver:
 
     Short sides up to 384 are tracked as a whole. Of larger matrices all values are computed from
     scratch at every step, and the leading vectors are tracked. With ``k``, the k leading triplets
-    of every matrix are tracked and nothing else is computed.
+    of every matrix that has more are tracked and nothing else is computed.
 
     Args:
         matrices: those under watch.
@@ -66,12 +67,12 @@ class TrackedSolver:
         self, matrices: Sequence[Matrix], k: int | None, vectors: int, tolerance: float
     ) -> None:
         self._matrices = matrices
-        self._all_values = k is None
         self._k = k or vectors
         self._tolerance = tolerance
-        self._rows = RowMaker(matrices, "tracked")
-        whole = [i for i, m in enumerate(matrices) if not k and min(m.shape) <= _LARGEST_WHOLE]
-        self._leading = [i for i in range(len(matrices)) if i not in set(whole)]
+        most = _LARGEST_WHOLE if k is None else min(k, _LARGEST_WHOLE)
+        sides = [min(matrix.shape) for matrix in matrices]
+        whole = [i for i, side in enumerate(sides) if side <= most]
+        self._leading = [i for i, side in enumerate(sides) if side > most]
         self._groups = {
             "whole": (whole, SpectrumTracker(tolerance=tolerance, reuse_buffers=True)),
             "leading": (
@@ -79,6 +80,10 @@ class TrackedSolver:
                 _LeadingTracker(self._k, tolerance=tolerance, reuse_buffers=True),
             ),
         }
+        # Matrices of which all values are known, and those with k of them.
+        self._complete = list(range(len(matrices))) if k is None else whole
+        self._partial = [] if k is None else self._leading
+        self._rows = RowMaker([matrices[i] for i in self._complete], "tracked")
 
     @property
     def resolves(self) -> int:
@@ -92,23 +97,43 @@ class TrackedSolver:
         for members, tracker in self._groups.values():
             if members:
                 found |= zip(members, _update(tracker, [read[i] for i in members]), strict=True)
-        if self._all_values and self._leading:
+        if self._leading and not self._partial:
             self._replace_values(read, found)
         tracked = [found[i] for i in range(len(read))]
-        svds = [entry.svd for entry in tracked]
-        work = [entry.work for entry in tracked]
-        finite = [entry != NOT_FINITE for entry in work]
-        bounds = [entry.bounds for entry in tracked]
-        values = [svd.S for svd in svds]
-        if self._all_values:
-            norms = [entry.norm for entry in tracked]
-            rows = self._rows.rows(Spectra(values, bounds, norms), finite, work)
-        else:
-            rows = leading_rows(
-                self._matrices, "tracked", values, _frobenius_norms(read),
-                finite=finite, work=work, bounds=bounds,
-            )  # fmt: skip
-        return Measured(svds, finite, rows)
+        rows = self._complete_rows(tracked) | self._partial_rows(tracked, read)
+        if self._partial:
+            rows = {matrix.name: rows[matrix.name] for matrix in self._matrices}
+        finite = [entry.work != NOT_FINITE for entry in tracked]
+        return Measured([entry.svd for entry in tracked], finite, rows)
+
+    def _complete_rows(self, tracked: Sequence[_Tracked]) -> dict[str, MatrixRow]:
+        own = [tracked[i] for i in self._complete]
+        if not own:
+            return {}
+        work = [entry.work for entry in own]
+        spectra = Spectra(
+            [entry.svd.S for entry in own],
+            [entry.bounds for entry in own],
+            [entry.norm for entry in own],
+        )
+        return self._rows.rows(spectra, [entry != NOT_FINITE for entry in work], work)
+
+    def _partial_rows(
+        self, tracked: Sequence[_Tracked], read: Sequence[Tensor]
+    ) -> dict[str, MatrixRow]:
+        if not self._partial:
+            return {}
+        own = [tracked[i] for i in self._partial]
+        work = [entry.work for entry in own]
+        return leading_rows(
+            [self._matrices[i] for i in self._partial],
+            "tracked",
+            [entry.svd.S for entry in own],
+            _frobenius_norms([read[i] for i in self._partial]),
+            finite=[entry != NOT_FINITE for entry in work],
+            work=work,
+            bounds=[entry.bounds for entry in own],
+        )
 
     def _replace_values(self, read: Sequence[Tensor], found: dict[int, _Tracked]) -> None:
         """Give large matrices all their values, which are those of no approximate vectors."""

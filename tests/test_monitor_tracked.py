@@ -225,11 +225,17 @@ def test_k_triplets_have_bounds_for_what_they_leave_open() -> None:
     generator = torch.Generator().manual_seed(0)
     U, _ = torch.linalg.qr(torch.randn(60, 40, generator=generator))
     V, _ = torch.linalg.qr(torch.randn(40, 40, generator=generator))
-    weights = {"A": (U * 0.7 ** torch.arange(40.0)) @ V.mT}
+    # One that has fewer triplets than asked for is known as a whole.
+    weights = {"few": torch.randn(6, 50, generator=generator)}
+    weights |= {"A": (U * 0.7 ** torch.arange(40.0)) @ V.mT}
     watch = SpectralMonitor(weights, k=8)
     for _ in range(4):
         weights["A"] = weights["A"] + 1e-4 * torch.randn(60, 40, generator=generator)
-        row = due(watch.step()).matrices["A"]
+        frame = due(watch.step())
+        assert list(frame.matrices) == ["few", "A"]
+        few, row = frame.matrices.values()
+        assert len(few.singular_values) == 6
+        assert few.bounds["effective_rank"] < 1e-2
         expected = truth(weights["A"])
         leading = expected.pop("singular_values")[:8]
         assert (np.abs(row.singular_values - leading) <= row.singular_value_bounds).all()

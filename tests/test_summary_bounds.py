@@ -58,7 +58,7 @@ def bounds_of(s: Float64, b: Float64, beta: float | None) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("kind", spectra(2))
-@pytest.mark.parametrize("r", [1, 2, 5, 40, 128])
+@pytest.mark.parametrize("r", [1, 2, 5, 64])
 def test_no_error_within_the_bounds_exceeds_them(kind: str, r: int, backend: str) -> None:
     generator = np.random.default_rng(r)
     s = spectra(r)[kind]

@@ -19,6 +19,7 @@ from experiments.modular_addition.data import Split, addition_split
 from experiments.modular_addition.model import AdditionTransformer
 from experiments.modular_addition.presets import Settings
 from python_api.frame import SpectralFrame
+from python_api.loggers import Sink
 from python_api.monitor import SpectralMonitor
 from python_api.recorder import Recorder
 
@@ -105,10 +106,10 @@ def warmed_up(settings: Settings, step: int) -> float:
 
 
 def make_monitor(
-    model: AdditionTransformer, settings: Settings, recorder: Recorder | None
+    model: AdditionTransformer, settings: Settings, recorder: Sink | None
 ) -> SpectralMonitor:
     """All singular values and vectors of every matrix, alignments of `PAIRS`, agreement with the
-    initial weights."""
+    initial weights; frames go to ``recorder``."""
     return SpectralMonitor(
         model,
         method="tracked",
