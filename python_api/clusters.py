@@ -25,7 +25,7 @@ from torch import Tensor
 
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
-from spectral_kernels.alignment.clusters import alone, first_of_cluster
+from spectral_kernels.alignment.clusters import find_clusters
 from spectral_kernels.results import SVD
 
 __all__ = ["ClusterFinder", "clusters_over_time"]
@@ -43,7 +43,7 @@ class ClusterFinder:
         self._matrices = matrices
         self._k = k
         self._plan_of: list[tuple[int, int]] = []
-        self._last: Tensor | None = None
+        self._last: Array | None = None
 
     def find(
         self, svds: Sequence[SVD], rows: Mapping[str, MatrixRow]
@@ -60,37 +60,35 @@ class ClusterFinder:
         ]
         if counts != self._plan_of:
             self._plan(counts)
-        values = torch.from_numpy(
-            np.concatenate([row.singular_values for row in own], dtype=np.float64)
-        )
-        radius = torch.from_numpy(np.concatenate([row.singular_value_bounds for row in own]))
+        values = np.concatenate([row.singular_values for row in own], dtype=np.float64)
+        radius = np.concatenate([row.singular_value_bounds for row in own])
         if self._last is None:
             self._last = values
         else:
-            radius = radius + (values - self._last).abs()
+            radius = radius + np.abs(values - self._last)
             # What is not finite keeps the last values that were.
-            self._last = torch.where(values.isfinite(), values, self._last)
-        first = first_of_cluster(values, radius, self._starts)
-        flags = alone(values, radius, first)
-        if len(self._open):
-            flags &= ~torch.isin(first, first[self._open])
-        clusters = torch.split((first - self._offset).to(svds[0].Vh.device), self._lengths)
-        known = flags.numpy()
-        shown = {name: known[start:stop] for name, start, stop in self._shown}
-        return list(clusters), shown
+            self._last = np.where(np.isfinite(values), values, self._last)
+        first, known = find_clusters(values, radius, self._starts)
+        for last in self._open:
+            known[first[last] : last + 1] = False
+        clusters = torch.from_numpy(first - self._offset).to(svds[0].Vh.device)
+        return (
+            list(torch.split(clusters, self._lengths)),
+            {name: known[start:stop] for name, start, stop in self._shown},
+        )
 
     def state(self) -> list[Tensor]:
         """For ``state_dict``: the last values of every matrix, none before the first step."""
         if self._last is None:
             return []
-        return [part.clone() for part in torch.split(self._last, self._lengths)]
+        return [x.clone() for x in torch.split(torch.from_numpy(self._last), self._lengths)]
 
     def load_state(self, state: Sequence[Tensor]) -> None:
         """Take the values of a state."""
-        self._plan_of = []
+        self._plan_of, self._last = [], None
         if state:
             self._lengths = [len(part) for part in state]
-            self._last = torch.cat([part.double().cpu() for part in state])
+            self._last = np.concatenate([part.double().cpu().numpy() for part in state])
 
     def _plan(self, counts: list[tuple[int, int]]) -> None:
         """Where what is, all spectra one after the other, for these numbers of values, vectors."""
@@ -100,11 +98,11 @@ class ClusterFinder:
         if self._last is not None and len(self._last) != sum(lengths):
             self._last = None
         self._plan_of, self._lengths = counts, lengths
-        self._offset = torch.from_numpy(np.repeat(begins, lengths))
-        self._starts = torch.zeros(sum(lengths), dtype=torch.bool)
-        self._starts[torch.from_numpy(begins[np.array(lengths) > 0])] = True
+        self._offset = np.repeat(begins, lengths)
+        self._starts = np.zeros(sum(lengths), dtype=np.bool_)
+        self._starts[begins] = True
         whole = np.array([min(matrix.shape) for matrix in self._matrices])
-        self._open = torch.from_numpy(ends[np.array(lengths) < whole] - 1)
+        self._open = (ends[np.array(lengths) < whole] - 1).tolist()
         self._shown = [
             (matrix.name, start, start + min(self._k, *pair))
             for matrix, start, pair in zip(self._matrices, begins.tolist(), counts, strict=True)
@@ -126,7 +124,8 @@ def clusters_over_time(values: Array, bounds: Array) -> Tensor:
     radius = torch.from_numpy(np.array(bounds, dtype=np.float64))
     last: Any = _last_finite(S)
     radius[1:] += (S[1:] - last[:-1]).abs()
-    return first_of_cluster(S, radius)
+    first: Tensor = find_clusters(S, radius)[0]
+    return first
 
 
 def _last_finite(S: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ class SpectralFrame:
     at every step."""
     vectors: dict[str, SVD] = field(default_factory=dict, repr=False)
     """Name -> leading vectors, on the device of the weights, where they are to be saved
-    (``reference="final"``); they are part of no table."""
+    (``reference="final"``). Views of what the solver has, which the next step may overwrite; they
+    are part of no table."""
     every: int = 1
     """Steps from one measurement to the next when this one was made."""
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import spectral_kernels as sk
 from spectral_kernels.alignment import reference
-from spectral_kernels.alignment.clusters import cluster_agreement_list, first_of_cluster
+from spectral_kernels.alignment.clusters import cluster_agreement_list, find_clusters
 
 
 def labels_of(chains: list[list[int]]) -> list[int]:
@@ -38,7 +38,7 @@ def test_clusters_are_the_chains_of_overlapping_intervals(
     assert sk.singular_value_clusters(S, radius).tolist() == labels_of(chains)
     flags = sk.identifiable_vectors(S, radius)
     expected = [len(chain) == 1 for chain in chains for _ in chain]
-    assert flags.tolist() == (np.array(expected) & (radius < S)).tolist()
+    assert flags.tolist() == (np.array(expected) & (S - radius > 0)).tolist()
 
 
 def test_clusters_of_batches_lists_and_kinds() -> None:
@@ -64,7 +64,11 @@ def test_clusters_of_batches_lists_and_kinds() -> None:
 def test_spectra_one_after_the_other_do_not_join() -> None:
     S = torch.tensor([2.0, 1.0, 1.0, 1.0, 0.5])
     starts = torch.tensor([True, False, True, False, False])
-    assert first_of_cluster(S, torch.zeros(5), starts).tolist() == [0, 1, 2, 2, 4]
+    first, known = find_clusters(S, torch.zeros(5), starts)
+    assert first.tolist() == [0, 1, 2, 2, 4]
+    assert known.tolist() == [True, True, False, False, True]
+    arrays = find_clusters(S.numpy(), np.zeros(5), starts.numpy())
+    assert [x.tolist() for x in arrays] == [first.tolist(), known.tolist()]
 
 
 @pytest.mark.parametrize(

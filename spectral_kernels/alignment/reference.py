@@ -43,7 +43,7 @@ def clusters(S: np.ndarray[Any, Any], radius: np.ndarray[Any, Any]) -> list[list
     """Return the chains of overlapping intervals S +- radius of one descending spectrum (k,)."""
     found: list[list[int]] = []
     for i in range(len(S)):
-        if i and S[i - 1] - S[i] <= radius[i - 1] + radius[i]:
+        if i and S[i - 1] - radius[i - 1] <= S[i] + radius[i]:
             found[-1].append(i)
         else:
             found.append([i])
