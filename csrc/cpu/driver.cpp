@@ -95,6 +95,22 @@ int64_t lane_group(int64_t batch, int lanes, int threads) {
   return std::clamp<int64_t>((batch + threads - 1) / threads, 1, lanes);
 }
 
+// Values that dqds finds; the others come from a Gram matrix.
+bool by_reduction(const MatrixView& a) {
+  return a.is_double() || fits_a_lane(a);
+}
+
+void add_gram_values(const ValuesJob& job, std::vector<Task>& tasks) {
+  const Kernels& k = kernels();
+  const MatrixView& a = job.a;
+  for (int64_t b = 0; b < a.batch; ++b) {
+    float* s = static_cast<float*>(job.s) + b * a.short_side();
+    tasks.push_back({cubic_cost(a), [&k, a, b, s] {
+                       k.gram_values(a.at(b), s, workspace(k.gram_values_workspace(a)));
+                     }});
+  }
+}
+
 // The reduced form of every matrix of every job, side by side.
 struct Reductions {
   std::vector<double> storage;
@@ -107,13 +123,14 @@ Reductions allocate(const std::vector<ValuesJob>& jobs) {
   Reductions all;
   int64_t total = 0;
   for (const ValuesJob& job : jobs)
-    total += job.a.batch * job.a.short_side();
+    if (by_reduction(job.a)) total += job.a.batch * job.a.short_side();
   all.storage.resize(static_cast<size_t>(2 * total));
   double* next = all.storage.data();
   for (const ValuesJob& job : jobs) {
+    if (!by_reduction(job.a)) continue;
     const int64_t n = job.a.short_side(), bytes = job.a.is_double() ? 8 : 4;
     for (int64_t b = 0; b < job.a.batch; ++b, next += 2 * n) {
-      all.reduced.push_back({{n, next, next + n, 0.0, false}, 0.0, 1.0});
+      all.reduced.push_back({{n, next, next + n, 0.0, false}, 1.0});
       all.out.push_back(static_cast<char*>(job.s) + b * n * bytes);
       all.is_double.push_back(job.a.is_double());
     }
@@ -150,7 +167,7 @@ void write_values(const Reduced& r, int64_t n, T* out) {
   double* values = r.problem.q;
   std::sort(values, values + n, std::greater<double>());
   for (int64_t i = 0; i < n; ++i)
-    out[i] = static_cast<T>(r.unscale * std::sqrt(std::max(0.0, values[i] - r.shift)));
+    out[i] = static_cast<T>(r.unscale * std::sqrt(std::max(0.0, values[i])));
 }
 
 // Bidiagonals of similar length share the lanes of a vector.
@@ -217,8 +234,8 @@ void choose_isa(const std::string& name) {
   throw std::invalid_argument("no instruction set '" + name + "' here; usable: " + usable);
 }
 
-bool values_supported(DType, int64_t m, int64_t n) {
-  return std::min(m, n) <= kMaxValuesSide;
+bool values_supported(DType dtype, int64_t m, int64_t n) {
+  return dtype != DType::kFloat64 || std::min(m, n) <= kMaxDirectSide;
 }
 
 bool vectors_supported(DType dtype, int64_t m, int64_t n) {
@@ -232,6 +249,10 @@ void run_values(const std::vector<ValuesJob>& jobs, int threads) {
   std::vector<Task> tasks;
   Reduced* reduced = all.reduced.data();
   for (const ValuesJob& job : jobs) {
+    if (!by_reduction(job.a)) {
+      add_gram_values(job, tasks);
+      continue;
+    }
     add_reductions(job, reduced, threads, tasks);
     reduced += job.a.batch;
   }

@@ -10,8 +10,9 @@
 
 namespace spectral {
 
-// The largest short side that the exact solvers take: beyond it blocked LAPACK wins.
-constexpr int64_t kMaxValuesSide = 384;
+// The largest short sides that the exact solvers take, beyond which blocked LAPACK wins: float64
+// values, and vectors of the other types. Values of the others have no limit.
+constexpr int64_t kMaxDirectSide = 384;
 constexpr int64_t kMaxVectorsSide = 384;
 // At or below these a matrix is one lane of a vector.
 constexpr int64_t kLaneShortSide = 32;

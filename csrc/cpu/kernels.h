@@ -17,10 +17,9 @@ struct QdProblem {
   bool converged;
 };
 
-// A matrix reduced to a QdProblem: sigma = unscale * sqrt(max(0, eigenvalue - shift)).
+// A matrix reduced to a QdProblem: sigma = unscale * sqrt(eigenvalue).
 struct Reduced {
   QdProblem problem;
-  double shift;
   double unscale;  // NaN for a matrix with NaN or infinity inside
 };
 
@@ -66,7 +65,11 @@ struct Kernels {
   const char* name;
   int lanes;
 
-  // Reduction of `count` <= lanes small matrices from `first` on, or of one matrix.
+  // Singular values of one matrix that is not float64.
+  int64_t (*gram_values_workspace)(const MatrixView&);
+  void (*gram_values)(const MatrixView&, float* s, double* work);
+
+  // Reduction of `count` <= lanes small matrices from `first` on, or of one float64 matrix.
   int64_t (*reduce_lanes_workspace)(const MatrixView&);
   void (*reduce_lanes)(const MatrixView&, int64_t first, int count, Reduced*, double* work);
   int64_t (*reduce_workspace)(const MatrixView&);
