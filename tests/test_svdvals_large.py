@@ -16,8 +16,6 @@ from spectral_kernels.svd import reference
 EPS = float(np.finfo(np.float32).eps)
 # Of sigma_1. Measured on all inputs of this file: 0.5 eps, which is the rounding of the result.
 LIMIT = 0.75 * EPS
-# A singular value of zero may show as the root of a resolution of the squares.
-ZERO = 2e-8 + 4e-9
 
 
 def check(S: torch.Tensor, A: Any) -> None:
@@ -94,6 +92,23 @@ def test_large_matrices_in_a_list(backend: str) -> None:
             assert torch.equal(together[i], alone[i])
 
 
+@pytest.mark.parametrize("shape", [(400, 395), (300, 700), (900, 261)])
+def test_threads_that_share_a_gram_matrix(shape: tuple[int, int], backend: str) -> None:
+    A = torch.randn(shape)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for team in (1, 2, 3, 7):
+            torch.set_num_threads(team)
+            found.append(sk.svdvals([A, A[:, :20]]))
+    finally:
+        torch.set_num_threads(threads)
+    for one in found:
+        check(one[0], A)
+        if backend == "cpu":
+            assert all(torch.equal(x, y) for x, y in zip(found[0], one, strict=True))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_one_bad_entry(bad: float, every_isa: str) -> None:
     A = torch.randn(3, 400, 500)
@@ -124,18 +139,13 @@ def test_small_matrices_by_sturm_counts(shape: tuple[int, int], every_isa: str) 
     assert not sk.svdvals(torch.zeros(shape)).any()
 
 
-def test_zero_values_stay_near_zero(every_isa: str) -> None:
-    # 1e-16 sigma_1^2 in the Gram matrix is 1e-8 sigma_1; nothing is added to that.
+def test_zero_values_stay_zero(every_isa: str) -> None:
     A = torch.zeros(90, 80)
     A[3, 5] = 7.0
     S = sk.svdvals(A)
     assert S[0] == 7.0
-    assert S[1] <= ZERO * 7.0
-    B = torch.randn(450, 3) @ torch.randn(3, 450)
-    S = sk.svdvals(B)
-    # The product is rounded to float32: a matrix of rank 3 up to eps.
-    truth = reference.svdvals(B.double().numpy())
-    assert float((S.double() - torch.from_numpy(truth))[3:].abs().max()) <= 3 * ZERO * truth[0]
+    # The root of the resolution of Sturm counts would be 2e-8.
+    assert S[1] <= 7e-9
 
 
 def test_equal_values_come_out_equal(every_isa: str) -> None:

@@ -35,22 +35,46 @@ const Kernels*& current() {
   return chosen;
 }
 
-// Grows and is kept per thread, so that a call at every training step allocates nothing.
-double* workspace(int64_t doubles) {
+// Grows and is kept per thread, so that a call at every training step allocates nothing, up to a
+// size that takes far longer to compute in than to get anew.
+class Buffer {
+ public:
+  double* reserve(int64_t doubles) {
+    if (doubles > capacity_) {
+      release();
+      const auto bytes = static_cast<size_t>((doubles + 7) / 8 * 8) * sizeof(double);
+      memory_.reset(static_cast<double*>(std::aligned_alloc(64, bytes)));
+      if (!memory_) throw std::bad_alloc();
+      capacity_ = doubles;
+    }
+    return memory_.get();
+  }
+
+  void release_if_large() {
+    constexpr int64_t kKeptDoubles = int64_t{1} << 23;
+    if (capacity_ > kKeptDoubles) release();
+  }
+
+ private:
   struct Free {
     void operator()(double* p) const { std::free(p); }
   };
-  thread_local std::unique_ptr<double, Free> memory;
-  thread_local int64_t capacity = 0;
-  if (doubles > capacity) {
-    memory.reset();
-    capacity = 0;
-    const auto bytes = static_cast<size_t>((doubles + 7) / 8 * 8) * sizeof(double);
-    memory.reset(static_cast<double*>(std::aligned_alloc(64, bytes)));
-    if (!memory) throw std::bad_alloc();
-    capacity = doubles;
+
+  void release() {
+    memory_.reset();
+    capacity_ = 0;
   }
-  return memory.get();
+
+  std::unique_ptr<double, Free> memory_;
+  int64_t capacity_ = 0;
+};
+
+// What a task works in, and what the tasks of a call share: of the thread that runs the one and
+// makes the others.
+thread_local Buffer task_buffer, shared_buffer;
+
+double* workspace(int64_t doubles) {
+  return task_buffer.reserve(doubles);
 }
 
 struct Task {
@@ -69,6 +93,7 @@ void run_tasks(std::vector<Task>& tasks, int threads) {
   for (int i = 0; i < count; ++i) {
     try {
       tasks[static_cast<size_t>(i)].run();
+      task_buffer.release_if_large();
     } catch (...) {
 #pragma omp critical
       failure = std::current_exception();
@@ -80,6 +105,7 @@ void run_tasks(std::vector<Task>& tasks, int threads) {
 // Elements (or products) below which one thread is done before a second has woken up, and does not
 // wait for it when the machine is busy.
 constexpr int64_t kWorthATeam = 1000000;
+constexpr double kWorthParts = 2e7;
 
 double cubic_cost(const MatrixView& a) {
   const auto n = static_cast<double>(a.short_side());
@@ -100,15 +126,69 @@ bool by_reduction(const MatrixView& a) {
   return a.is_double() || fits_a_lane(a);
 }
 
-void add_gram_values(const ValuesJob& job, std::vector<Task>& tasks) {
+// One matrix whose values come from its Gram matrix.
+struct GramJob {
+  MatrixView a;
+  float* s;
+};
+
+std::vector<GramJob> gram_jobs(const std::vector<ValuesJob>& jobs) {
+  std::vector<GramJob> all;
+  for (const ValuesJob& job : jobs)
+    for (int64_t b = 0; b < job.a.batch && !by_reduction(job.a); ++b)
+      all.push_back({job.a.at(b), static_cast<float*>(job.s) + b * job.a.short_side()});
+  return all;
+}
+
+void add_gram_values(const GramJob& job, std::vector<Task>& tasks) {
   const Kernels& k = kernels();
-  const MatrixView& a = job.a;
-  for (int64_t b = 0; b < a.batch; ++b) {
-    float* s = static_cast<float*>(job.s) + b * a.short_side();
-    tasks.push_back({cubic_cost(a), [&k, a, b, s] {
-                       k.gram_values(a.at(b), s, workspace(k.gram_values_workspace(a)));
-                     }});
+  tasks.push_back({cubic_cost(job.a), [&k, job] {
+                     const int64_t size = k.gram_size(job.a), n = job.a.short_side();
+                     double* g = workspace(size + k.gram_workspace(job.a));
+                     k.gram_part(job.a, 0, n, g, g + size);
+                     k.gram_values(job.a, g, job.s, g + size);
+                   }});
+}
+
+// Columns of a triangle, cut into parts of equal area. What a part computes does not depend on the
+// cut, so that the number of threads changes no result.
+void add_gram_parts(const GramJob& job, int parts, double* g, std::vector<Task>& tasks) {
+  const Kernels& k = kernels();
+  const int64_t n = job.a.short_side();
+  int64_t first = 0;
+  for (int part = 1; part <= parts; ++part) {
+    const double share = 1.0 - std::sqrt(1.0 - static_cast<double>(part) / parts);
+    const auto columns = static_cast<int64_t>(share * static_cast<double>(n));
+    const int64_t last = part == parts ? n : columns / kGramPart * kGramPart;
+    if (last > first)
+      tasks.push_back({cubic_cost(job.a) / parts, [&k, job, first, last, g] {
+                         k.gram_part(job.a, first, last, g, workspace(k.gram_workspace(job.a)));
+                       }});
+    first = last;
   }
+}
+
+// With fewer matrices than threads all work on each Gram matrix; the tridiagonal form is a chain of
+// short steps, which a team would spend on waiting for each other.
+void run_in_parts(const std::vector<GramJob>& jobs, int threads, std::vector<Task>& tasks) {
+  const Kernels& k = kernels();
+  int64_t total = 0;
+  for (const GramJob& job : jobs)
+    total += k.gram_size(job.a);
+  double* shared = shared_buffer.reserve(total);
+  const auto count = static_cast<int>(jobs.size());
+  std::vector<Task> rest;
+  for (const GramJob& job : jobs) {
+    double* g = shared;
+    shared += k.gram_size(job.a);
+    add_gram_parts(job, (threads + count - 1) / count, g, tasks);
+    rest.push_back({cubic_cost(job.a), [&k, job, g] {
+                      k.gram_values(job.a, g, job.s, workspace(k.gram_workspace(job.a)));
+                    }});
+  }
+  run_tasks(tasks, threads);
+  run_tasks(rest, threads);
+  shared_buffer.release_if_large();
 }
 
 // The reduced form of every matrix of every job, side by side.
@@ -249,14 +329,21 @@ void run_values(const std::vector<ValuesJob>& jobs, int threads) {
   std::vector<Task> tasks;
   Reduced* reduced = all.reduced.data();
   for (const ValuesJob& job : jobs) {
-    if (!by_reduction(job.a)) {
-      add_gram_values(job, tasks);
-      continue;
-    }
+    if (!by_reduction(job.a)) continue;
     add_reductions(job, reduced, threads, tasks);
     reduced += job.a.batch;
   }
-  run_tasks(tasks, threads);
+  const std::vector<GramJob> grams = gram_jobs(jobs);
+  double work = 0.0;
+  for (const GramJob& job : grams)
+    work += cubic_cost(job.a);
+  if (work > kWorthParts && tasks.size() + grams.size() < static_cast<size_t>(threads)) {
+    run_in_parts(grams, threads, tasks);
+  } else {
+    for (const GramJob& job : grams)
+      add_gram_values(job, tasks);
+    run_tasks(tasks, threads);
+  }
   solve_reductions(all, threads);
 }
 

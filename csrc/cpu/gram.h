@@ -28,13 +28,28 @@ inline int64_t widen_slice(const MatrixView& a, int64_t first, double* x, int64_
   return rows;
 }
 
-// G = X^T X by columns, tiles on and below the diagonal; slice holds kSlice * ld doubles.
-inline void gram(const MatrixView& a, double* g, int64_t ld, double* slice) {
-  const int64_t n = a.short_side();
-  for (int64_t first = 0; first < a.long_side(); first += kSlice) {
-    const int64_t rows = widen_slice(a, first, slice, ld);
-    gemm({slice, ld, slice, ld, 1, g, ld}, n, n, rows, {true, first > 0});
+// X without its first columns.
+inline MatrixView columns_from(const MatrixView& a, int64_t first) {
+  MatrixView tail = a;
+  tail.data = static_cast<const char*>(a.data) + first * a.stride_short() * size_of(a.dtype);
+  (a.m >= a.n ? tail.n : tail.m) -= first;
+  return tail;
+}
+
+// Columns [first, last) of G = X^T X, tiles on and below the diagonal, whatever the other columns
+// are done by; first is a multiple of kGemmCols. slice holds kSlice * ld doubles.
+inline void gram_columns(const MatrixView& a, int64_t first, int64_t last, double* g, int64_t ld,
+                         double* slice) {
+  const MatrixView tail = columns_from(a, first);
+  for (int64_t row = 0; row < a.long_side(); row += kSlice) {
+    const int64_t rows = widen_slice(tail, row, slice, ld);
+    gemm({slice, ld, slice, ld, 1, g + first * (ld + 1), ld}, last - first, tail.short_side(), rows,
+         {true, row > 0});
   }
+}
+
+inline void gram(const MatrixView& a, double* g, int64_t ld, double* slice) {
+  gram_columns(a, 0, a.short_side(), g, ld, slice);
 }
 
 }  // namespace SK_ISA

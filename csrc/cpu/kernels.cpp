@@ -39,7 +39,9 @@ const Kernels& SK_CONCAT(kernels_, SK_ISA)() {
   static const Kernels table = {
       SK_STRING(SK_ISA),
       isa::kLanes,
-      isa::gram_values_workspace,
+      isa::gram_size,
+      isa::gram_workspace,
+      isa::gram_part,
       isa::gram_values,
       isa::reduce_lanes_workspace,
       isa::reduce_lanes,

@@ -60,14 +60,18 @@ struct SnapshotStats {
 };
 
 constexpr int kSummaryFields = 7;
+constexpr int64_t kGramPart = 16;
 
 struct Kernels {
   const char* name;
   int lanes;
 
-  // Singular values of one matrix that is not float64.
-  int64_t (*gram_values_workspace)(const MatrixView&);
-  void (*gram_values)(const MatrixView&, float* s, double* work);
+  // Singular values of one matrix that is not float64: columns of its Gram matrix, in parts that
+  // start at multiples of kGramPart, then all values.
+  int64_t (*gram_size)(const MatrixView&);
+  int64_t (*gram_workspace)(const MatrixView&);
+  void (*gram_part)(const MatrixView&, int64_t first, int64_t last, double* g, double* work);
+  void (*gram_values)(const MatrixView&, double* g, float* s, double* work);
 
   // Reduction of `count` <= lanes small matrices from `first` on, or of one float64 matrix.
   int64_t (*reduce_lanes_workspace)(const MatrixView&);

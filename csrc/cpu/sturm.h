@@ -22,7 +22,8 @@ constexpr int kStride = 16;
 constexpr double kSquareFloor = 1e-36;
 // The width at which an interval counts as one number, for ||T|| = 1.
 constexpr double kResolution = 1e-15;
-// Steps of interpolation before an interval is only halved: three times what the slowest took.
+// Steps of interpolation before an interval is only halved: twice what the slowest of a thousand
+// took.
 constexpr double kPatience = 25.0;
 
 // d has n entries, squares the n numbers 0, e_0^2, ..., e_{n-2}^2, each of the latter at least

@@ -35,27 +35,33 @@ inline void scaled_eigenvalues(double* d, double* e, int64_t n, double norm, dou
   sturm_eigenvalues({d, squares, n}, eigenvalues, work);
 }
 
-// What comes after the Gram matrix fits where the slices of X were, or in place of G.
-inline int64_t gram_values_workspace(const MatrixView& a) {
+inline int64_t gram_size(const MatrixView& a) {
   const int64_t ld = leading_dimension(a.short_side());
-  const int64_t sturm = sturm_workspace(a.short_side());
-  return (ld * ld > sturm ? ld * ld : sturm) + kSlice * ld + 5 * ld;
+  return ld * ld;
 }
 
-// n values descending into s; NaN for a matrix with NaN or infinity inside.
-inline void gram_values(const MatrixView& a, float* s, double* work) {
+// For either step: the slices of X make room for all that comes after.
+inline int64_t gram_workspace(const MatrixView& a) {
+  return (kSlice + 4) * leading_dimension(a.short_side());
+}
+
+inline void gram_part(const MatrixView& a, int64_t first, int64_t last, double* g, double* work) {
+  gram_columns(a, first, last, g, leading_dimension(a.short_side()), work);
+}
+
+// From the Gram matrix, which is overwritten, n values descending into s; NaN for a matrix with NaN
+// or infinity inside.
+inline void gram_values(const MatrixView& a, double* g, float* s, double* work) {
   const int64_t n = a.short_side(), ld = leading_dimension(n);
   double* d = work;
   double* e = d + ld;
   double* squares = e + ld;
   double* eigenvalues = squares + ld;
-  double* slice = eigenvalues + 2 * ld;
-  double* g = slice + kSlice * ld;
-  gram(a, g, ld, slice);
+  double* scratch = eigenvalues + ld;
   const bool finite = std::isfinite(trace(g, ld, n));
-  if (finite) tridiagonalise(g, ld, n, d, e, eigenvalues, slice);
+  if (finite) tridiagonalise(g, ld, n, d, e, eigenvalues, scratch);
   const double norm = finite ? tridiagonal_norm(d, e, n) : 0.0;
-  if (norm > 0) scaled_eigenvalues(d, e, n, norm, squares, eigenvalues, g);
+  if (norm > 0) scaled_eigenvalues(d, e, n, norm, squares, eigenvalues, scratch);
   for (int64_t i = 0; i < n; ++i) {
     const double value = norm > 0 ? std::sqrt(norm * eigenvalues[n - 1 - i]) : 0.0;
     s[i] = static_cast<float>(finite ? value : std::nan(""));

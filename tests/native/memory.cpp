@@ -57,10 +57,23 @@ struct SvdBuffers {
 
 void check_gram_values(const Kernels& kernels, const MatrixView& a) {
   const int64_t r = a.short_side();
-  auto s = poisoned<float>(r);
-  auto work = poisoned<double>(kernels.gram_values_workspace(a));
-  kernels.gram_values(a, s.get(), work.get());
+  auto s = poisoned<float>(r), again = poisoned<float>(r);
+  for (const bool in_parts : {false, true}) {
+    auto g = poisoned<double>(kernels.gram_size(a));
+    const int64_t step = in_parts ? 2 * kGramPart : r;
+    for (int64_t first = 0; first < r; first += step) {
+      auto work = poisoned<double>(kernels.gram_workspace(a));
+      kernels.gram_part(a, first, first + step < r ? first + step : r, g.get(), work.get());
+    }
+    auto work = poisoned<double>(kernels.gram_workspace(a));
+    kernels.gram_values(a, g.get(), in_parts ? again.get() : s.get(), work.get());
+  }
   expect_written(s, r, "gram_values", a);
+  if (std::memcmp(s.get(), again.get(), static_cast<size_t>(r) * sizeof(float)) != 0) {
+    std::printf("gram_values of %ld x %ld: parts differ\n", static_cast<long>(a.m),
+                static_cast<long>(a.n));
+    ++failures;
+  }
 }
 
 void check_reductions(const Kernels& kernels, const MatrixView& a) {
