@@ -4,14 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <functional>
-#include <memory>
-#include <new>
-#include <numeric>
 #include <stdexcept>
 
 #include "cpu/epilogue.h"
+#include "cpu/tasks.h"
 
 namespace spectral {
 namespace {
@@ -35,259 +31,9 @@ const Kernels*& current() {
   return chosen;
 }
 
-// Grows and is kept per thread, so that a call at every training step allocates nothing, up to a
-// size that takes far longer to compute in than to get anew.
-class Buffer {
- public:
-  double* reserve(int64_t doubles) {
-    if (doubles > capacity_) {
-      release();
-      const auto bytes = static_cast<size_t>((doubles + 7) / 8 * 8) * sizeof(double);
-      memory_.reset(static_cast<double*>(std::aligned_alloc(64, bytes)));
-      if (!memory_) throw std::bad_alloc();
-      capacity_ = doubles;
-    }
-    return memory_.get();
-  }
-
-  void release_if_large() {
-    constexpr int64_t kKeptDoubles = int64_t{1} << 23;
-    if (capacity_ > kKeptDoubles) release();
-  }
-
- private:
-  struct Free {
-    void operator()(double* p) const { std::free(p); }
-  };
-
-  void release() {
-    memory_.reset();
-    capacity_ = 0;
-  }
-
-  std::unique_ptr<double, Free> memory_;
-  int64_t capacity_ = 0;
-};
-
-// What a task works in, and what the tasks of a call share: of the thread that runs the one and
-// makes the others.
-thread_local Buffer task_buffer, shared_buffer;
-
-double* workspace(int64_t doubles) {
-  return task_buffer.reserve(doubles);
-}
-
-struct Task {
-  double cost;
-  std::function<void()> run;
-};
-
-// Longest first, taken one by one: with a few large matrices anything else leaves threads idle. An
-// exception in a task (memory) is carried out of the parallel region.
-void run_tasks(std::vector<Task>& tasks, int threads) {
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [](const Task& a, const Task& b) { return a.cost > b.cost; });
-  const int count = static_cast<int>(tasks.size());
-  std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(std::max(1, std::min(threads, count)))
-  for (int i = 0; i < count; ++i) {
-    try {
-      tasks[static_cast<size_t>(i)].run();
-      task_buffer.release_if_large();
-    } catch (...) {
-#pragma omp critical
-      failure = std::current_exception();
-    }
-  }
-  if (failure) std::rethrow_exception(failure);
-}
-
 // Elements (or products) below which one thread is done before a second has woken up, and does not
 // wait for it when the machine is busy.
 constexpr int64_t kWorthATeam = 1000000;
-constexpr double kWorthParts = 2e7;
-
-double cubic_cost(const MatrixView& a) {
-  const auto n = static_cast<double>(a.short_side());
-  return n * n * (static_cast<double>(a.long_side()) + 4.0 * n);
-}
-
-bool fits_a_lane(const MatrixView& a) {
-  return a.short_side() <= kLaneShortSide && a.long_side() <= kLaneLongSide;
-}
-
-// Full vectors when the batch feeds every thread, else the batch spread evenly.
-int64_t lane_group(int64_t batch, int lanes, int threads) {
-  return std::clamp<int64_t>((batch + threads - 1) / threads, 1, lanes);
-}
-
-// Values that dqds finds; the others come from a Gram matrix.
-bool by_reduction(const MatrixView& a) {
-  return a.is_double() || fits_a_lane(a);
-}
-
-// One matrix whose values come from its Gram matrix.
-struct GramJob {
-  MatrixView a;
-  float* s;
-};
-
-std::vector<GramJob> gram_jobs(const std::vector<ValuesJob>& jobs) {
-  std::vector<GramJob> all;
-  for (const ValuesJob& job : jobs)
-    for (int64_t b = 0; b < job.a.batch && !by_reduction(job.a); ++b)
-      all.push_back({job.a.at(b), static_cast<float*>(job.s) + b * job.a.short_side()});
-  return all;
-}
-
-void add_gram_values(const GramJob& job, std::vector<Task>& tasks) {
-  const Kernels& k = kernels();
-  tasks.push_back({cubic_cost(job.a), [&k, job] {
-                     const int64_t size = k.gram_size(job.a), n = job.a.short_side();
-                     double* g = workspace(size + k.gram_workspace(job.a));
-                     k.gram_part(job.a, 0, n, g, g + size);
-                     k.gram_values(job.a, g, job.s, g + size);
-                   }});
-}
-
-// Columns of a triangle, cut into parts of equal area. What a part computes does not depend on the
-// cut, so that the number of threads changes no result.
-void add_gram_parts(const GramJob& job, int parts, double* g, std::vector<Task>& tasks) {
-  const Kernels& k = kernels();
-  const int64_t n = job.a.short_side();
-  int64_t first = 0;
-  for (int part = 1; part <= parts; ++part) {
-    const double share = 1.0 - std::sqrt(1.0 - static_cast<double>(part) / parts);
-    const auto columns = static_cast<int64_t>(share * static_cast<double>(n));
-    const int64_t last = part == parts ? n : columns / kGramPart * kGramPart;
-    if (last > first)
-      tasks.push_back({cubic_cost(job.a) / parts, [&k, job, first, last, g] {
-                         k.gram_part(job.a, first, last, g, workspace(k.gram_workspace(job.a)));
-                       }});
-    first = last;
-  }
-}
-
-// With fewer matrices than threads all work on each Gram matrix; the tridiagonal form is a chain of
-// short steps, which a team would spend on waiting for each other.
-void run_in_parts(const std::vector<GramJob>& jobs, int threads, std::vector<Task>& tasks) {
-  const Kernels& k = kernels();
-  int64_t total = 0;
-  for (const GramJob& job : jobs)
-    total += k.gram_size(job.a);
-  double* shared = shared_buffer.reserve(total);
-  const auto count = static_cast<int>(jobs.size());
-  std::vector<Task> rest;
-  for (const GramJob& job : jobs) {
-    double* g = shared;
-    shared += k.gram_size(job.a);
-    add_gram_parts(job, (threads + count - 1) / count, g, tasks);
-    rest.push_back({cubic_cost(job.a), [&k, job, g] {
-                      k.gram_values(job.a, g, job.s, workspace(k.gram_workspace(job.a)));
-                    }});
-  }
-  run_tasks(tasks, threads);
-  run_tasks(rest, threads);
-  shared_buffer.release_if_large();
-}
-
-// The reduced form of every matrix of every job, side by side.
-struct Reductions {
-  std::vector<double> storage;
-  std::vector<Reduced> reduced;
-  std::vector<void*> out;
-  std::vector<char> is_double;
-};
-
-Reductions allocate(const std::vector<ValuesJob>& jobs) {
-  Reductions all;
-  int64_t total = 0;
-  for (const ValuesJob& job : jobs)
-    if (by_reduction(job.a)) total += job.a.batch * job.a.short_side();
-  all.storage.resize(static_cast<size_t>(2 * total));
-  double* next = all.storage.data();
-  for (const ValuesJob& job : jobs) {
-    if (!by_reduction(job.a)) continue;
-    const int64_t n = job.a.short_side(), bytes = job.a.is_double() ? 8 : 4;
-    for (int64_t b = 0; b < job.a.batch; ++b, next += 2 * n) {
-      all.reduced.push_back({{n, next, next + n, 0.0, false}, 1.0});
-      all.out.push_back(static_cast<char*>(job.s) + b * n * bytes);
-      all.is_double.push_back(job.a.is_double());
-    }
-  }
-  return all;
-}
-
-void add_reductions(const ValuesJob& job, Reduced* reduced, int threads, std::vector<Task>& tasks) {
-  const Kernels& k = kernels();
-  const MatrixView& a = job.a;
-  if (!fits_a_lane(a)) {
-    for (int64_t b = 0; b < a.batch; ++b)
-      tasks.push_back({cubic_cost(a), [&k, a, b, reduced] {
-                         k.reduce(a.at(b), reduced + b, workspace(k.reduce_workspace(a)));
-                       }});
-    return;
-  }
-  const int64_t group = lane_group(a.batch, k.lanes, threads);
-  for (int64_t first = 0; first < a.batch; first += group) {
-    const int count = static_cast<int>(std::min(group, a.batch - first));
-    tasks.push_back({cubic_cost(a) * count, [&k, a, first, count, reduced] {
-                       k.reduce_lanes(a, first, count, reduced + first,
-                                      workspace(k.reduce_lanes_workspace(a)));
-                     }});
-  }
-}
-
-template <class T>
-void write_values(const Reduced& r, int64_t n, T* out) {
-  if (!r.problem.converged || std::isnan(r.unscale)) {
-    std::fill(out, out + n, static_cast<T>(NAN));
-    return;
-  }
-  double* values = r.problem.q;
-  std::sort(values, values + n, std::greater<double>());
-  for (int64_t i = 0; i < n; ++i)
-    out[i] = static_cast<T>(r.unscale * std::sqrt(std::max(0.0, values[i])));
-}
-
-// Bidiagonals of similar length share the lanes of a vector.
-void solve_reductions(Reductions& all, int threads) {
-  const Kernels& k = kernels();
-  const int64_t total = static_cast<int64_t>(all.reduced.size());
-  std::vector<int64_t> order(static_cast<size_t>(total)), sides(static_cast<size_t>(total));
-  std::iota(order.begin(), order.end(), 0);
-  for (int64_t i = 0; i < total; ++i) {
-    const Reduced& r = all.reduced[static_cast<size_t>(i)];
-    sides[static_cast<size_t>(i)] = r.problem.e - r.problem.q;
-  }
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return all.reduced[static_cast<size_t>(a)].problem.n >
-           all.reduced[static_cast<size_t>(b)].problem.n;
-  });
-  const int64_t group = lane_group(total, 2 * k.lanes, threads);
-  std::vector<Task> tasks;
-  for (int64_t first = 0; first < total; first += group) {
-    const int count = static_cast<int>(std::min(group, total - first));
-    const int64_t* members = order.data() + first;
-    const int64_t longest = all.reduced[static_cast<size_t>(members[0])].problem.n;
-    tasks.push_back(
-        {static_cast<double>(longest * longest), [&k, &all, &sides, members, count, longest] {
-           std::vector<QdProblem> problems;
-           for (int i = 0; i < count; ++i)
-             problems.push_back(all.reduced[static_cast<size_t>(members[i])].problem);
-           k.qd(problems.data(), count, workspace(k.qd_workspace(longest, count)));
-           for (int i = 0; i < count; ++i) {
-             const auto at = static_cast<size_t>(members[i]);
-             all.reduced[at].problem = problems[static_cast<size_t>(i)];
-             if (all.is_double[at])
-               write_values(all.reduced[at], sides[at], static_cast<double*>(all.out[at]));
-             else
-               write_values(all.reduced[at], sides[at], static_cast<float*>(all.out[at]));
-           }
-         }});
-  }
-  run_tasks(tasks, threads);
-}
 
 }  // namespace
 
@@ -314,37 +60,10 @@ void choose_isa(const std::string& name) {
   throw std::invalid_argument("no instruction set '" + name + "' here; usable: " + usable);
 }
 
-bool values_supported(DType dtype, int64_t m, int64_t n) {
-  return dtype != DType::kFloat64 || std::min(m, n) <= kMaxDirectSide;
-}
-
 bool vectors_supported(DType dtype, int64_t m, int64_t n) {
   const int64_t small = std::min(m, n), large = std::max(m, n);
   if (small <= kLaneShortSide && large <= kLaneLongSide) return true;
   return dtype != DType::kFloat64 && small <= kMaxVectorsSide;
-}
-
-void run_values(const std::vector<ValuesJob>& jobs, int threads) {
-  Reductions all = allocate(jobs);
-  std::vector<Task> tasks;
-  Reduced* reduced = all.reduced.data();
-  for (const ValuesJob& job : jobs) {
-    if (!by_reduction(job.a)) continue;
-    add_reductions(job, reduced, threads, tasks);
-    reduced += job.a.batch;
-  }
-  const std::vector<GramJob> grams = gram_jobs(jobs);
-  double work = 0.0;
-  for (const GramJob& job : grams)
-    work += cubic_cost(job.a);
-  if (work > kWorthParts && tasks.size() + grams.size() < static_cast<size_t>(threads)) {
-    run_in_parts(grams, threads, tasks);
-  } else {
-    for (const GramJob& job : grams)
-      add_gram_values(job, tasks);
-    run_tasks(tasks, threads);
-  }
-  solve_reductions(all, threads);
 }
 
 namespace {

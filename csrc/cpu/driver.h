@@ -2,6 +2,7 @@
 // well.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -17,6 +18,15 @@ constexpr int64_t kMaxVectorsSide = 384;
 // At or below these a matrix is one lane of a vector.
 constexpr int64_t kLaneShortSide = 32;
 constexpr int64_t kLaneLongSide = 64;
+
+inline bool fits_a_lane(const MatrixView& a) {
+  return a.short_side() <= kLaneShortSide && a.long_side() <= kLaneLongSide;
+}
+
+// Full vectors when the batch feeds every thread, else the batch spread evenly.
+inline int64_t lane_group(int64_t batch, int lanes, int threads) {
+  return std::clamp<int64_t>((batch + threads - 1) / threads, 1, lanes);
+}
 
 struct ValuesJob {
   MatrixView a;
