@@ -2,8 +2,8 @@
 // float64, tridiagonal form, Sturm counts.
 #pragma once
 
+#include "cpu/brackets.h"
 #include "cpu/gram.h"
-#include "cpu/sturm.h"
 #include "cpu/tridiagonal.h"
 
 namespace spectral {
