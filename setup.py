@@ -73,7 +73,10 @@ def extensions() -> list[Pybind11Extension]:
     return [
         Pybind11Extension(
             "spectral_kernels._C",
-            ["csrc/bindings.cpp", "csrc/cpu/driver.cpp"],
+            [
+                "csrc/bindings.cpp",
+                *sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp") if p.stem != "kernels"),
+            ],
             include_dirs=["csrc"],
             extra_link_args=["-fopenmp"],
             depends=[str(p) for p in Path("csrc").rglob("*.h")],

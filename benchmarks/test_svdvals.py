@@ -11,9 +11,11 @@ from torch import Tensor
 import spectral_kernels as sk
 from benchmarks.comparison import Comparison, Contender, parametrize, run_named
 
-# Batch, m, n: as many matrices as make a run of some milliseconds.
+# Batch, m, n: as many matrices as make a run of some milliseconds, and of the large ones a single
+# matrix too, which has no neighbour to share the threads or the lanes with.
 CASES = [(512, 8, 8), (512, 16, 16), (128, 32, 32), (32, 64, 64), (16, 128, 128), (8, 512, 128),
-         (4, 256, 256), (2, 768, 768), (1, 512, 4608)]  # fmt: skip
+         (4, 256, 256), (8, 512, 512), (1, 768, 768), (4, 768, 768), (2, 1024, 1024),
+         (2, 3072, 768), (2, 768, 3072), (2, 512, 4608), (1, 512, 4608)]  # fmt: skip
 EPS = float(np.finfo(np.float32).eps)
 NAMES = ["ours", "torch.linalg.svdvals", "float64 Gram + torch.linalg.eigvalsh",
          "numpy.linalg.svd, values", "numpy.linalg.svd", "scipy.linalg.svdvals"]  # fmt: skip

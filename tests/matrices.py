@@ -77,7 +77,7 @@ ZOO: dict[str, Callable[[], Array]] = {
     "wide 59x512": lambda: gaussian(59, 512),
     "very tall 1000x3": lambda: gaussian(1000, 3),
     "very wide 2x1500": lambda: gaussian(2, 1500),
-    "beyond the compiled sizes": lambda: gaussian(400, 390),
+    "beyond the compiled sizes of float64": lambda: gaussian(400, 390),
     "graded 48x48": lambda: graded(48, 48),
     "graded 100x20": lambda: graded(100, 20),
     "Hilbert 12": lambda: hilbert(12),

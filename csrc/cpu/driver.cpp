@@ -4,15 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <functional>
-#include <memory>
-#include <new>
-#include <numeric>
 #include <stdexcept>
 
 #include "cpu/epilogue.h"
 #include "cpu/summary_bounds.h"
+#include "cpu/tasks.h"
 
 namespace spectral {
 namespace {
@@ -36,162 +32,9 @@ const Kernels*& current() {
   return chosen;
 }
 
-// Grows and is kept per thread, so that a call at every training step allocates nothing.
-double* workspace(int64_t doubles) {
-  struct Free {
-    void operator()(double* p) const { std::free(p); }
-  };
-  thread_local std::unique_ptr<double, Free> memory;
-  thread_local int64_t capacity = 0;
-  if (doubles > capacity) {
-    memory.reset();
-    capacity = 0;
-    const auto bytes = static_cast<size_t>((doubles + 7) / 8 * 8) * sizeof(double);
-    memory.reset(static_cast<double*>(std::aligned_alloc(64, bytes)));
-    if (!memory) throw std::bad_alloc();
-    capacity = doubles;
-  }
-  return memory.get();
-}
-
-struct Task {
-  double cost;
-  std::function<void()> run;
-};
-
-// Longest first, taken one by one: with a few large matrices anything else leaves threads idle. An
-// exception in a task (memory) is carried out of the parallel region.
-void run_tasks(std::vector<Task>& tasks, int threads) {
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [](const Task& a, const Task& b) { return a.cost > b.cost; });
-  const int count = static_cast<int>(tasks.size());
-  std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(std::max(1, std::min(threads, count)))
-  for (int i = 0; i < count; ++i) {
-    try {
-      tasks[static_cast<size_t>(i)].run();
-    } catch (...) {
-#pragma omp critical
-      failure = std::current_exception();
-    }
-  }
-  if (failure) std::rethrow_exception(failure);
-}
-
 // Elements (or products) below which one thread is done before a second has woken up, and does not
 // wait for it when the machine is busy.
 constexpr int64_t kWorthATeam = 1000000;
-
-double cubic_cost(const MatrixView& a) {
-  const auto n = static_cast<double>(a.short_side());
-  return n * n * (static_cast<double>(a.long_side()) + 4.0 * n);
-}
-
-bool fits_a_lane(const MatrixView& a) {
-  return a.short_side() <= kLaneShortSide && a.long_side() <= kLaneLongSide;
-}
-
-// Full vectors when the batch feeds every thread, else the batch spread evenly.
-int64_t lane_group(int64_t batch, int lanes, int threads) {
-  return std::clamp<int64_t>((batch + threads - 1) / threads, 1, lanes);
-}
-
-// The reduced form of every matrix of every job, side by side.
-struct Reductions {
-  std::vector<double> storage;
-  std::vector<Reduced> reduced;
-  std::vector<void*> out;
-  std::vector<char> is_double;
-};
-
-Reductions allocate(const std::vector<ValuesJob>& jobs) {
-  Reductions all;
-  int64_t total = 0;
-  for (const ValuesJob& job : jobs)
-    total += job.a.batch * job.a.short_side();
-  all.storage.resize(static_cast<size_t>(2 * total));
-  double* next = all.storage.data();
-  for (const ValuesJob& job : jobs) {
-    const int64_t n = job.a.short_side(), bytes = job.a.is_double() ? 8 : 4;
-    for (int64_t b = 0; b < job.a.batch; ++b, next += 2 * n) {
-      all.reduced.push_back({{n, next, next + n, 0.0, false}, 0.0, 1.0});
-      all.out.push_back(static_cast<char*>(job.s) + b * n * bytes);
-      all.is_double.push_back(job.a.is_double());
-    }
-  }
-  return all;
-}
-
-void add_reductions(const ValuesJob& job, Reduced* reduced, int threads, std::vector<Task>& tasks) {
-  const Kernels& k = kernels();
-  const MatrixView& a = job.a;
-  if (!fits_a_lane(a)) {
-    for (int64_t b = 0; b < a.batch; ++b)
-      tasks.push_back({cubic_cost(a), [&k, a, b, reduced] {
-                         k.reduce(a.at(b), reduced + b, workspace(k.reduce_workspace(a)));
-                       }});
-    return;
-  }
-  const int64_t group = lane_group(a.batch, k.lanes, threads);
-  for (int64_t first = 0; first < a.batch; first += group) {
-    const int count = static_cast<int>(std::min(group, a.batch - first));
-    tasks.push_back({cubic_cost(a) * count, [&k, a, first, count, reduced] {
-                       k.reduce_lanes(a, first, count, reduced + first,
-                                      workspace(k.reduce_lanes_workspace(a)));
-                     }});
-  }
-}
-
-template <class T>
-void write_values(const Reduced& r, int64_t n, T* out) {
-  if (!r.problem.converged || std::isnan(r.unscale)) {
-    std::fill(out, out + n, static_cast<T>(NAN));
-    return;
-  }
-  double* values = r.problem.q;
-  std::sort(values, values + n, std::greater<double>());
-  for (int64_t i = 0; i < n; ++i)
-    out[i] = static_cast<T>(r.unscale * std::sqrt(std::max(0.0, values[i] - r.shift)));
-}
-
-// Bidiagonals of similar length share the lanes of a vector.
-void solve_reductions(Reductions& all, int threads) {
-  const Kernels& k = kernels();
-  const int64_t total = static_cast<int64_t>(all.reduced.size());
-  std::vector<int64_t> order(static_cast<size_t>(total)), sides(static_cast<size_t>(total));
-  std::iota(order.begin(), order.end(), 0);
-  for (int64_t i = 0; i < total; ++i) {
-    const Reduced& r = all.reduced[static_cast<size_t>(i)];
-    sides[static_cast<size_t>(i)] = r.problem.e - r.problem.q;
-  }
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return all.reduced[static_cast<size_t>(a)].problem.n >
-           all.reduced[static_cast<size_t>(b)].problem.n;
-  });
-  const int64_t group = lane_group(total, 2 * k.lanes, threads);
-  std::vector<Task> tasks;
-  for (int64_t first = 0; first < total; first += group) {
-    const int count = static_cast<int>(std::min(group, total - first));
-    const int64_t* members = order.data() + first;
-    const int64_t longest = all.reduced[static_cast<size_t>(members[0])].problem.n;
-    tasks.push_back(
-        {static_cast<double>(longest * longest), [&k, &all, &sides, members, count, longest] {
-           std::vector<QdProblem> problems;
-           for (int i = 0; i < count; ++i)
-             problems.push_back(all.reduced[static_cast<size_t>(members[i])].problem);
-           k.qd(problems.data(), count, workspace(k.qd_workspace(longest, count)));
-           for (int i = 0; i < count; ++i) {
-             const auto at = static_cast<size_t>(members[i]);
-             all.reduced[at].problem = problems[static_cast<size_t>(i)];
-             if (all.is_double[at])
-               write_values(all.reduced[at], sides[at], static_cast<double*>(all.out[at]));
-             else
-               write_values(all.reduced[at], sides[at], static_cast<float*>(all.out[at]));
-           }
-         }});
-  }
-  run_tasks(tasks, threads);
-}
 
 }  // namespace
 
@@ -218,26 +61,10 @@ void choose_isa(const std::string& name) {
   throw std::invalid_argument("no instruction set '" + name + "' here; usable: " + usable);
 }
 
-bool values_supported(DType, int64_t m, int64_t n) {
-  return std::min(m, n) <= kMaxValuesSide;
-}
-
 bool vectors_supported(DType dtype, int64_t m, int64_t n) {
   const int64_t small = std::min(m, n), large = std::max(m, n);
   if (small <= kLaneShortSide && large <= kLaneLongSide) return true;
   return dtype != DType::kFloat64 && small <= kMaxVectorsSide;
-}
-
-void run_values(const std::vector<ValuesJob>& jobs, int threads) {
-  Reductions all = allocate(jobs);
-  std::vector<Task> tasks;
-  Reduced* reduced = all.reduced.data();
-  for (const ValuesJob& job : jobs) {
-    add_reductions(job, reduced, threads, tasks);
-    reduced += job.a.batch;
-  }
-  run_tasks(tasks, threads);
-  solve_reductions(all, threads);
 }
 
 namespace {

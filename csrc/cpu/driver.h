@@ -2,6 +2,7 @@
 // well.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -10,12 +11,22 @@
 
 namespace spectral {
 
-// The largest short side that the exact solvers take: beyond it blocked LAPACK wins.
-constexpr int64_t kMaxValuesSide = 384;
+// The largest short sides that the exact solvers take, beyond which blocked LAPACK wins: float64
+// values, and vectors of the other types. Values of the others have no limit.
+constexpr int64_t kMaxDirectSide = 384;
 constexpr int64_t kMaxVectorsSide = 384;
 // At or below these a matrix is one lane of a vector.
 constexpr int64_t kLaneShortSide = 32;
 constexpr int64_t kLaneLongSide = 64;
+
+inline bool fits_a_lane(const MatrixView& a) {
+  return a.short_side() <= kLaneShortSide && a.long_side() <= kLaneLongSide;
+}
+
+// Full vectors when the batch feeds every thread, else the batch spread evenly.
+inline int64_t lane_group(int64_t batch, int lanes, int threads) {
+  return std::clamp<int64_t>((batch + threads - 1) / threads, 1, lanes);
+}
 
 struct ValuesJob {
   MatrixView a;

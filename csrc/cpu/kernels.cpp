@@ -8,6 +8,7 @@
 #include "cpu/snapshot.h"
 #include "cpu/svd.h"
 #include "cpu/track.h"
+#include "cpu/values.h"
 
 #define SK_CONCAT_(a, b) a##b
 #define SK_CONCAT(a, b) SK_CONCAT_(a, b)
@@ -38,6 +39,10 @@ const Kernels& SK_CONCAT(kernels_, SK_ISA)() {
   static const Kernels table = {
       SK_STRING(SK_ISA),
       isa::kLanes,
+      isa::gram_size,
+      isa::gram_workspace,
+      isa::gram_part,
+      isa::gram_values,
       isa::reduce_lanes_workspace,
       isa::reduce_lanes,
       isa::reduce_workspace,

@@ -17,10 +17,9 @@ struct QdProblem {
   bool converged;
 };
 
-// A matrix reduced to a QdProblem: sigma = unscale * sqrt(max(0, eigenvalue - shift)).
+// A matrix reduced to a QdProblem: sigma = unscale * sqrt(eigenvalue).
 struct Reduced {
   QdProblem problem;
-  double shift;
   double unscale;  // NaN for a matrix with NaN or infinity inside
 };
 
@@ -70,12 +69,20 @@ struct SnapshotStats {
 };
 
 constexpr int kSummaryFields = 7;
+constexpr int64_t kGramPart = 16;
 
 struct Kernels {
   const char* name;
   int lanes;
 
-  // Reduction of `count` <= lanes small matrices from `first` on, or of one matrix.
+  // Singular values of one matrix that is not float64: columns of its Gram matrix, in parts that
+  // start at multiples of kGramPart, then all values.
+  int64_t (*gram_size)(const MatrixView&);
+  int64_t (*gram_workspace)(const MatrixView&);
+  void (*gram_part)(const MatrixView&, int64_t first, int64_t last, double* g, double* work);
+  void (*gram_values)(const MatrixView&, double* g, float* s, double* work);
+
+  // Reduction of `count` <= lanes small matrices from `first` on, or of one float64 matrix.
   int64_t (*reduce_lanes_workspace)(const MatrixView&);
   void (*reduce_lanes)(const MatrixView&, int64_t first, int count, Reduced*, double* work);
   int64_t (*reduce_workspace)(const MatrixView&);
