@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import checks, dispatch
-from spectral_kernels.arrays import Array, enter
+from spectral_kernels.arrays import Array, Leave, enter
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
+from spectral_kernels.tracking.leading.op import LeadingTracker
 from spectral_kernels.tracking.state import WORK, State, Tracked
 
 
@@ -25,21 +26,34 @@ class SpectrumTracker:
     solved anew. The bound is a theorem, whatever the matrix did since the last update; it is
     derived in ``spectral_kernels/tracking/bounds.py``.
 
+    With ``k`` it follows the leading triplets alone: one iteration of a block of at least k + 8
+    vectors from the last ones, with fresh random directions among them, in two reads of A; two or
+    three where the values have not settled, a new start where the block is lost. Values are from
+    below. What is proved of them, in ``spectral_kernels/tracking/leading/bounds.py``, is within
+    the tolerance where the rest of the spectrum is small against the last values, and says little
+    where it is not, as no product with the block can; ``residuals`` tell more there.
+
     Args:
+        k: how many leading triplets, at least 1; a matrix with fewer gives them all. None: all.
         tolerance: the largest error bound of a singular value that may stand without more work,
             relative to sigma_1; positive. Rounding comes on top, about eps sigma_1 in float32.
             The errors themselves are mostly far smaller.
 
     Raises:
-        TypeError, ValueError: the tolerance is not a positive finite number.
+        TypeError, ValueError: the tolerance is not a positive finite number, k not an integer of
+            at least 1.
     """
 
-    def __init__(self, *, tolerance: float = 1e-3) -> None:
+    def __init__(self, k: int | None = None, *, tolerance: float = 1e-3) -> None:
+        if k is not None:
+            checks.check_count(k, "k", 1)
         if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)):
             raise TypeError(f"tolerance is {tolerance!r}; expected a number")
         if not (tolerance > 0 and math.isfinite(tolerance)):
             raise ValueError(f"tolerance is {tolerance}; expected a positive finite number")
+        self.k = k
         self.tolerance = float(tolerance)
+        self._leading = None if k is None else LeadingTracker(k, self.tolerance)
         self.reset()
 
     def reset(self) -> None:
@@ -47,8 +61,13 @@ class SpectrumTracker:
         self._shapes: list[tuple[int, ...]] | None = None
         self._states: list[State] = []
         self._bounds: Array | list[Array] | None = None
+        self._error_norms: Array | list[Array] | None = None
+        self._residuals: Array | list[Array] | None = None
+        self._identities: Array | list[Array] | None = None
         self._work: list[str] = []
         self._resolves = 0
+        if self._leading is not None:
+            self._leading.reset()
 
     @property
     def bounds(self) -> Array | list[Array] | None:
@@ -60,11 +79,34 @@ class SpectrumTracker:
         return self._bounds
 
     @property
+    def error_norms(self) -> Array | list[Array] | None:
+        """Bounds of the 2-norm of all errors (S_i - sigma_i)_i of a matrix, with k: (...) float64."""
+        return self._error_norms
+
+    @property
+    def residuals(self) -> Array | list[Array] | None:
+        """With k: bounds of ||A v_i - S_i u_i||, (..., k) float64; A^T u_i = S_i v_i but for rounding.
+
+        Some singular value lies within each, whether or not it is the i-th.
+        """
+        return self._residuals
+
+    @property
+    def identities(self) -> Array | list[Array] | None:
+        """With k: which vector sits at each position, (..., k) int64, -1 where A is not finite.
+
+        Numbers from 0 at the first update, which stay with a vector while it turns by less than 45
+        degrees an update, through crossings too; one that resembles no old vector gets a new one.
+        """
+        return self._identities
+
+    @property
     def work(self) -> list[str]:
         """What the last update did, one entry per matrix in order, batches unrolled.
 
         "kept" (the last vectors still hold), "rotated", "rotated twice", "solved" (anew; the
-        first time too), or "not finite".
+        first time too), or "not finite". With k: "one iteration", "two iterations", "three
+        iterations", "solved" or "not finite".
         """
         return list(self._work)
 
@@ -74,7 +116,7 @@ class SpectrumTracker:
 
         The first decomposition of a matrix, for which there is nothing to track, is not counted.
         """
-        return self._resolves
+        return self._resolves if self._leading is None else self._leading.resolves
 
     def update(self, A: Array | Sequence[Array]) -> SVD | list[SVD]:
         """Return the thin singular value decomposition A = U diag(S) Vh, up to ``bounds``.
@@ -84,7 +126,8 @@ class SpectrumTracker:
                 list or tuple gives a list. Shapes stay the same from update to update.
 
         Returns:
-            ``SVD(U (..., m, r), S (..., r), Vh (..., r, n))``, detached, S descending. Signs are
+            ``SVD(U (..., m, r), S (..., r), Vh (..., r, n))``, detached, S descending, the
+            first min(k, r) triplets where k is given, with orthonormal vectors. Signs are
             those of ``svd`` at first, and then carried on: a vector that turns a little does not
             flip. Vectors on the short side are orthonormal. Cosines of two on the long side are
             what the bounds allow, |cos| min(S_i, S_j) <= 2 max(bounds): tiny where the values
@@ -100,6 +143,8 @@ class SpectrumTracker:
         checks.check_matrices(tensors)
         single = not isinstance(A, (list, tuple))
         self._check_shapes([tuple(x.shape) for x in tensors], single)
+        if self._leading is not None:
+            return self._update_leading(self._leading, tensors, leave)
         with torch.no_grad():
             results = self._update(tensors) if tensors else []
         self._bounds = leave([bounds for _, bounds in results])
@@ -111,7 +156,11 @@ class SpectrumTracker:
 
         ``shapes`` (None before the first update), ``vectors`` (one (B, r, r) float64 tensor per
         entry of the list), ``warm`` (per entry, one truth value per matrix) and ``resolves``.
+        With k: ``k``, ``updates`` and ``identities`` too, and (B, n, l) vectors.
         """
+        if self._leading is not None:
+            shapes = None if self._shapes is None else list(self._shapes)
+            return {"shapes": shapes, **self._leading.state_dict()}
         return {
             "shapes": None if self._shapes is None else list(self._shapes),
             "vectors": [state.vectors.clone() for state in self._states],
@@ -128,13 +177,18 @@ class SpectrumTracker:
             ValueError: missing or unknown keys, or vectors that do not fit the shapes or are not
                 orthonormal.
         """
-        expected = {"shapes", "vectors", "warm", "resolves"}
+        expected = set(self.state_dict())
         if set(state) != expected:
             raise ValueError(
                 f"state has the keys {sorted(state)}; expected those of state_dict(): "
                 f"{sorted(expected)}"
             )
         shapes = None if state["shapes"] is None else [tuple(s) for s in state["shapes"]]
+        if self._leading is not None:
+            self._leading.load_state_dict(state, shapes or [])
+            self._shapes, self._work = shapes, []
+            self._bounds = self._error_norms = self._residuals = self._identities = None
+            return
         states = []
         for i, (shape, V, warm) in enumerate(
             zip(shapes or [], state["vectors"], state["warm"], strict=True)
@@ -151,6 +205,20 @@ class SpectrumTracker:
         self.reset()
         self._shapes, self._states = shapes, states
         self._resolves = int(state["resolves"])
+
+    def _update_leading(
+        self, tracker: LeadingTracker, tensors: list[Tensor], leave: Leave
+    ) -> SVD | list[SVD]:
+        self._shapes = [tuple(A.shape) for A in tensors]
+        with torch.no_grad():
+            results = tracker.update(tensors) if tensors else []
+        self._bounds = leave([x.bounds for x in results])
+        self._error_norms = leave([x.error_norms for x in results])
+        self._residuals = leave([x.residuals for x in results])
+        self._identities = leave([x.identities for x in results])
+        self._work = [entry for x in results for entry in x.work]
+        result: SVD | list[SVD] = leave([x.svd for x in results])
+        return result
 
     def _check_shapes(self, shapes: list[tuple[int, ...]], single: bool) -> None:
         old = self._shapes
