@@ -19,10 +19,12 @@ namespace spectral {
 namespace SK_ISA {
 
 constexpr int kWarmIterations = 3;
-constexpr int kColdIterations = 8;
+constexpr int kColdIterations = 16;
 // The last half step may still move a value by this part of the tolerance: what the ones to come
 // would add is a few times as much (measured on flat spectra, where it is most).
-constexpr double kSettled = 0.25;
+constexpr double kSettled = 0.1;
+// A value that still moves by this part of it in the last warm iteration was not being followed.
+constexpr double kUnsettled = 1.0;
 // What float64 does to a factorisation, relative to ||A||_F: resolve_tail drops 1e-11.
 constexpr double kFactorError = 1e-10;
 // Of a gain that is left to an iteration more: less than this is no progress.
@@ -32,7 +34,7 @@ template <class T>
 struct LeadingSpace {
   T *q, *y, *u, *b, *packed, *edge, *product;
   double *x, *spare, *gram, *lower, *factor, *wide;
-  double *s, *g, *residual, *bound, *suffix, *sign;
+  double *s, *g, *residual, *bound, *suffix, *sign, *settled, *least;
   int64_t* order;
   GramSvdSpace solver;
 };
@@ -56,7 +58,7 @@ inline int64_t leading_workspace(const MatrixView& a, int64_t l) {
   // Counted in doubles for either type.
   const int64_t blocks = (s.n + 2 * s.m) * s.ldl + s.l * s.ldn;
   const int64_t copies = s.m * (s.ldn + kEdge) + kRowBlock * s.ldn;
-  return blocks + copies + 2 * block_size(s.longest, s.ld) + 4 * s.ld * s.ld + 7 * s.ld +
+  return blocks + copies + 2 * block_size(s.longest, s.ld) + 4 * s.ld * s.ld + 9 * s.ld +
          gram_svd_workspace(solver_view(s));
 }
 
@@ -81,6 +83,8 @@ inline LeadingSpace<T> carve_leading(const LeadingSizes& s, double* work) {
   space.bound = take(s.ld);
   space.suffix = take(s.ld);
   space.sign = take(s.ld);
+  space.settled = take(s.ld);
+  space.least = take(s.ld);
   space.order = reinterpret_cast<int64_t*>(take(s.ld));
   space.q = take_typed(s.n * s.ldl);
   space.y = take_typed(s.m * s.ldl);
@@ -221,7 +225,13 @@ inline Iterated certify_block(const Leading<T>& p, double frobenius, double basi
         frobenius * (1.01 * unit * root * (l + 4.0) + left.departure);
     b.rest = std::fmin(b.rest, rest);
   }
-  found.curable = curable(b, e, space.bound, tolerance);
+  if (largest_of(space.bound, p.plan.k) > tolerance) {
+    BlockMeasures ideal = b;
+    ideal.g = space.s;
+    measure_residuals(ideal, e, space.settled);
+    bound_values(ideal, e, space.settled, space.suffix, space.least);
+    found.curable = curable(b, space.bound, space.least, tolerance);
+  }
   found.error_norm =
       std::fmin(std::sqrt(dot(space.bound, space.bound, p.plan.k)), b.rest + e.product * frobenius);
   return found;
@@ -285,10 +295,11 @@ inline bool settle(const Leading<T>& p, Iterated* done) {
     const double least = done->frobenius / std::sqrt(static_cast<double>(s.m < s.n ? s.m : s.n));
     // sigma_1 >= ||A||_F / sqrt(r), whatever A is.
     const bool lost = !anew && p.space.s[0] < 0.5 * least;
-    const bool settled = done->gain <= kSettled * plan.tolerance * p.space.s[0];
+    const double moved = done->gain, allowed = plan.tolerance * p.space.s[0];
+    const bool settled = moved <= kSettled * allowed;
     const bool helps = done->curable > 0 && done->curable < kProgress * before;
     before = done->curable;
-    anew = anew || lost || (count == kWarmIterations && !settled);
+    anew = anew || lost || (count == kWarmIterations && moved > kUnsettled * allowed);
     plan.report[0] = anew ? 0.0 : count;
     plan.report[1] = count;
     if ((settled && !helps && !lost) || count >= (anew ? kColdIterations : kWarmIterations))
@@ -363,8 +374,7 @@ inline void write_leading(const Leading<T>& p, const Iterated& found, double uns
   for (int64_t j = 0; j < plan.k; ++j) {
     static_cast<T*>(out.s)[j] = static_cast<T>(space.s[j] * unscale);
     plan.bounds[j] = (space.bound[j] + narrowing * space.s[j]) * unscale + spacing;
-    plan.residuals[j] =
-        (space.residual[j] + 3.0 * narrowing * found.frobenius) * unscale + spacing;
+    plan.residuals[j] = (space.residual[j] + 3.0 * narrowing * found.frobenius) * unscale + spacing;
   }
   plan.report[2] = zero;
   plan.report[3] =

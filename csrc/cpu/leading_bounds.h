@@ -63,15 +63,13 @@ inline void bound_values(const BlockMeasures& b, const BlockErrors& e, const dou
   }
 }
 
-// The largest of those bounds above the tolerance that a better block could bring below it: what
-// lies outside of the block bounds them from below, whatever is done inside.
-inline double curable(const BlockMeasures& b, const BlockErrors& e, const double* bound,
+// The largest of those bounds above the tolerance that an iteration more could bring below it:
+// `least` (k) are the bounds of a block that has settled, where only rounding is left of the angle.
+inline double curable(const BlockMeasures& b, const double* bound, const double* least,
                       double tolerance) {
   double largest = 0.0;
-  for (int64_t i = 0; i < b.k; ++i) {
-    const double least = std::fmax(0.0, b.rest - b.s[i]) + e.product * b.frobenius;
-    if (least <= tolerance) largest = std::fmax(largest, bound[i]);
-  }
+  for (int64_t i = 0; i < b.k; ++i)
+    if (least[i] <= tolerance) largest = std::fmax(largest, bound[i]);
   return largest > tolerance ? largest : 0.0;
 }
 

@@ -95,9 +95,11 @@ def certify(s: Tensor, seen: Tensor, rest: float, errors: BlockErrors, k: int) -
     after = torch.nn.functional.pad(residuals.square().flip(0).cumsum(0).flip(0), (0, 1))
     following = torch.cat((s[1:], s.new_zeros(1)))
     whole = torch.full_like(s, rest)
-    below = torch.cat((_coupled(following, after[1:].sqrt().clamp_max(rest), whole)[:-1], whole[:1]))
+    below = torch.cat(
+        (_coupled(following, after[1:].sqrt().clamp_max(rest), whole)[:-1], whole[:1])
+    )
     # own[i, j]: the residuals of i to j, for the cut after j.
-    own = (after[:k, None] - after[None, 1:])
+    own = after[:k, None] - after[None, 1:]
     own = own.clamp_min(0.0).sqrt().clamp_max(rest)
     high = _coupled(s[:k, None], own, below[None, :])
     cut = torch.arange(len(s), device=s.device)

@@ -27,7 +27,7 @@ def track(
     reports = []
     for A, block, k, columns in zip(matrices, blocks, ks, random, strict=True):
         batch, m, n = A.shape
-        l = block.vectors.shape[-1]
+        width = block.vectors.shape[-1]
         dtype = result_dtype(A.dtype)
         Ut = torch.empty(batch, k, m, dtype=dtype)
         S = torch.empty(batch, k, dtype=dtype)
@@ -45,10 +45,11 @@ def track(
         owners.append(owner)
         step *= A.element_size()
         for i, warm in enumerate(block.warm):
-            v, numbers, *outputs = (place + i * size for place, size in places)
+            v, numbers, ut, s, vh, radii, left, told = (place + i * size for place, size in places)
             argument = (start + i * step, code, 1, m, n, 0, row, column)
             given = (v, columns.start.data_ptr(), columns.fresh.data_ptr(), columns.fresh.shape[1])
-            jobs.append((*argument, k, l, int(warm), tolerance, *given, numbers, *outputs))
+            outputs = (numbers, ut, s, vh, radii, left, told)
+            jobs.append((*argument, k, width, int(warm), tolerance, *given, *outputs))
     _C.leading(jobs, torch.get_num_threads())
     return [
         _finish(found, report, block, k)

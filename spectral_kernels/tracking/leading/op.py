@@ -97,14 +97,14 @@ class LeadingTracker:
         blocks = []
         entries = (state["vectors"], state["identities"], state["warm"])
         for i, (shape, V, numbers, warm) in enumerate(zip(shapes, *entries, strict=True)):
-            count, l = math.prod(shape[:-2]), self._width(shape)
-            expected = (count, shape[-1], l)
-            fits = tuple(V.shape) == expected and tuple(numbers.shape) == (count, l + 1)
+            count, width = math.prod(shape[:-2]), self._width(shape)
+            expected = (count, shape[-1], width)
+            fits = tuple(V.shape) == expected and tuple(numbers.shape) == (count, width + 1)
             if not fits or len(warm) != count:
                 raise ValueError(
                     f"vectors[{i}] has shape {tuple(V.shape)}, identities[{i}] "
                     f"{tuple(numbers.shape)} and warm[{i}] {len(warm)} entries; expected "
-                    f"{expected}, {(count, l + 1)} and {count} for a matrix of shape {shape}"
+                    f"{expected}, {(count, width + 1)} and {count} for a matrix of shape {shape}"
                 )
             if not bool(V.isfinite().all()):
                 raise ValueError(f"vectors[{i}] holds NaN or Inf; expected those of state_dict()")
@@ -116,25 +116,26 @@ class LeadingTracker:
         self._updates, self.resolves = int(state["updates"]), int(state["resolves"])
 
     def _rank(self, A: Tensor) -> int:
-        return min(self.k, *A.shape[-2:])
+        m, n = A.shape[-2:]
+        return min(self.k, m, n)
 
     def _width(self, shape: tuple[int, ...]) -> int:
         """Return l: k, oversampled, a multiple of the vector length, at most min(m, n)."""
         wide = -(-(self.k + _OVERSAMPLE) // _WIDTH_STEP) * _WIDTH_STEP
-        return min(wide, *shape[-2:])
+        return min(wide, shape[-2], shape[-1])
 
     def _cold(self, A: Tensor) -> Block:
-        count, l = math.prod(A.shape[:-2]), self._width(A.shape)
-        vectors = A.new_zeros((count, A.shape[-1], l), dtype=result_dtype(A.dtype))
-        return Block(vectors, torch.zeros(count, l + 1, dtype=torch.int64), [False] * count)
+        count, width = math.prod(A.shape[:-2]), self._width(A.shape)
+        vectors = A.new_zeros((count, A.shape[-1], width), dtype=result_dtype(A.dtype))
+        return Block(vectors, torch.zeros(count, width + 1, dtype=torch.int64), [False] * count)
 
     def _random(self, A: Tensor) -> Randomness:
-        n, l, dtype = A.shape[-1], self._width(A.shape), result_dtype(A.dtype)
+        n, width, dtype = A.shape[-1], self._width(A.shape), result_dtype(A.dtype)
         # Where the block is everything there is nothing to look for.
-        search = l < min(A.shape[-2:]) and self._updates % _UPDATES_PER_REFRESH == 0
-        count = (l - self._rank(A)) // 2 if search and self._updates else 0
+        search = width < min(A.shape[-2:]) and self._updates % _UPDATES_PER_REFRESH == 0
+        count = (width - self._rank(A)) // 2 if search and self._updates else 0
         fresh = _columns(n, count, self._updates).to(dtype)
-        return Randomness(_start(n, l, dtype).to(A.device), fresh.to(A.device))
+        return Randomness(_start(n, width, dtype).to(A.device), fresh.to(A.device))
 
     def _nothing(self, A: Tensor) -> LeadingResult:
         """Return the result of a batch without entries, by the shape it has."""
@@ -159,8 +160,8 @@ def _columns(n: int, count: int, seed: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _start(n: int, l: int, dtype: torch.dtype) -> Tensor:
-    return _columns(n, l, 0).to(dtype)
+def _start(n: int, width: int, dtype: torch.dtype) -> Tensor:
+    return _columns(n, width, 0).to(dtype)
 
 
 def _unflatten(result: LeadingResult, A: Tensor) -> LeadingResult:

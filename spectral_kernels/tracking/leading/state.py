@@ -13,9 +13,11 @@ WORK = ("solved", "one iteration", "two iterations", "three iterations")
 """What an update did to a matrix, by the codes of the kernels; "solved" is a new start."""
 
 WARM_ITERATIONS = 3
-COLD_ITERATIONS = 8
-SETTLED = 0.25
+COLD_ITERATIONS = 16
+SETTLED = 0.1
 """The part of the tolerance by which the last half step may have moved a value."""
+UNSETTLED = 1.0
+"""A value that still moves by this part of it in the last warm iteration was not being followed."""
 PROGRESS = 0.5
 """An iteration more than the values need must halve the bounds, or is the last."""
 

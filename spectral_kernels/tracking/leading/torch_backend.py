@@ -14,6 +14,7 @@ from spectral_kernels.tracking.leading.state import (
     COLD_ITERATIONS,
     PROGRESS,
     SETTLED,
+    UNSETTLED,
     WARM_ITERATIONS,
     WORK,
     Block,
@@ -109,7 +110,9 @@ def _settle(
         settled = found.gain <= SETTLED * tolerance * top
         helps = 0 < found.curable < PROGRESS * before
         before = found.curable
-        anew = anew or lost or (count == WARM_ITERATIONS and not settled)
+        anew = (
+            anew or lost or (count == WARM_ITERATIONS and found.gain > UNSETTLED * tolerance * top)
+        )
         limit = COLD_ITERATIONS if anew else WARM_ITERATIONS
         if (settled and not helps and not lost) or count >= limit:
             return 0 if anew else count, found
@@ -118,21 +121,22 @@ def _settle(
 
 def _iterate(A: Tensor, Q: Tensor, k: int, tolerance: float) -> _Iteration:
     m, n = A.shape
-    l = Q.shape[-1]
+    width = Q.shape[-1]
     U, M = torch.linalg.qr(A @ Q)
     P, s, Vh = torch.linalg.svd(U.mT @ A, full_matrices=False)
     U = U @ P
     seen = torch.linalg.vector_norm(M.mT @ P, dim=0)
     size = float(A.norm())
     # gamma_n of the products, and a few eps of the factorisations, in the Frobenius norm.
-    noise = (max(m, n) + 16 * l) * _UNIT * l**0.5 * size
+    noise = (max(m, n) + 16 * width) * _UNIT * width**0.5 * size
     # Not the difference of two norms: with A at hand a third time, what is left is formed.
     rest = float((A - (U * s) @ Vh).norm()) + noise
-    certificate = certify(s, seen, rest, BlockErrors(noise, noise, l * n * _UNIT), k)
+    errors = BlockErrors(noise, noise, width * n * _UNIT)
+    certificate = certify(s, seen, rest, errors, k)
     cosine = torch.where(s > 0, seen / torch.where(s > 0, s, 1.0), 1.0).clamp_max(1.0)
     gain = float((s * (1.0 - cosine))[:k].max())
-    # What lies outside of the block bounds a value's bound from below.
-    least = (rest - s[:k]).clamp_min(0.0) + noise
+    # What the bounds of a settled block would be: an iteration more brings no others below.
+    least = certify(s, s, rest, errors, k).bounds
     allowed = tolerance * s[0]
     largest = torch.where(least <= allowed, certificate.bounds, 0.0).max()
     curable = float(torch.where(largest > allowed, largest, 0.0))
