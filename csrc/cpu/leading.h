@@ -12,8 +12,8 @@
 // not settle, is started anew.
 #pragma once
 
-#include "cpu/block.h"
 #include "cpu/leading_bounds.h"
+#include "cpu/leading_output.h"
 
 namespace spectral {
 namespace SK_ISA {
@@ -29,115 +29,6 @@ constexpr double kUnsettled = 1.0;
 constexpr double kFactorError = 1e-10;
 // Of a gain that is left to an iteration more: less than this is no progress.
 constexpr double kProgress = 0.5;
-
-template <class T>
-struct LeadingSpace {
-  T *q, *y, *u, *b, *packed, *edge, *product;
-  double *x, *spare, *gram, *lower, *factor, *wide;
-  double *s, *g, *residual, *bound, *suffix, *sign, *settled, *least;
-  int64_t* order;
-  GramSvdSpace solver;
-};
-
-struct LeadingSizes {
-  int64_t m, n, l, ldl, ldn, ld, longest;  // ldl, ldn of blocks in T, ld of float64 ones
-};
-
-inline LeadingSizes leading_sizes(const MatrixView& a, int64_t l) {
-  const int64_t longest = a.long_side();
-  return {a.m, a.n, l, round_up(l, 16), round_up(a.n, 16), leading_dimension(l), longest};
-}
-
-// A matrix of the shape of the larger factor that is ever solved.
-inline MatrixView solver_view(const LeadingSizes& s) {
-  return {nullptr, DType::kFloat64, 1, s.longest, s.l, 0, s.l, 1};
-}
-
-inline int64_t leading_workspace(const MatrixView& a, int64_t l) {
-  const LeadingSizes s = leading_sizes(a, l);
-  // Counted in doubles for either type.
-  const int64_t blocks = (s.n + 2 * s.m) * s.ldl + s.l * s.ldn;
-  const int64_t copies = s.m * (s.ldn + kEdge) + kRowBlock * s.ldn;
-  return blocks + copies + 2 * block_size(s.longest, s.ld) + 4 * s.ld * s.ld + 9 * s.ld +
-         gram_svd_workspace(solver_view(s));
-}
-
-template <class T>
-inline LeadingSpace<T> carve_leading(const LeadingSizes& s, double* work) {
-  LeadingSpace<T> space;
-  auto take = [&work](int64_t count) {
-    double* p = work;
-    work += count;
-    return p;
-  };
-  auto take_typed = [&](int64_t count) { return reinterpret_cast<T*>(take(count)); };
-  space.x = take(block_size(s.longest, s.ld));
-  space.spare = take(block_size(s.longest, s.ld));
-  space.gram = take(s.ld * s.ld);
-  space.lower = take(s.ld * s.ld);
-  space.factor = take(s.ld * s.ld);
-  space.wide = take(s.ld * s.ld);
-  space.s = take(s.ld);
-  space.g = take(s.ld);
-  space.residual = take(s.ld);
-  space.bound = take(s.ld);
-  space.suffix = take(s.ld);
-  space.sign = take(s.ld);
-  space.settled = take(s.ld);
-  space.least = take(s.ld);
-  space.order = reinterpret_cast<int64_t*>(take(s.ld));
-  space.q = take_typed(s.n * s.ldl);
-  space.y = take_typed(s.m * s.ldl);
-  space.u = take_typed(s.m * s.ldl);
-  space.b = take_typed(s.l * s.ldn);
-  space.product = take_typed(kRowBlock * s.ldn);
-  space.edge = take_typed(s.m * kEdge);
-  space.packed = take_typed(s.m * s.ldn);
-  space.solver = carve(solver_view(s), work);
-  return space;
-}
-
-// What one iteration found, beside the arrays of the space (sorted by value).
-struct Iterated {
-  double frobenius, gain, curable, error_norm;
-};
-
-template <class T>
-struct Leading {
-  const LeadingSizes sizes;
-  const LeadingSpace<T> space;
-  const LeadingPlan& plan;
-  const RowMajor<T> a;
-  const bool scaled;  // to about one; what is read in place may be out of the range of squares
-
-  Block block(double* x, double* spare, int64_t rows) const {
-    return {x, spare, rows, sizes.l, sizes.ld, space.gram, space.lower, space.factor, space.wide};
-  }
-  // The values and vectors of B^T = W P^T, W = V S by columns.
-  Factors factors() const {
-    return {space.solver.w, space.solver.v, sizes.n, sizes.l, sizes.ld, space.solver.sigma};
-  }
-};
-
-// x (float64, padding zero) = rows x l entries of type T with leading dimension ld.
-template <class T>
-inline void widen_block(const T* from, int64_t rows, int64_t l, int64_t ld, double* x,
-                        int64_t ldx) {
-  std::memset(x, 0, static_cast<size_t>(block_size(rows, ldx)) * sizeof(double));
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < l; ++j)
-      x[i * ldx + j] = from[i * ld + j];
-}
-
-template <class T>
-inline void narrow_block(const double* x, int64_t rows, int64_t l, int64_t ldx, T* to, int64_t ld) {
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < l; ++j)
-      to[i * ld + j] = static_cast<T>(x[i * ldx + j]);
-    for (int64_t j = l; j < ld; ++j)
-      to[i * ld + j] = T(0);
-  }
-}
 
 // How far from orthonormal a block may be before it gets another round: float32 rounds anyway.
 template <class T>
@@ -310,75 +201,6 @@ inline bool settle(const Leading<T>& p, Iterated* done) {
       narrow_block(p.factors().w, s.n, s.l, s.ld, p.space.q, s.ldl);
     }
   }
-}
-
-// Which old vector a new one is: that with |cos|^2 > 1/2, of which there can be but one; a number
-// never used before where there is none. sign (l): towards the nearest old one.
-template <class T>
-inline void recognise(const Leading<T>& p) {
-  const LeadingSizes& s = p.sizes;
-  const Factors f = p.factors();
-  const LeadingPlan& plan = p.plan;
-  int64_t* next = plan.identities + s.l;
-  if (!plan.warm) *next = 0;
-  double* overlap = p.space.wide;
-  if (plan.warm) {
-    // overlap[j, i]: old vector j with the new one i.
-    widen_block(static_cast<const T*>(plan.block), s.n, s.l, s.l, p.space.spare, s.ld);
-    gemm({f.w, f.ld, p.space.spare, s.ld, 1, overlap, s.ld}, s.l, s.l, s.n);
-  }
-  int64_t* numbers = p.space.order;
-  for (int64_t i = 0; i < s.l; ++i) {
-    int64_t nearest = 0;
-    double best = 0.0;
-    for (int64_t j = 0; j < s.l && plan.warm; ++j)
-      if (std::fabs(overlap[j * s.ld + i]) > std::fabs(best)) {
-        best = overlap[j * s.ld + i];
-        nearest = j;
-      }
-    numbers[i] = best * best > 0.5 ? plan.identities[nearest] : (*next)++;
-    p.space.sign[i] = best < 0 ? -1.0 : 1.0;
-  }
-  std::memcpy(plan.identities, numbers, static_cast<size_t>(s.l) * sizeof(int64_t));
-}
-
-// Vectors and values of the last iteration to the caller, the block to its state. A zero matrix has
-// no vectors of its own, and leaves the state as it is.
-template <class T>
-inline void write_leading(const Leading<T>& p, const Iterated& found, double unscale,
-                          const SvdOutput& out) {
-  const LeadingSizes& s = p.sizes;
-  const LeadingSpace<T>& space = p.space;
-  const LeadingPlan& plan = p.plan;
-  const Factors f = p.factors();
-  const bool zero = found.frobenius == 0.0;
-  fill(space.sign, s.ld, 1.0);
-  if (!zero || !plan.warm) recognise(p);
-  // u = U p.
-  gemm({f.v, f.ld, space.x, 1, s.ld, space.spare, s.ld}, round_up(s.m, kGemmRows), s.l, s.l);
-  // The rule of svd at first: the largest entry of every u is positive.
-  if (!plan.warm) column_signs(space.spare, s.m, s.ld, space.suffix, space.sign);
-  for (int64_t j = 0; j < s.l; ++j)
-    space.order[j] = j;
-  write_rows(space.spare, s.m, plan.k, s.ld, space.order, space.sign, static_cast<T*>(out.ut));
-  write_rows(f.w, s.n, plan.k, f.ld, space.order, space.sign, static_cast<T*>(out.vh));
-  for (int64_t i = 0; i < s.n; ++i)
-    for (int64_t j = 0; j < s.l; ++j)
-      f.w[i * f.ld + j] *= space.sign[j];
-  if (!zero) narrow_block(f.w, s.n, s.l, f.ld, static_cast<T*>(plan.block), s.l);
-
-  // Between denormal numbers, the rounding of the result is not relative.
-  const double spacing = sizeof(T) == 8 ? 4.9406564584124654e-324 : 0x1p-149;
-  const double narrowing = sizeof(T) == 8 ? 0x1p-53 : 0x1p-24;
-  const auto k = static_cast<double>(plan.k);
-  for (int64_t j = 0; j < plan.k; ++j) {
-    static_cast<T*>(out.s)[j] = static_cast<T>(space.s[j] * unscale);
-    plan.bounds[j] = (space.bound[j] + narrowing * space.s[j]) * unscale + spacing;
-    plan.residuals[j] = (space.residual[j] + 3.0 * narrowing * found.frobenius) * unscale + spacing;
-  }
-  plan.report[2] = zero;
-  plan.report[3] =
-      (found.error_norm + narrowing * std::sqrt(k) * space.s[0]) * unscale + std::sqrt(k) * spacing;
 }
 
 template <class T>

@@ -80,14 +80,15 @@ class SpectrumTracker:
 
     @property
     def error_norms(self) -> Array | list[Array] | None:
-        """Bounds of the 2-norm of all errors (S_i - sigma_i)_i of a matrix, with k: (...) float64."""
+        """With k: bounds of the 2-norm of the errors (S_i - sigma_i)_i, (...) float64."""
         return self._error_norms
 
     @property
     def residuals(self) -> Array | list[Array] | None:
-        """With k: bounds of ||A v_i - S_i u_i||, (..., k) float64; A^T u_i = S_i v_i but for rounding.
+        """With k: bounds of ||A v_i - S_i u_i||, (..., k) float64.
 
-        Some singular value lies within each, whether or not it is the i-th.
+        Some singular value lies within each of S_i, whether or not it is the i-th. The other
+        residual, A^T u_i - S_i v_i, is rounding alone.
         """
         return self._residuals
 

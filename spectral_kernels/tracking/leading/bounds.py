@@ -34,11 +34,12 @@ and what follows is for the nearest one that is. E = (I - U U^T) A is what the b
    <= 0, and the larger root is h^2.
 
    It holds Weyl's s_i + q (t <= s_i) and the quadratic bound of Li and Li (Linear Algebra Appl.
-   395, 2005), s_i + O(q^2 / (s_i - t)). For the whole block t = rho; for j < l, T_j = [diag(s_{j+1} ...) 0; R_{>j} T], so t = h(s_{j+1}, sqrt(r_{j+1}^2 + ...), rho).
+   395, 2005), s_i + O(q^2 / (s_i - t)). For the whole block t = rho; for j < l,
+   T_j = [diag(s_{j+1} ...) 0; R_{>j} T], so t = h(s_{j+1}, sqrt(r_{j+1}^2 + ...), rho).
 
-4. **All at once**: A^T A = B^T B + E^T E, so sigma_i <= sqrt(s_i^2 + rho^2), and 0 <= sum_i (sigma_i^2 - s_i^2) <= rho^2 over any of
-   the leading i (Ky Fan), and (sigma_i - s_i)^2 <= sigma_i^2 - s_i^2 for each: the 2-norm of all
-   errors is at most rho.
+4. **All at once**: A^T A = B^T B + E^T E, so sigma_i <= sqrt(s_i^2 + rho^2), and
+   0 <= sum_i (sigma_i^2 - s_i^2) <= rho^2 over any of the leading i (Ky Fan). As
+   (sigma_i - s_i)^2 <= sigma_i^2 - s_i^2, the 2-norm of all errors is at most rho.
 
 Where the spectrum is flat, rho > sigma_k and these say little: mass outside of the block may be one
 large value. No number that is computed from A Q and U^T A tells the two apart; the residuals do say
