@@ -165,6 +165,36 @@ SummaryJob summary_job(Fields& f) {
   return job;
 }
 
+void leading(const py::list& list, int threads) {
+  run_jobs<LeadingJob>(
+      list, threads, 23,
+      [](Fields& f) {
+        LeadingJob job;
+        job.a = f.matrix();
+        job.plan.k = f.integer();
+        job.plan.l = f.integer();
+        job.plan.warm = f.integer() != 0;
+        job.plan.tolerance = f.real();
+        job.plan.block = f.pointer();
+        job.plan.start = f.pointer<const void>();
+        job.plan.fresh = f.pointer<const void>();
+        job.plan.fresh_columns = f.integer();
+        job.plan.identities = f.pointer<int64_t>();
+        job.out = f.svd_output();
+        job.plan.bounds = f.pointer<double>();
+        job.plan.residuals = f.pointer<double>();
+        job.plan.report = f.pointer<double>();
+        const LeadingPlan& plan = job.plan;
+        if (job.a.batch != 1 || plan.k < 1 || plan.k > plan.l || plan.l > job.a.short_side() ||
+            plan.fresh_columns < 0 || plan.fresh_columns > plan.l)
+          throw py::value_error(
+              "leading takes one m x n matrix and 1 <= k <= l <= min(m, n), 0 <= "
+              "fresh columns <= l");
+        return job;
+      },
+      run_leading);
+}
+
 void summarize(const py::list& list, int threads) {
   run_jobs<SummaryJob>(list, threads, 8, summary_job, run_summaries);
 }
@@ -232,6 +262,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("svd", &svd, py::arg("jobs"), py::arg("threads"));
   module.def("rsvd", &rsvd, py::arg("jobs"), py::arg("threads"));
   module.def("track", &track, py::arg("jobs"), py::arg("threads"));
+  module.def("leading", &leading, py::arg("jobs"), py::arg("threads"));
   module.def("summarize", &summarize, py::arg("jobs"), py::arg("threads"));
   module.def("summarize_with_bounds", &summarize_with_bounds, py::arg("jobs"), py::arg("threads"));
   module.def("alignment_diagonals", &alignment_diagonals, py::arg("jobs"), py::arg("threads"));

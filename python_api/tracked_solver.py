@@ -25,21 +25,6 @@ __all__ = ["TrackedSolver"]
 _LARGEST_WHOLE = 384
 
 
-# TODO merge: goes, in favour of SpectrumTracker(k, tolerance=, reuse_buffers=).
-class _LeadingTracker(SpectrumTracker):
-    def __init__(self, k: int, *, tolerance: float, reuse_buffers: bool) -> None:
-        super().__init__(tolerance=tolerance, reuse_buffers=reuse_buffers)
-        self._k = k
-
-    def update(self, A: Any) -> Any:
-        k = self._k
-        return [SVD(s.U[:, :k], s.S[:k], s.Vh[:k]) for s in super().update(A)]
-
-    @property
-    def bounds(self) -> Any:
-        return [b[: self._k] for b in super().bounds or []]
-
-
 class _Tracked(NamedTuple):
     """One matrix after an update."""
 
@@ -77,7 +62,7 @@ class TrackedSolver:
             "whole": (whole, SpectrumTracker(tolerance=tolerance, reuse_buffers=True)),
             "leading": (
                 self._leading,
-                _LeadingTracker(self._k, tolerance=tolerance, reuse_buffers=True),
+                SpectrumTracker(self._k, tolerance=tolerance),
             ),
         }
         # Matrices of which all values are known, and those with k of them.

@@ -54,6 +54,7 @@ OPERATIONS = {
     "alignment": ("cpu", "torch"),
     "snapshot": ("cpu", "torch"),
     "tracking": ("cpu", "torch"),
+    "tracking.leading": ("cpu", "torch"),
     "decomposed": ("torch",),
 }
 

@@ -143,5 +143,28 @@ inline double exact_scale(double largest) {
   return std::ldexp(1.0, exponent < -1000 ? 1000 : -exponent);
 }
 
+// packed (m x ld, columns from n on zero) = A times a power of two.
+template <class T>
+inline void copy_scaled(const MatrixView& a, double scale, T* packed, int64_t ld) {
+  // In two exact steps, because 2^149 is beyond float.
+  const int exponent = std::ilogb(scale);
+  const T factor = static_cast<T>(std::ldexp(1.0, exponent / 2));
+  const T rest = static_cast<T>(std::ldexp(1.0, exponent - exponent / 2));
+  constexpr int64_t kBlock = 16;
+  for (int64_t i0 = 0; i0 < a.m; i0 += kBlock) {
+    const int64_t here = a.m - i0 < kBlock ? a.m - i0 : kBlock;
+    with_type(a, [&](auto* p) {
+      copy_widened(p + i0 * a.stride_m, here, a.n, a.stride_m, a.stride_n, packed + i0 * ld, ld);
+    });
+    for (int64_t i = i0; i < i0 + here; ++i) {
+      T* row = packed + i * ld;
+      for (int64_t j = 0; j < a.n; ++j)
+        row[j] = row[j] * factor * rest;
+      for (int64_t j = a.n; j < ld; ++j)
+        row[j] = 0;
+    }
+  }
+}
+
 }  // namespace SK_ISA
 }  // namespace spectral

@@ -136,6 +136,19 @@ void run_track(const std::vector<TrackJob>& jobs, int threads) {
   run_tasks(tasks, threads);
 }
 
+void run_leading(const std::vector<LeadingJob>& jobs, int threads) {
+  const Kernels& k = kernels();
+  std::vector<Task> tasks;
+  for (const LeadingJob& job : jobs) {
+    const int64_t l = job.plan.l;
+    tasks.push_back({static_cast<double>(job.a.m * job.a.n * l), [&k, &job, l] {
+                       k.leading(job.a, job.plan, job.out,
+                                 workspace(k.leading_workspace(job.a, l)));
+                     }});
+  }
+  run_tasks(tasks, threads);
+}
+
 namespace {
 
 // A spectrum takes a microsecond: threads only where there are many.

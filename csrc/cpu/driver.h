@@ -50,6 +50,12 @@ struct TrackJob {
   SvdOutput out;
 };
 
+struct LeadingJob {
+  MatrixView a;  // one matrix
+  LeadingPlan plan;
+  SvdOutput out;
+};
+
 struct SummaryJob {
   const void* s;
   DType dtype;
@@ -79,6 +85,7 @@ void run_values(const std::vector<ValuesJob>& jobs, int threads);
 void run_svd(const std::vector<SvdJob>& jobs, int threads);
 void run_rsvd(const std::vector<RsvdJob>& jobs, int threads);
 void run_track(const std::vector<TrackJob>& jobs, int threads);
+void run_leading(const std::vector<LeadingJob>& jobs, int threads);
 void run_summaries(const std::vector<SummaryJob>& jobs, int threads);
 void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threads);
 void run_alignments(const std::vector<AlignmentPair>& pairs, int threads);

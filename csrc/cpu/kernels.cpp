@@ -2,6 +2,7 @@
 #include "cpu/kernels.h"
 
 #include "cpu/alignment.h"
+#include "cpu/leading.h"
 #include "cpu/qd.h"
 #include "cpu/reduce.h"
 #include "cpu/rsvd.h"
@@ -57,6 +58,8 @@ const Kernels& SK_CONCAT(kernels_, SK_ISA)() {
       isa::rsvd,
       isa::track_workspace,
       isa::track,
+      isa::leading_workspace,
+      isa::leading,
       isa::alignment,
       isa::snapshot,
   };

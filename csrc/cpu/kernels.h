@@ -51,6 +51,23 @@ struct TrackPlan {
 // Work done (a code of Work), and the bound of the 2-norm of all errors.
 constexpr int kTrackFields = 2;
 
+// The same for a tracker of k leading triplets. block, start and fresh are of the type of results.
+struct LeadingPlan {
+  int64_t k, l;
+  bool warm;
+  double tolerance;
+  void* block;        // (n, l) right vectors; read where warm
+  const void* start;  // (n, l) random: for a block that is started anew
+  const void* fresh;  // (n, fresh_columns) random, in place of the last of a warm block
+  int64_t fresh_columns;
+  int64_t* identities;  // (l + 1): a number for every vector of the block, and the next one
+  double* bounds;       // (k)
+  double* residuals;    // (k)
+  double* report;       // kLeadingFields
+};
+
+constexpr int kLeadingFields = 4;
+
 struct AlignmentPair {
   const void* u;
   const void* v;
@@ -101,6 +118,9 @@ struct Kernels {
 
   int64_t (*track_workspace)(const MatrixView&);
   void (*track)(const MatrixView&, const TrackPlan&, const SvdOutput&, double* work);
+
+  int64_t (*leading_workspace)(const MatrixView&, int64_t l);
+  void (*leading)(const MatrixView&, const LeadingPlan&, const SvdOutput&, double* work);
 
   void (*alignment)(const AlignmentPair&);
   void (*snapshot)(const MatrixView&, void* packed, SnapshotStats*);

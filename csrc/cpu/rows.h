@@ -65,51 +65,74 @@ inline void project(const T* a, int64_t lda, int64_t rows, const T* b, int64_t l
   }
 }
 
+// The x[c, i] of accumulate, of any strides.
+template <class T>
+struct Coefficients {
+  const T* x;
+  int64_t stride_c, stride_i;
+  Coefficients from(int64_t c, int64_t i) const {
+    return {x + c * stride_c + i * stride_i, stride_c, stride_i};
+  }
+};
+
 template <class T, int kCount, int kStrip>
-inline void accumulate_tile(const T* x, int64_t ldx, const T* a, int64_t lda, int64_t depth, T* out,
-                            int64_t ldo, bool add) {
-  typename Simd<T>::Vec sum[kCount][kStrip];
-  for (int c = 0; c < kCount; ++c)
-    for (int v = 0; v < kStrip; ++v)
-      sum[c][v] = add ? load(out + c * ldo + v * lanes_of<T>()) : typename Simd<T>::Vec{};
+inline void accumulate_tile(const Coefficients<T>& x, const T* a, int64_t lda, int64_t depth,
+                            T* out, int64_t ldo, bool add) {
+  typename Simd<T>::Vec sum[kCount][kStrip] = {};
   for (int64_t i = 0; i < depth; ++i) {
     typename Simd<T>::Vec row[kStrip];
     for (int v = 0; v < kStrip; ++v)
       row[v] = load(a + i * lda + v * lanes_of<T>());
     for (int c = 0; c < kCount; ++c)
       for (int v = 0; v < kStrip; ++v)
-        sum[c][v] += x[c * ldx + i] * row[v];
+        sum[c][v] += x.x[c * x.stride_c + i * x.stride_i] * row[v];
   }
+  // Added at the end, not carried through: rounding grows with depth + blocks, not with their
+  // product.
   for (int c = 0; c < kCount; ++c)
-    for (int v = 0; v < kStrip; ++v)
-      store(out + c * ldo + v * lanes_of<T>(), sum[c][v]);
+    for (int v = 0; v < kStrip; ++v) {
+      T* p = out + c * ldo + v * lanes_of<T>();
+      store(p, add ? load(p) + sum[c][v] : sum[c][v]);
+    }
+}
+
+// The columns [j, length) in tiles of kStrip vectors; the next j.
+template <class T, int kCount, int kStrip>
+inline int64_t accumulate_tiles(const Coefficients<T>& x, const T* a, int64_t lda, int64_t depth,
+                                int64_t j, int64_t length, T* out, int64_t ldo, bool add) {
+  for (; j + kStrip * lanes_of<T>() <= length; j += kStrip * lanes_of<T>())
+    accumulate_tile<T, kCount, kStrip>(x, a + j, lda, depth, out + j, ldo, add);
+  return j;
 }
 
 template <class T, int kCount>
-inline void accumulate_strip(const T* x, int64_t ldx, const T* a, int64_t lda, int64_t depth,
+inline void accumulate_strip(const Coefficients<T>& x, const T* a, int64_t lda, int64_t depth,
                              int64_t length, T* out, int64_t ldo, bool add) {
-  constexpr int kStrip = kWide ? 4 : 2;
   int64_t j = 0;
-  for (; j + kStrip * lanes_of<T>() <= length; j += kStrip * lanes_of<T>())
-    accumulate_tile<T, kCount, kStrip>(x, ldx, a + j, lda, depth, out + j, ldo, add);
-  for (; j < length; j += lanes_of<T>())
-    accumulate_tile<T, kCount, 1>(x, ldx, a + j, lda, depth, out + j, ldo, add);
+  if constexpr (kWide) {
+    j = accumulate_tiles<T, kCount, 4>(x, a, lda, depth, j, length, out, ldo, add);
+    j = accumulate_tiles<T, kCount, 3>(x, a, lda, depth, j, length, out, ldo, add);
+  }
+  j = accumulate_tiles<T, kCount, 2>(x, a, lda, depth, j, length, out, ldo, add);
+  accumulate_tiles<T, kCount, 1>(x, a, lda, depth, j, length, out, ldo, add);
 }
 
+constexpr int64_t kAccumulateBlock = 64;  // rows of A that stay in cache for all of x
+
+// length: a multiple of the vector length.
 template <class T>
-inline void accumulate(const T* x, int64_t ldx, int64_t count, const T* a, int64_t lda,
+inline void accumulate(const Coefficients<T>& x, int64_t count, const T* a, int64_t lda,
                        int64_t depth, int64_t length, T* out, int64_t ldo) {
-  constexpr int64_t kBlock = 64;  // rows of A that stay in cache for all of x
   constexpr int kCount = kWide ? 6 : 4;
-  for (int64_t i = 0; i < depth; i += kBlock) {
-    const int64_t here = depth - i < kBlock ? depth - i : kBlock;
+  for (int64_t i = 0; i < depth; i += kAccumulateBlock) {
+    const int64_t here = depth - i < kAccumulateBlock ? depth - i : kAccumulateBlock;
     int64_t c = 0;
     for (; c + kCount <= count; c += kCount)
-      accumulate_strip<T, kCount>(x + c * ldx + i, ldx, a + i * lda, lda, here, length,
-                                  out + c * ldo, ldo, i > 0);
+      accumulate_strip<T, kCount>(x.from(c, i), a + i * lda, lda, here, length, out + c * ldo, ldo,
+                                  i > 0);
     for (; c < count; ++c)
-      accumulate_strip<T, 1>(x + c * ldx + i, ldx, a + i * lda, lda, here, length, out + c * ldo,
-                             ldo, i > 0);
+      accumulate_strip<T, 1>(x.from(c, i), a + i * lda, lda, here, length, out + c * ldo, ldo,
+                             i > 0);
   }
 }
 
@@ -126,11 +149,10 @@ inline int64_t basis_ldg(const Basis& b) {
   return round_up(b.count, kLanes);
 }
 
-// Inverse of the Cholesky factor of gram into lower; false where gram is too near singular for the
-// product to be orthonormal (a pivot below 1e-10 of its row, the square of a condition of 1e5).
-inline bool invert_cholesky(const Basis& b) {
-  const int64_t n = b.count, ld = basis_ldg(b);
-  double* g = b.gram;
+// g (n x n by rows, its lower triangle) is replaced by its Cholesky factor L, lower by L^-1; false
+// where g is too near singular for the product with L^-1 to be orthonormal (a pivot below 1e-10 of
+// its row, the square of a condition of 1e5).
+inline bool invert_cholesky(double* g, double* lower, int64_t n, int64_t ld) {
   for (int64_t j = 0; j < n; ++j) {
     const double before = g[j * ld + j];
     for (int64_t k = 0; k < j; ++k)
@@ -144,13 +166,13 @@ inline bool invert_cholesky(const Basis& b) {
       g[i * ld + j] = sum / g[j * ld + j];
     }
   }
-  std::memset(b.lower, 0, static_cast<size_t>(n * ld) * sizeof(double));
+  std::memset(lower, 0, static_cast<size_t>(n * ld) * sizeof(double));
   for (int64_t j = 0; j < n; ++j)
     for (int64_t i = j; i < n; ++i) {
       double sum = i == j ? 1.0 : 0.0;
       for (int64_t k = j; k < i; ++k)
-        sum -= g[i * ld + k] * b.lower[k * ld + j];
-      b.lower[i * ld + j] = sum / g[i * ld + i];
+        sum -= g[i * ld + k] * lower[k * ld + j];
+      lower[i * ld + j] = sum / g[i * ld + i];
     }
   return true;
 }
@@ -159,8 +181,8 @@ inline bool invert_cholesky(const Basis& b) {
 inline bool cholesky_qr(Basis& b) {
   const int64_t ld = basis_ldg(b);
   project(b.rows, b.ld, b.count, b.rows, b.ld, b.count, b.ld, b.gram, ld);
-  if (!invert_cholesky(b)) return false;
-  accumulate(b.lower, ld, b.count, b.rows, b.ld, b.count, b.ld, b.spare, b.ld);
+  if (!invert_cholesky(b.gram, b.lower, b.count, ld)) return false;
+  accumulate<double>({b.lower, ld, 1}, b.count, b.rows, b.ld, b.count, b.ld, b.spare, b.ld);
   double* done = b.spare;
   b.spare = b.rows;
   b.rows = done;

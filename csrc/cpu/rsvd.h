@@ -98,27 +98,8 @@ inline PackedRows<T> pack(const MatrixView& a, const RsvdSizes& s, T* packed) {
   // Whole vectors, and squares far from overflow and underflow: read in place.
   if (same_type && a.stride_n == 1 && a.n % 16 == 0 && largest < 0x1p40 && largest > 0x1p-40)
     return {static_cast<const T*>(a.data), a.stride_m, 1.0};
-  const double scale = exact_scale(largest);
-  // In two exact steps, because 2^149 is beyond float.
-  const int exponent = std::ilogb(scale);
-  const T factor = static_cast<T>(std::ldexp(1.0, exponent / 2));
-  const T rest = static_cast<T>(std::ldexp(1.0, exponent - exponent / 2));
-  constexpr int64_t kBlock = 16;
-  for (int64_t i0 = 0; i0 < s.m; i0 += kBlock) {
-    const int64_t here = s.m - i0 < kBlock ? s.m - i0 : kBlock;
-    with_type(a, [&](auto* p) {
-      copy_widened(p + i0 * a.stride_m, here, s.n, a.stride_m, a.stride_n, packed + i0 * s.ldn,
-                   s.ldn);
-    });
-    for (int64_t i = i0; i < i0 + here; ++i) {
-      T* row = packed + i * s.ldn;
-      for (int64_t j = 0; j < s.n; ++j)
-        row[j] = row[j] * factor * rest;
-      for (int64_t j = s.n; j < s.ldn; ++j)
-        row[j] = 0;
-    }
-  }
-  return {packed, s.ldn, scale};
+  copy_scaled(a, exact_scale(largest), packed, s.ldn);
+  return {packed, s.ldn, exact_scale(largest)};
 }
 
 template <class T>
@@ -137,7 +118,7 @@ inline void combine(const RsvdSizes& s, const RsvdSpace<T>& space, const double*
   for (int64_t c = 0; c < k; ++c)
     for (int64_t i = 0; i < s.l; ++i)
       x[c * s.ldl + i] = coefficients[i * s.ldl + order[c]];
-  accumulate(x, s.ldl, k, rows, ld, s.l, ld, out, ld);
+  accumulate<double>({x, s.ldl, 1}, k, rows, ld, s.l, ld, out, ld);
 }
 
 template <class T>
@@ -191,7 +172,7 @@ inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutpu
   project(x.rows, x.ld, s.m, space.right, s.ldn, s.l, s.ldn, space.left, s.ldm);
   for (int64_t q = 0; q < plan.power_iters; ++q) {
     orthonormalise_rows(s, space, space.left, s.m, s.ldm);
-    accumulate(space.left, s.ldm, s.l, x.rows, x.ld, s.m, s.ldn, space.right, s.ldn);
+    accumulate<T>({space.left, s.ldm, 1}, s.l, x.rows, x.ld, s.m, s.ldn, space.right, s.ldn);
     orthonormalise_rows(s, space, space.right, s.n, s.ldn);
     project(x.rows, x.ld, s.m, space.right, s.ldn, s.l, s.ldn, space.left, s.ldm);
   }
@@ -202,7 +183,7 @@ inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutpu
     space.left[k] = static_cast<T>(q.rows[k]);
   }
   // B = Q^T A = lower * (orthonormal rows); its small factor carries the singular values.
-  accumulate(space.left, s.ldm, s.l, x.rows, x.ld, s.m, s.ldn, space.right, s.ldn);
+  accumulate<T>({space.left, s.ldm, 1}, s.l, x.rows, x.ld, s.m, s.ldn, space.right, s.ldn);
   Basis b = widen_rows(s, space, space.right, s.n, s.ldn);
   gram_schmidt(b);
   small_svd(s, space, b.lower, basis_ldg(b));

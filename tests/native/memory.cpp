@@ -169,6 +169,52 @@ void check_track(const Kernels& kernels, const MatrixView& a, T* data, std::mt19
   }
 }
 
+// A block of k + 8 vectors from a cold start, warm with fresh columns, after a jump, and on zeros.
+template <class T>
+void check_leading(const Kernels& kernels, const MatrixView& a, T* data, std::mt19937& random) {
+  const int64_t r = a.short_side();
+  std::normal_distribution<double> normal;
+  for (const int64_t k : {int64_t{1}, r < 9 ? r : int64_t{9}}) {
+    const int64_t l = k + 8 < r ? k + 8 : r, fresh_columns = l < r ? 4 : 0;
+    auto start = poisoned<T>(a.n * l), fresh = poisoned<T>(a.n * fresh_columns);
+    for (int64_t i = 0; i < a.n * l; ++i)
+      start[static_cast<size_t>(i)] = static_cast<T>(normal(random));
+    for (int64_t i = 0; i < a.n * fresh_columns; ++i)
+      fresh[static_cast<size_t>(i)] = static_cast<T>(normal(random));
+    auto block = poisoned<T>(a.n * l);
+    auto identities = poisoned<int64_t>(l + 1);
+    bool warm = false;
+    for (const double move : {0.0, 1e-3, 1.0, -1.0}) {
+      for (int64_t i = 0; i < a.m * a.n; ++i)
+        data[i] = move < 0 ? T(0) : data[i] + static_cast<T>(move * normal(random));
+      auto bounds = poisoned<double>(k), residuals = poisoned<double>(k),
+           report = poisoned<double>(kLeadingFields);
+      SvdBuffers<T> result(a, k);
+      auto work = poisoned<double>(kernels.leading_workspace(a, l));
+      const LeadingPlan plan = {k,
+                                l,
+                                warm,
+                                1e-3,
+                                block.get(),
+                                start.get(),
+                                fresh.get(),
+                                fresh_columns,
+                                identities.get(),
+                                bounds.get(),
+                                residuals.get(),
+                                report.get()};
+      kernels.leading(a, plan, result.output(), work.get());
+      result.check("leading", a);
+      // A zero matrix leaves the block of a cold start as it is: unwritten.
+      warm = warm || report[2] == 0.0;
+      if (warm) expect_written(block, a.n * l, "block of leading", a);
+      expect_written(bounds, k, "bounds of leading", a);
+      expect_written(residuals, k, "residuals of leading", a);
+      expect_written(report, kLeadingFields, "report of leading", a);
+    }
+  }
+}
+
 template <class T>
 void check_passes(const Kernels& kernels, const MatrixView& a) {
   auto packed = poisoned<T>(a.m * a.n);
@@ -218,6 +264,7 @@ void check(const Kernels& kernels, int64_t m, int64_t n, int kind, std::mt19937&
   check_passes<T>(kernels, a);
   check_track<T, double>(kernels, a, data.get(), random);
   if (sizeof(T) == 4) check_track<T, float>(kernels, a, data.get(), random);
+  check_leading<T>(kernels, a, data.get(), random);
 }
 
 }  // namespace

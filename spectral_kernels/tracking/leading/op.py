@@ -1,0 +1,179 @@
+"""The part of ``SpectrumTracker`` that follows k leading triplets."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import dispatch
+from spectral_kernels.numerics import result_dtype
+from spectral_kernels.results import SVD
+from spectral_kernels.tracking.leading.state import WORK, Block, LeadingResult, Randomness
+
+_OVERSAMPLE = 8
+# Blocks are a multiple of the widest vector of floats: products cost the same for less.
+_WIDTH_STEP = 16
+# Fresh columns live for this many updates: in a flat spectrum a single one does not lift a
+# direction of the tail above what the block holds already, and replacing columns at every update
+# costs the last values their convergence (measured; tests/test_tracking_leading.py).
+_UPDATES_PER_REFRESH = 3
+
+
+class LeadingTracker:
+    """k leading triplets of each of many tensors on one device, from update to update.
+
+    Args:
+        k: how many; a matrix with fewer singular values gives them all.
+        tolerance: as for ``SpectrumTracker``.
+    """
+
+    def __init__(self, k: int, tolerance: float) -> None:
+        self.k = k
+        self.tolerance = tolerance
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget vectors and counts."""
+        self._blocks: list[Block] = []
+        self._updates = 0
+        self.resolves = 0
+
+    def update(self, tensors: list[Tensor]) -> list[LeadingResult]:
+        """Return the triplets of each tensor (..., m, n), with its batch dimensions."""
+        if not self._blocks:
+            self._blocks = [self._cold(A) for A in tensors]
+        device = tensors[0].device
+        for block in self._blocks:
+            # A state loaded from a file may be elsewhere.
+            block.vectors = block.vectors.to(device)
+        before = [warm for block in self._blocks for warm in block.warm]
+        filled = [i for i, A in enumerate(tensors) if A.numel()]
+        results = [self._nothing(A) for A in tensors]
+        if filled:
+            flat = [tensors[i].reshape(-1, *tensors[i].shape[-2:]) for i in filled]
+            found = dispatch.backend("tracking.leading", device.type).track(
+                flat,
+                [self._blocks[i] for i in filled],
+                [self._rank(tensors[i]) for i in filled],
+                [self._random(tensors[i]) for i in filled],
+                self.tolerance,
+            )
+            for i, result in zip(filled, found, strict=True):
+                results[i] = _unflatten(result, tensors[i])
+        self._updates += 1
+        work = [entry for result in results for entry in result.work]
+        self.resolves += sum(
+            warm and entry == WORK[0] for warm, entry in zip(before, work, strict=True)
+        )
+        return results
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies of what the next update needs.
+
+        ``vectors`` (one (B, n, l) tensor per entry of the list), ``identities`` (one (B, l + 1)
+        int64 tensor), ``warm``, ``updates`` (which seeds the random columns) and ``resolves``.
+        """
+        return {
+            "k": self.k,
+            "vectors": [block.vectors.clone() for block in self._blocks],
+            "identities": [block.identities.clone() for block in self._blocks],
+            "warm": [list(block.warm) for block in self._blocks],
+            "updates": self._updates,
+            "resolves": self.resolves,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
+        """Go on from a ``state_dict()`` of matrices of these shapes.
+
+        Raises:
+            ValueError: another k, or vectors that do not fit the shapes or are not finite.
+        """
+        if state["k"] != self.k:
+            raise ValueError(f"state is of k = {state['k']}; expected k = {self.k}")
+        blocks = []
+        entries = (state["vectors"], state["identities"], state["warm"])
+        for i, (shape, V, numbers, warm) in enumerate(zip(shapes, *entries, strict=True)):
+            count, width = math.prod(shape[:-2]), self._width(shape)
+            expected = (count, shape[-1], width)
+            fits = tuple(V.shape) == expected and tuple(numbers.shape) == (count, width + 1)
+            if not fits or len(warm) != count:
+                raise ValueError(
+                    f"vectors[{i}] has shape {tuple(V.shape)}, identities[{i}] "
+                    f"{tuple(numbers.shape)} and warm[{i}] {len(warm)} entries; expected "
+                    f"{expected}, {(count, width + 1)} and {count} for a matrix of shape {shape}"
+                )
+            if not bool(V.isfinite().all()):
+                raise ValueError(f"vectors[{i}] holds NaN or Inf; expected those of state_dict()")
+            dtype = result_dtype(V.dtype)
+            vectors = V.detach().to(dtype, copy=True).contiguous()
+            identities = numbers.detach().to("cpu", torch.int64, copy=True).contiguous()
+            blocks.append(Block(vectors, identities, [bool(x) for x in warm]))
+        self._blocks = blocks
+        self._updates, self.resolves = int(state["updates"]), int(state["resolves"])
+
+    def _rank(self, A: Tensor) -> int:
+        m, n = A.shape[-2:]
+        return min(self.k, m, n)
+
+    def _width(self, shape: tuple[int, ...]) -> int:
+        """Return l: k, oversampled, a multiple of the vector length, at most min(m, n)."""
+        wide = -(-(self.k + _OVERSAMPLE) // _WIDTH_STEP) * _WIDTH_STEP
+        return min(wide, shape[-2], shape[-1])
+
+    def _cold(self, A: Tensor) -> Block:
+        count, width = math.prod(A.shape[:-2]), self._width(A.shape)
+        vectors = A.new_zeros((count, A.shape[-1], width), dtype=result_dtype(A.dtype))
+        return Block(vectors, torch.zeros(count, width + 1, dtype=torch.int64), [False] * count)
+
+    def _random(self, A: Tensor) -> Randomness:
+        n, width, dtype = A.shape[-1], self._width(A.shape), result_dtype(A.dtype)
+        # Where the block is everything there is nothing to look for.
+        search = width < min(A.shape[-2:]) and self._updates % _UPDATES_PER_REFRESH == 0
+        count = (width - self._rank(A)) // 2 if search and self._updates else 0
+        fresh = _columns(n, count, self._updates).to(dtype)
+        return Randomness(_start(n, width, dtype).to(A.device), fresh.to(A.device))
+
+    def _nothing(self, A: Tensor) -> LeadingResult:
+        """Return the result of a batch without entries, by the shape it has."""
+        *batch, m, n = A.shape
+        k, dtype = self._rank(A), result_dtype(A.dtype)
+        svd = SVD(
+            A.new_zeros((*batch, k, m), dtype=dtype).mT,
+            A.new_zeros((*batch, k), dtype=dtype),
+            A.new_zeros((*batch, k, n), dtype=dtype),
+        )
+        bounds = A.new_zeros((*batch, k), dtype=torch.float64)
+        identities = torch.zeros((*batch, k), dtype=torch.int64)
+        norms = A.new_zeros(tuple(batch), dtype=torch.float64)
+        work = [WORK[1]] * math.prod(batch)
+        return LeadingResult(svd, bounds, norms, bounds.clone(), identities, work)
+
+
+def _columns(n: int, count: int, seed: int) -> Tensor:
+    """Return (n, count) standard normal numbers: the same for every matrix with n columns."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + n) % 2**63)
+    return torch.randn(n, count, generator=generator)
+
+
+@lru_cache(maxsize=64)
+def _start(n: int, width: int, dtype: torch.dtype) -> Tensor:
+    return _columns(n, width, 0).to(dtype)
+
+
+def _unflatten(result: LeadingResult, A: Tensor) -> LeadingResult:
+    """Return ``result`` with the batch dimensions of ``A``."""
+    *batch, m, n = A.shape
+    (U, S, Vh), bounds, norms, residuals, identities, work = result
+    k = S.shape[-1]
+    return LeadingResult(
+        SVD(U.mT.reshape(*batch, k, m).mT, S.reshape(*batch, k), Vh.reshape(*batch, k, n)),
+        bounds.reshape(*batch, k),
+        norms.reshape(tuple(batch)),
+        residuals.reshape(*batch, k),
+        identities.reshape(*batch, k),
+        work,
+    )
