@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -78,7 +79,8 @@ def _of_frame(frame: SpectralFrame) -> dict[str, float]:
     """Numbers of the frame as a whole; their names may change from step to step."""
     bad = sum(not row.finite for row in frame.matrices.values())
     own = {"overhead": frame.overhead, "every": frame.every, "not_finite": bad}
-    return {**frame.scalars, **own}
+    work = Counter(row.work for row in frame.matrices.values() if row.work)
+    return {**frame.scalars, **own, **{f"work/{what}": n for what, n in work.items()}}
 
 
 def _scores(diagonals: Sequence[Array]) -> list[float]:
