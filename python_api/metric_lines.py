@@ -79,8 +79,8 @@ def _of_frame(frame: SpectralFrame) -> dict[str, float]:
     """Numbers of the frame as a whole; their names may change from step to step."""
     bad = sum(not row.finite for row in frame.matrices.values())
     own = {"overhead": frame.overhead, "every": frame.every, "not_finite": bad}
-    done = Counter(f"work/{row.work}" for row in frame.matrices.values() if row.work)
-    return {**frame.scalars, **own, **done}
+    work = Counter(row.work for row in frame.matrices.values() if row.work)
+    return {**frame.scalars, **own, **{f"work/{what}": n for what, n in work.items()}}
 
 
 def _scores(diagonals: Sequence[Array]) -> list[float]:

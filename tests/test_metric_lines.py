@@ -39,6 +39,8 @@ def test_a_line_has_every_number(method: str) -> None:
         assert content.pop("not_finite") == 0
         assert content.pop("overhead") is None
         assert content.pop("every") == 1
+        work = {key: content.pop(key) for key in list(content) if key.startswith("work/")}
+        assert work == ({} if method == "exact" else {"work/kept": 3})
         bounds = {key: content.pop(key) for key in list(content) if key.startswith("bound/")}
         expected = metric_values(frame)
         assert content.keys() == expected.keys()
