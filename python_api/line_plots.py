@@ -109,7 +109,7 @@ def work_per_step(run: Run, ax: Axes | None = None) -> Axes:
     if not run.work:
         raise ValueError(f"{run.path}: no work of a tracker was recorded")
     ax = _axes(ax)
-    words = [*(word for word in _WORK if word in run.work), *(set(run.work) - set(_WORK))]
+    words = sorted(run.work, key=lambda word: _WORK.index(word) if word in _WORK else len(_WORK))
     groups = _groups(len(run.steps))
     ax.stackplot(
         run.steps[_middles(len(run.steps))],
