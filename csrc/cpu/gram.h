@@ -37,7 +37,7 @@ inline MatrixView columns_from(const MatrixView& a, int64_t first) {
 }
 
 // Columns [first, last) of G = X^T X, tiles on and below the diagonal, whatever the other columns
-// are done by; first is a multiple of kGemmCols. slice holds kSlice * ld doubles.
+// are done by; first starts a tile (kGramPart). slice holds kSlice * ld doubles.
 inline void gram_columns(const MatrixView& a, int64_t first, int64_t last, double* g, int64_t ld,
                          double* slice) {
   const MatrixView tail = columns_from(a, first);
