@@ -97,14 +97,15 @@ class _Leading:
 
     With U^T A = diag(s) V^T, A = U U^T A + E and ||E||_F^2 = 1 - sum s^2 =: rho^2, so (Weyl)
     s_i <= sigma_i <= sqrt(s_i^2 + rho^2), and all true values together have rho^2 more mass
-    than s. ``rounding`` (relative to s_1 for values, to sum s^2 for masses) comes on top.
+    than s. ``rounding``, relative to s_1, of every value comes on top.
     """
 
     def __init__(self, s: Array, r: int, rounding: float, told: Array | None) -> None:
         mass = float(np.square(s).sum())
         k, self.q, self.r, self.s = len(s), r - len(s), r, s
-        self.rho2 = max(1.0 - mass, 0.0) + rounding * mass
         slack = rounding * float(s[0])
+        # Every value may be off by the slack, and so the mass by 2 sum s * slack.
+        self.rho2 = max(1.0 - mass, 0.0) + slack * (2.0 * float(s.sum()) + k * slack)
         upper = np.sqrt(np.square(s) + self.rho2)
         self.errors = upper - s + slack
         if told is not None:
