@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from python_api.frame import Array
 from spectral_kernels.results import METRICS
 
-__all__ = ["Estimate", "entropy_bound", "estimate_from_leading"]
+__all__ = ["Estimate", "entropy_bound", "estimate_from_leading", "rounding_of_mass"]
+
+# Of the leading values, in units of eps sigma_1.
+ROUNDING = 8
 
 
 def entropy_bound(distance: float, r: int) -> float:
@@ -29,6 +33,15 @@ def entropy_bound(distance: float, r: int) -> float:
         return math.log(r)
     spread = -distance * math.log(distance) - (1 - distance) * math.log1p(-distance)
     return distance * math.log(r - 1) + spread
+
+
+def rounding_of_mass(total: Any, top: Any, k: int, eps: float) -> Any:
+    """How far sum s^2 is off at most where each of k values is by 8 eps s_1; ``total`` is sum s.
+
+    Numbers, or tensors of them.
+    """
+    slack = ROUNDING * eps * top
+    return slack * (2.0 * total + k * slack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,7 @@ def estimate_from_leading(
         return Estimate(nothing, nothing, np.zeros(len(values)))
     eps = float(np.finfo(values.dtype).eps)
     told = None if value_bounds is None else value_bounds / frobenius
-    known = _Leading(values.astype(np.float64) / frobenius, min(shape), 8 * eps, told)
+    known = _Leading(values.astype(np.float64) / frobenius, min(shape), eps, told)
     low, high = known.entropy(entropy)
     top, top_error = float(known.s[0]), float(known.errors[0])
     stable = 1 / top**2
@@ -97,15 +110,16 @@ class _Leading:
 
     With U^T A = diag(s) V^T, A = U U^T A + E and ||E||_F^2 = 1 - sum s^2 =: rho^2, so (Weyl)
     s_i <= sigma_i <= sqrt(s_i^2 + rho^2), and all true values together have rho^2 more mass
-    than s. ``rounding``, relative to s_1, of every value comes on top.
+    than s. Rounding of every value comes on top, and its mass with it
+    (`rounding_of_mass`).
     """
 
-    def __init__(self, s: Array, r: int, rounding: float, told: Array | None) -> None:
+    def __init__(self, s: Array, r: int, eps: float, told: Array | None) -> None:
         mass = float(np.square(s).sum())
         k, self.q, self.r, self.s = len(s), r - len(s), r, s
-        slack = rounding * float(s[0])
-        # Every value may be off by the slack, and so the mass by 2 sum s * slack.
-        self.rho2 = max(1.0 - mass, 0.0) + slack * (2.0 * float(s.sum()) + k * slack)
+        slack = ROUNDING * eps * float(s[0])
+        rounding = rounding_of_mass(float(s.sum()), float(s[0]), k, eps)
+        self.rho2 = max(1.0 - mass, 0.0) + rounding
         upper = np.sqrt(np.square(s) + self.rho2)
         self.errors = upper - s + slack
         if told is not None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from python_api.bounds import estimate_from_leading
+from python_api.bounds import estimate_from_leading, rounding_of_mass
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
 from spectral_kernels.rank.bounds import effective_rank_bounds
@@ -145,15 +145,20 @@ def leading_rows(
 def _entropies(
     values: Sequence[Tensor], norms: Tensor, matrices: Sequence[Matrix]
 ) -> list[tuple[float, float]]:
-    """Proven (low, high) of every entropy, one call per group of equal k and r."""
+    """Proven (low, high) of every entropy, two calls per group of equal k and r.
+
+    The upper ones are those of all the mass that may be free, where the values are rounded.
+    """
     groups: dict[tuple[int, int, torch.dtype], list[int]] = {}
     for i, (S, matrix) in enumerate(zip(values, matrices, strict=True)):
         groups.setdefault((len(S), min(matrix.shape), S.dtype), []).append(i)
     bounds = [(math.nan, math.nan)] * len(values)
     for (_, r, _), members in groups.items():
-        low, high = effective_rank_bounds(
-            torch.stack([values[i] for i in members]), norms[members], r
-        )
+        S = torch.stack([values[i] for i in members])
+        eps = torch.finfo(S.dtype).eps
+        free = rounding_of_mass(S.sum(dim=-1).double(), S[:, 0].double(), S.shape[-1], eps)
+        low, _ = effective_rank_bounds(S, norms[members], r)
+        _, high = effective_rank_bounds(S, (norms[members] ** 2 + free) ** 0.5, r)
         for i, pair in zip(members, zip(low.tolist(), high.tolist(), strict=True), strict=True):
             bounds[i] = pair
     return bounds
