@@ -127,6 +127,7 @@ class SpectralMonitor:
             check_watch(watch),
             self._pairs,
             self._generator,
+            in_place=method == "tracked",
         )
         self._reference = self._over_time.reference
         self._needs_vectors = self._which_need_vectors()

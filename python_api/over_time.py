@@ -42,6 +42,7 @@ class OverTime:
         watch: see `python_api.changes.check_watch`.
         pairs: of layers, for what chance would give.
         generator: see `python_api.changes.Changes`.
+        in_place: see `python_api.reference.Reference`.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class OverTime:
         watch: Sequence[str],
         pairs: Sequence[Pair],
         generator: torch.Generator,
+        *,
+        in_place: bool,
     ) -> None:
         self._matrices = matrices
         self._k = k
-        self.reference = Reference(given, matrices, k)
+        self.reference = Reference(given, matrices, k, in_place=in_place)
         self.changes = Changes(matrices, watch, generator, k)
         self._clusters = ClusterFinder(matrices, k)
         self.chance = Chance.of(matrices, pairs, self.changes.matrices, self.changes.subspace)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from python_api.frame import Array
 from python_api.matrices import Matrix
+from python_api.rows import split, to_arrays
 from python_api.saved_vectors import SavedVectors
-from python_api.solvers import to_arrays
 from spectral_kernels.alignment.clusters import cluster_agreement_list
+from spectral_kernels.alignment.prepared import PreparedAgreement
 from spectral_kernels.results import SVD
 
 __all__ = ["Given", "Reference"]
@@ -34,15 +36,19 @@ class Reference:
             last step), SVDs (in the order of the matrices, or by name) or ``None``.
         matrices: those under watch.
         k: how many vectors to keep and compare.
+        in_place: whether the SVDs to compare are in the same tensors at every step, as a
+            tracker's are; what can be prepared is then prepared once.
 
     Raises:
         ValueError: anything else, a folder without vectors, or vectors of other matrices.
     """
 
-    def __init__(self, given: Given, matrices: Sequence[Matrix], k: int) -> None:
+    def __init__(self, given: Given, matrices: Sequence[Matrix], k: int, *, in_place: bool) -> None:
         self._matrices = matrices
+        self._in_place = in_place
         self._k = k
         self._vectors: dict[str, SVD] = {}
+        self._agreement: tuple[list[SVD], PreparedAgreement] | None = None
         self._mode: str | None = None
         self._source = "none"
         if isinstance(given, str) and given in _MODES:
@@ -109,9 +115,14 @@ class Reference:
         """Keep the vectors of these SVDs; those of a matrix with NaN stay as they were."""
         for matrix, svd, ok in zip(self._matrices, svds, finite, strict=True):
             if ok:
-                # Copies: the SVD may be a view of one block for all matrices.
-                leading = self.leading(svd)
-                self._vectors[matrix.name] = SVD(leading.U.clone(), leading.S, leading.Vh.clone())
+                # Copies: the SVD may be a view of one block for all matrices, or overwritten.
+                leading, known = self.leading(svd), self._vectors.get(matrix.name)
+                if known is not None and _fits(known, leading):
+                    known.U.copy_(leading.U)
+                    known.Vh.copy_(leading.Vh)
+                else:
+                    copy = SVD(leading.U.clone(), leading.S, leading.Vh.clone())
+                    self._vectors[matrix.name] = copy
 
     def leading(self, svd: SVD) -> SVD:
         """The vectors that take part, views; S is empty."""
@@ -129,27 +140,47 @@ class Reference:
             svds: of all matrices.
             clusters: of all matrices, from `spectral_kernels.singular_value_clusters`.
         """
-        names, pairs, first = [], [], []
-        single: dict[str, Array] = {}
-        for i in self._compared:
-            name, svd = self._matrices[i].name, svds[i]
-            known = self._vectors.get(name)
-            if known is None:
-                single[name] = np.full(min(self._k, len(svd.S)), np.nan, dtype=np.float32)
-                continue
-            if known.U.dtype != svd.U.dtype or known.U.device != svd.U.device:
-                known = SVD(known.U.to(svd.U), known.S, known.Vh.to(svd.Vh))
-                self._vectors[name] = known
-            single[name] = np.empty(0)
-            names.append(name)
-            pairs.append((svd, known))
-            first.append(clusters[i][: min(self._k, known.Vh.shape[0], svd.Vh.shape[0])])
+        known = [self._vectors.get(self._matrices[i].name) for i in self._compared]
+        unknown = [i for i, svd in zip(self._compared, known, strict=True) if svd is None]
+        single: dict[str, Array] = {
+            self._matrices[i].name: np.full(min(self._k, len(svds[i].S)), np.nan, dtype=np.float32)
+            for i in unknown
+        }
         whole = dict(single)
-        vectors, subspaces = cluster_agreement_list(pairs, first)
-        values = to_arrays([*vectors, *subspaces])
-        single.update(zip(names, values[: len(names)], strict=True))
-        whole.update(zip(names, values[len(names) :], strict=True))
+        members = [i for i in self._compared if i not in unknown]
+        if not members:
+            return single, whole
+        pairs = [(svds[i], self._like(svds[i], i)) for i in members]
+        counts = [min(self._k, a.Vh.shape[0], b.Vh.shape[0]) for a, b in pairs]
+        first = [clusters[i][:count] for i, count in zip(members, counts, strict=True)]
+        if not self._in_place or len({a.U.dtype for a, _ in pairs}) > 1:
+            vectors, subspaces = cluster_agreement_list(pairs, first)
+            found = to_arrays([*vectors, *subspaces])
+            lines, cosines = found[: len(pairs)], found[len(pairs) :]
+        else:
+            joined = self._prepared(pairs, counts).run(first).cpu().numpy()
+            lines, cosines = split(joined[0], counts), split(joined[1], counts)
+        names = [self._matrices[i].name for i in members]
+        single.update(zip(names, lines, strict=True))
+        whole.update(zip(names, cosines, strict=True))
         return single, whole
+
+    def _like(self, svd: SVD, i: int) -> SVD:
+        """The reference of a matrix, in the dtype and on the device of its present vectors."""
+        name = self._matrices[i].name
+        known = self._vectors[name]
+        if known.U.dtype != svd.U.dtype or known.U.device != svd.U.device:
+            known = self._vectors[name] = SVD(known.U.to(svd.U), known.S, known.Vh.to(svd.Vh))
+        return known
+
+    def _prepared(self, pairs: list[tuple[SVD, SVD]], counts: list[int]) -> PreparedAgreement:
+        """Prepared once while all SVDs are the same objects, as a tracker's and a reference's
+        are."""
+        flat = [svd for pair in pairs for svd in pair]
+        known = self._agreement
+        if known is None or any(a is not b for a, b in zip_longest(known[0], flat)):
+            known = self._agreement = (flat, PreparedAgreement(pairs, counts))
+        return known[1]
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``."""
@@ -221,3 +252,11 @@ def _size(matrix: Matrix, k: int) -> int:
     tensor = matrix.get()
     size = 8 if tensor is not None and tensor.dtype == torch.float64 else 4
     return size * min(k, *matrix.shape) * sum(matrix.shape)
+
+
+def _fits(known: SVD, svd: SVD) -> bool:
+    """Whether one can be copied into the other."""
+    return all(
+        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+        for a, b in ((known.U, svd.U), (known.Vh, svd.Vh))
+    )

@@ -21,9 +21,10 @@ _SummaryJob = tuple[int, int, int, int, int, int, float, int]
 # (s_ptr, dtype, batch, r, m, n, rtol, out_ptr, b_ptr, beta_ptr, bounds_ptr); errors of s (batch, r)
 # are at most b (batch, r), together beta (batch) in the 2-norm; bounds (batch, 7) are those of out
 _BoundedSummaryJob = tuple[int, int, int, int, int, int, float, int, int, int, int]
-# (u_ptr, dtype, u_stride_row, u_stride_col, v_ptr, v_stride_row, v_stride_col, length, k, out_ptr,
-# first_ptr, cosine_ptr); first (k) int64: the first index of each cluster; both 0 for none
-_AlignmentJob = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+# 12 numbers: (u_ptr, dtype, u_stride_row, u_stride_col, v_ptr, v_stride_row, v_stride_col, length,
+# k, out_ptr, first_ptr, cosine_ptr); first (k) int64: the first index of each cluster; both 0 for
+# none
+_AlignmentJob = tuple[int, ...]
 # 20 numbers: (*matrix of batch 1, v_ptr, single, warm, tolerance, drift_ptr, names_ptr, ut_ptr,
 # s_ptr, vh_ptr, bounds_ptr, identities_ptr, report_ptr). State, read where warm and then
 # overwritten: v (r, r), float32 where single, else float64; drift (1) float64; names (r + 1) int64.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import spectral_kernels as sk
 from spectral_kernels.alignment import reference
 from spectral_kernels.alignment.clusters import cluster_agreement_list, find_clusters
+from spectral_kernels.alignment.prepared import PreparedAgreement
 
 
 def labels_of(chains: list[list[int]]) -> list[int]:
@@ -240,3 +241,26 @@ def test_wrong_baselines() -> None:
         sk.expected_overlap(8, 9)
     # Far past where Gamma overflows: the asymptote.
     assert sk.expected_alignment(10**6) == pytest.approx((2 / (np.pi * 1e6)) ** 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+def test_prepared_agreement_follows_what_is_in_memory(dtype: torch.dtype, backend: str) -> None:
+    """The public functions say the same, now and after vectors and clusters have changed."""
+    torch.manual_seed(4)
+    shapes, counts = [(9, 6), (4, 12), (5, 5)], [5, 4, 1]
+    pairs = [(sk.svd(torch.randn(s, dtype=dtype)), sk.svd(torch.randn(s, dtype=dtype)))
+             for s in shapes]  # fmt: skip
+    prepared = PreparedAgreement(pairs, counts)
+    for radius in (0.0, 0.3, 0.6):
+        clusters: list[Any] = [
+            sk.singular_value_clusters(a.S[:count], radius)
+            for (a, _), count in zip(pairs, counts, strict=True)
+        ]
+        single, whole = prepared.run(clusters)
+        for i, (a, b) in enumerate(pairs):
+            place = slice(sum(counts[:i]), sum(counts[: i + 1]))
+            vectors: Any = sk.singular_vector_agreement(a, b, k=counts[i])
+            subspaces: Any = sk.subspace_agreement(a, b, clusters[i])
+            torch.testing.assert_close(single[place], vectors)
+            torch.testing.assert_close(whole[place], subspaces)
+            a.U.copy_(torch.linalg.qr(torch.randn_like(a.U)).Q)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
 from spectral_kernels import _C
 from spectral_kernels.numerics import DTYPE_CODES
 
-_Job = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+_Job = tuple[int, ...]
 
 
 def diagonals(pairs: list[tuple[Tensor, Tensor]], k: int) -> list[Tensor]:
@@ -76,22 +78,52 @@ class Diagonals:
     """``diagonals`` of matrices U (m, r), Vh (r', m) of one dtype that stay where they are."""
 
     def __init__(self, pairs: list[tuple[Tensor, Tensor]], k: int) -> None:
-        self._pairs = pairs
         counts = [min(k, U.shape[1], Vh.shape[0]) for U, Vh in pairs]
+        self._pairs = pairs
         self._block = torch.zeros(sum(counts), dtype=pairs[0][0].dtype)
-        out, size = self._block.data_ptr(), self._block.element_size()
-        self._jobs = []
-        for (U, Vh), count in zip(pairs, counts, strict=True):
-            code = DTYPE_CODES[U.dtype]
-            (u_row, u_column), (v_row, v_column) = U.stride(), Vh.stride()
-            left = (U.data_ptr(), code, u_row, u_column)
-            right = (Vh.data_ptr(), v_row, v_column)
-            if count and len(U):
-                self._jobs.append((*left, *right, len(U), count, out, 0, 0))
-            out += count * size
+        out = _places(self._block, counts)
+        self._jobs = [
+            (*_matrices(U, Vh), count, place, 0, 0)
+            for (U, Vh), count, place in zip(pairs, counts, out, strict=True)
+            if count and len(U)
+        ]
 
     def run(self) -> Tensor:
         """Return all diagonals, one after the other; the next run overwrites them."""
         if self._jobs:
             _C.alignment_diagonals(self._jobs, torch.get_num_threads())
         return self._block
+
+
+class ClusterCosines:
+    """``cluster_cosines`` of matrices of one dtype and of clusters that stay where they are."""
+
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]) -> None:
+        counts = [len(clusters) for clusters in first]
+        self._owners = (pairs, first)
+        self._block = torch.zeros(2, sum(counts), dtype=pairs[0][0].dtype)
+        out, cosines = (_places(row, counts) for row in self._block)
+        self._jobs = [
+            (*_matrices(U, Vh), count, line, clusters.data_ptr(), cosine)
+            for (U, Vh), clusters, count, line, cosine in zip(
+                pairs, first, counts, out, cosines, strict=True
+            )
+            if count and len(U)
+        ]
+
+    def run(self) -> Tensor:
+        """Return (2, sum of counts): diagonals and cosines; the next run overwrites them."""
+        if self._jobs:
+            _C.alignment_diagonals(self._jobs, torch.get_num_threads())
+        return self._block
+
+
+def _places(block: Tensor, counts: list[int]) -> list[int]:
+    """Return the address of each part of a contiguous block."""
+    ends = itertools.accumulate(counts, initial=0)
+    return [block.data_ptr() + end * block.element_size() for end in ends][:-1]
+
+
+def _matrices(U: Tensor, Vh: Tensor) -> tuple[int, ...]:
+    """Return the eight numbers of a job that say what is multiplied."""
+    return (U.data_ptr(), DTYPE_CODES[U.dtype], *U.stride(), Vh.data_ptr(), *Vh.stride(), len(U))

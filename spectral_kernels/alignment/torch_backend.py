@@ -42,6 +42,18 @@ class Diagonals:
         return torch.cat(diagonals(self._pairs, self._k))
 
 
+class ClusterCosines:
+    """``cluster_cosines`` of matrices of one dtype and of clusters that stay where they are."""
+
+    def __init__(self, pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]) -> None:
+        self._pairs, self._first = pairs, first
+
+    def run(self) -> Tensor:
+        """Return (2, sum of counts): diagonals and cosines, one after the other."""
+        lines, cosines = cluster_cosines(self._pairs, self._first)
+        return torch.stack([torch.cat(lines), torch.cat(cosines)])
+
+
 def _cosine(U: Tensor, Vh: Tensor, first: Tensor) -> Tensor:
     k = first.shape[-1]
     together = first.unsqueeze(-1) == first.unsqueeze(-2)
