@@ -34,9 +34,9 @@ _TrackJob = tuple[int | float, ...]
 # 23 numbers: (*matrix of batch 1, k, l, warm, tolerance, block_ptr, start_ptr, fresh_ptr,
 # fresh_columns, identities_ptr, ut_ptr, s_ptr, vh_ptr, bounds_ptr, residuals_ptr, report_ptr);
 # block and start (n, l) and fresh (n, fresh_columns) of the type of the results, block read where
-# warm and then overwritten; identities (l + 1) int64; bounds and residuals (k) and report (4)
+# warm and then overwritten; identities (l + 1) int64; bounds and residuals (k) and report (5)
 # float64: work (0 started anew, 1 to 3 iterations, -1 not finite), iterations, whether A is zero,
-# error norm
+# error norm, ||A||_F
 _LeadingJob = tuple[int | float, ...]
 # (*matrix, dst_ptr, stats_ptr)
 _SnapshotJob = tuple[int, int, int, int, int, int, int, int, int, int]

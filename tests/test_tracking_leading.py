@@ -22,7 +22,7 @@ ITERATIONS = ["one iteration", "two iterations", "three iterations"]
 
 def check(A: torch.Tensor, result: sk.SVD, tracker: sk.SpectrumTracker, k: int = K) -> None:
     """Every bound, orthonormality, order, shapes."""
-    told = (tracker.bounds, tracker.error_norms, tracker.residuals)
+    told = (tracker.bounds, tracker.error_norms, tracker.residuals, tracker.frobenius_norms)
     assert all(x.dtype == torch.float64 for x in told)
     if not bool(A.isfinite().all()):
         assert all(bool(x.isnan().all()) for x in (*result, *told))
@@ -36,6 +36,10 @@ def check(A: torch.Tensor, result: sk.SVD, tracker: sk.SpectrumTracker, k: int =
     exact = A.double().numpy()
     truth = np.linalg.svd(exact, compute_uv=False)
     slack = 4 * np.finfo(float).eps * truth[0]
+    # Summed in float64, for the mass of what is not in S is told from it.
+    scale = max(np.abs(exact).max(), np.finfo(float).tiny)
+    norm = np.linalg.norm(exact / scale) * scale
+    assert abs(float(tracker.frobenius_norms) - norm) <= 1e-13 * norm
     error = S - truth[:k]
     assert (np.diff(S) <= 0).all()
     assert (np.abs(error) <= tracker.bounds.numpy() + slack).all()
@@ -287,7 +291,7 @@ def test_nan_stays_in_its_matrix(every_isa: str) -> None:
     bad[1, 2, 3] = float("inf")
     result = tracker.update(bad)
     assert tracker.work[1] == "not finite"
-    told = (*result, tracker.bounds, tracker.residuals)
+    told = (*result, tracker.bounds, tracker.residuals, tracker.frobenius_norms)
     assert all(bool(x[1].isnan().all()) for x in told)
     assert all(bool(x[[0, 2]].isfinite().all()) for x in told)
     tracker.update(A)
@@ -309,7 +313,7 @@ def test_state_goes_on_bit_by_bit(shape: tuple[int, int], every_isa: str) -> Non
     for A in steps[5:]:
         for a, b in zip(first.update(A), second.update(A), strict=True):
             assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-        for name in ("bounds", "error_norms", "residuals", "identities"):
+        for name in ("bounds", "error_norms", "residuals", "frobenius_norms", "identities"):
             pairs = zip(getattr(first, name), getattr(second, name), strict=True)
             assert all(torch.equal(x, y) for x, y in pairs)
         assert (first.work, first.resolves) == (second.work, second.resolves)
@@ -382,7 +386,8 @@ def test_numpy_in_numpy_out(backend: str) -> None:
     A = matrices.gaussian(30, 26)
     tracker, like = sk.SpectrumTracker(K), sk.SpectrumTracker(K)
     result, expected = tracker.update(A), like.update(torch.from_numpy(A))
-    told = (tracker.bounds, tracker.error_norms, tracker.residuals, tracker.identities)
+    told = (tracker.bounds, tracker.error_norms, tracker.residuals, tracker.frobenius_norms)
+    assert isinstance(tracker.identities, np.ndarray)
     assert all(isinstance(x, np.ndarray) for x in (*result, *told))
     assert all(np.array_equal(x, y.numpy()) for x, y in zip(result, expected, strict=True))
 

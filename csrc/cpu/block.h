@@ -37,26 +37,22 @@ inline RowMajor<T> with_edge(const T* rows, int64_t m, int64_t n, int64_t ld, T*
   return {rows, m, n, ld, whole, edge};
 }
 
-// Sum of squares of a run: sums of a few products in T, those in float64.
+// Sum of squares of a run in float64, the type of norms that mass is told from: what k values leave
+// of ||A||_F^2 can be a millionth of it.
 template <class T>
 inline double squares_of(const T* x, int64_t n) {
-  constexpr int64_t kStep = Simd<T>::kLanes, kRun = 4 * kStep;
-  typename Simd<T>::Vec sum[4];
+  constexpr int64_t kRun = 4 * kLanes;
+  Vd sum[4] = {};
   double total = 0.0;
   int64_t j = 0;
-  while (j + kRun <= n) {
-    for (int v = 0; v < 4; ++v)
-      sum[v] = typename Simd<T>::Vec{};
-    for (int run = 0; run < 4 && j + kRun <= n; ++run, j += kRun)
-      for (int v = 0; v < 4; ++v) {
-        const auto y = load(x + j + v * kStep);
-        sum[v] += y * y;
-      }
-    total += horizontal_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
-  }
+  for (; j + kRun <= n; j += kRun)
+    for (int v = 0; v < 4; ++v) {
+      const Vd y = load_widened(x + j + v * kLanes);
+      sum[v] += y * y;
+    }
   for (; j < n; ++j)
     total += static_cast<double>(x[j]) * static_cast<double>(x[j]);
-  return total;
+  return total + horizontal_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 // y (m x ld) = A q, q (n x ld); returns ||A||_F^2, from the same read.

@@ -66,7 +66,9 @@ struct LeadingPlan {
   double* report;       // kLeadingFields
 };
 
-constexpr int kLeadingFields = 4;
+// Work done (0 for a new start, else iterations), iterations, whether A is zero, the bound of the
+// 2-norm of all errors, ||A||_F.
+constexpr int kLeadingFields = 5;
 
 struct AlignmentPair {
   const void* u;

@@ -74,6 +74,7 @@ inline void write_leading(const Leading<T>& p, const Iterated& found, double uns
   plan.report[2] = zero;
   plan.report[3] =
       (found.error_norm + narrowing * std::sqrt(k) * space.s[0]) * unscale + std::sqrt(k) * spacing;
+  plan.report[4] = found.frobenius * unscale;
 }
 
 }  // namespace SK_ISA

@@ -74,6 +74,7 @@ class SpectrumTracker:
         self._bounds: Array | list[Array] | None = None
         self._error_norms: Array | list[Array] | None = None
         self._residuals: Array | list[Array] | None = None
+        self._frobenius_norms: Array | list[Array] | None = None
         self._identities: Array | list[Array] | None = None
         self._work: list[str] = []
 
@@ -103,6 +104,14 @@ class SpectrumTracker:
         residual, A^T u_i - S_i v_i, is rounding alone.
         """
         return self._residuals
+
+    @property
+    def frobenius_norms(self) -> Array | list[Array] | None:
+        """With k: ||A||_F of the whole matrices, (...) float64; None for whole spectra.
+
+        Summed in float64 as A is read: what it has beyond S is the mass of all other values.
+        """
+        return self._frobenius_norms
 
     @property
     def identities(self) -> Array | list[Array] | None:
@@ -170,6 +179,7 @@ class SpectrumTracker:
         leading = [found for found in results if isinstance(found, LeadingResult)]
         if self.k is not None:
             self._residuals = leave([found.residuals for found in leading])
+            self._frobenius_norms = leave([found.frobenius_norms for found in leading])
         self._work = [entry for found in results for entry in found.work]
         result: SVD | list[SVD] = leave([found.svd for found in results])
         return result

@@ -34,7 +34,7 @@ def track(
         Vh = torch.empty(batch, k, n, dtype=dtype)
         bounds = torch.empty(batch, k, dtype=torch.float64)
         residuals = torch.empty(batch, k, dtype=torch.float64)
-        report = torch.empty(batch, 4, dtype=torch.float64)
+        report = torch.empty(batch, 5, dtype=torch.float64)
         results.append((SVD(Ut.mT, S, Vh), bounds, residuals))
         reports.append(report)
         places = [
@@ -63,9 +63,10 @@ def _finish(
     svd, bounds, residuals = found
     identities = block.identities[:, :k].clone()
     work = []
-    for i, (code, _, zero, _) in enumerate(report.tolist()):
+    for i, (code, _, zero, _, _) in enumerate(report.tolist()):
         work.append(WORK[int(code)] if code >= 0 else NOT_FINITE)
         if code < 0:
             identities[i] = -1
         block.warm[i] = block.warm[i] or (code >= 0 and zero == 0)
-    return LeadingResult(svd, bounds, report[:, 3].clone(), residuals, identities, work)
+    errors, norms = report[:, 3].clone(), report[:, 4].clone()
+    return LeadingResult(svd, bounds, errors, residuals, norms, identities, work)

@@ -23,6 +23,12 @@ _WIDTH_STEP = 16
 _UPDATES_PER_REFRESH = 3
 
 
+def block_width(k: int, m: int, n: int) -> int:
+    """Return l: k, oversampled, a multiple of the vector length, at most min(m, n)."""
+    wide = -(-(k + _OVERSAMPLE) // _WIDTH_STEP) * _WIDTH_STEP
+    return min(wide, m, n)
+
+
 class LeadingTracker:
     """k leading triplets of each of many tensors on one device, from update to update.
 
@@ -120,9 +126,7 @@ class LeadingTracker:
         return min(self.k, m, n)
 
     def _width(self, shape: tuple[int, ...]) -> int:
-        """Return l: k, oversampled, a multiple of the vector length, at most min(m, n)."""
-        wide = -(-(self.k + _OVERSAMPLE) // _WIDTH_STEP) * _WIDTH_STEP
-        return min(wide, shape[-2], shape[-1])
+        return block_width(self.k, shape[-2], shape[-1])
 
     def _cold(self, A: Tensor) -> Block:
         count, width = math.prod(A.shape[:-2]), self._width(A.shape)
@@ -150,7 +154,8 @@ class LeadingTracker:
         identities = torch.zeros((*batch, k), dtype=torch.int64)
         norms = A.new_zeros(tuple(batch), dtype=torch.float64)
         work = [WORK[1]] * math.prod(batch)
-        return LeadingResult(svd, bounds, norms, bounds.clone(), identities, work)
+        residuals, sizes = bounds.clone(), norms.clone()
+        return LeadingResult(svd, bounds, norms, residuals, sizes, identities, work)
 
 
 def _columns(n: int, count: int, seed: int) -> Tensor:
@@ -167,13 +172,14 @@ def _start(n: int, width: int, dtype: torch.dtype) -> Tensor:
 def _unflatten(result: LeadingResult, A: Tensor) -> LeadingResult:
     """Return ``result`` with the batch dimensions of ``A``."""
     *batch, m, n = A.shape
-    (U, S, Vh), bounds, norms, residuals, identities, work = result
+    (U, S, Vh), bounds, norms, residuals, sizes, identities, work = result
     k = S.shape[-1]
     return LeadingResult(
         SVD(U.mT.reshape(*batch, k, m).mT, S.reshape(*batch, k), Vh.reshape(*batch, k, n)),
         bounds.reshape(*batch, k),
         norms.reshape(tuple(batch)),
         residuals.reshape(*batch, k),
+        sizes.reshape(tuple(batch)),
         identities.reshape(*batch, k),
         work,
     )

@@ -47,13 +47,14 @@ class Randomness(NamedTuple):
 class LeadingResult(NamedTuple):
     """One update of a batch: k triplets and, in float64, what is known of them.
 
-    ``bounds`` and ``residuals`` (B, k), ``error_norms`` (B,); ``identities`` (B, k) int64; one
-    entry of ``work`` per matrix.
+    ``bounds`` and ``residuals`` (B, k), ``error_norms`` and ``frobenius_norms`` of the whole
+    matrices (B,); ``identities`` (B, k) int64; one entry of ``work`` per matrix.
     """
 
     svd: SVD
     bounds: Tensor
     error_norms: Tensor
     residuals: Tensor
+    frobenius_norms: Tensor
     identities: Tensor
     work: list[str]

@@ -61,6 +61,7 @@ def _track_batch(
     Vh = A.new_full((batch, k, n), float("nan"), dtype=dtype)
     bounds = A.new_full((batch, k), float("nan"), dtype=torch.float64)
     residuals, error_norms = bounds.clone(), bounds[:, 0].clone()
+    frobenius_norms = error_norms.clone()
     identities = torch.full((batch, k), -1)
     work = []
     least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
@@ -81,12 +82,14 @@ def _track_batch(
         residuals[i] = numerics.scale(left, exponent) + least
         norm = certificate.error_norm + unit * s[:k].norm()
         error_norms[i] = numerics.scale(norm, exponent) + least * k**0.5
+        frobenius_norms[i] = numerics.scale(scaled.norm(), exponent)
         identities[i] = block.identities[i, :k]
         if bool(s[0] > 0):
             block.vectors[i] = V * signs
             block.warm[i] = True
         work.append(WORK[code])
-    return LeadingResult(SVD(Ut.mT, S, Vh), bounds, error_norms, residuals, identities, work)
+    svd = SVD(Ut.mT, S, Vh)
+    return LeadingResult(svd, bounds, error_norms, residuals, frobenius_norms, identities, work)
 
 
 def _settle(
