@@ -33,7 +33,8 @@ class MatrixRow:
     """Whether every entry of the matrix is a finite number."""
     work: str
     """What method "tracked" did: "kept" (the last vectors still hold), "rotated", "solved" anew
-    and so on, see `spectral_kernels.SpectrumTracker.work`; empty for other methods."""
+    and so on, see `spectral_kernels.SpectrumTracker.work`, with ", unsettled" where the leading
+    vectors of a large matrix may miss a direction; empty for other methods."""
     singular_values: Array
     """(r,), or (k,) where the method computes k; descending; a NumPy array."""
     singular_value_bounds: Array

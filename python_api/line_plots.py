@@ -122,7 +122,7 @@ def work_per_step(run: Run, ax: Axes | None = None) -> Axes:
     ax.set_ylabel("matrices")
     ax.set_ylim(0, None)
     # The first decomposition has nothing to start from.
-    anew = int(np.sum(run.work.get("solved", np.zeros(1))[1:]))
+    anew = int(sum(run.work[word][1:].sum() for word in words if word.startswith("solved")))
     ax.set_title(f"Work of the tracker, {anew} solved anew after the first step")
     ax.legend(fontsize="small", loc="lower right")
     time_axis(ax, run)

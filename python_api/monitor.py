@@ -119,7 +119,6 @@ class SpectralMonitor:
             self._pairs, self._matrices, self._vectors, in_place=method == "tracked"
         )
         self._generator = torch.Generator().manual_seed(seed)
-        self._solver = self._make_solver(k, tolerance)
         self._over_time = OverTime(
             reference,
             self._matrices,
@@ -131,6 +130,7 @@ class SpectralMonitor:
         )
         self._reference = self._over_time.reference
         self._needs_vectors = self._which_need_vectors()
+        self._solver = self._make_solver(k, tolerance)
         self._sinks: list[Sink] = as_sinks(recorder)
         self._saved_vectors = saves_vectors(self._sinks) if self._reference.wants_final else None
         self._next_step = 0
@@ -149,7 +149,11 @@ class SpectralMonitor:
         if self.method == "randomized":
             return RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator)
         return TrackedSolver(
-            self._matrices, k, _VECTORS, _TOLERANCE if tolerance is None else tolerance
+            self._matrices,
+            k,
+            _VECTORS,
+            _TOLERANCE if tolerance is None else tolerance,
+            self._needs_vectors,
         )
 
     def _plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,14 +16,20 @@ from python_api.solvers import Measured
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
 from spectral_kernels.svd.op import svdvals_list
+from spectral_kernels.tracking.leading.op import block_width
 from spectral_kernels.tracking.op import SpectrumTracker
-from spectral_kernels.tracking.state import NOT_FINITE, sweep_dtype
+from spectral_kernels.tracking.state import NOT_FINITE, SOLVED, WORK, sweep_dtype
 
-__all__ = ["TrackedSolver"]
+__all__ = ["UNSETTLED", "TrackedSolver"]
 
 # Above, the compiled tracker does not take the whole spectrum; and most vectors of such a matrix
 # turn completely within a few steps, so that there is nothing in them to follow.
 _LARGEST_WHOLE = 384
+
+UNSETTLED = ", unsettled"
+"""After the work on a large matrix: its leading vectors account for less than the leading values,
+by more than the tolerance. A direction is missing, or the spectrum is too flat to tell them apart
+in a few iterations. The values are exact all the same."""
 
 
 class _Tracked(NamedTuple):
@@ -38,18 +45,24 @@ class TrackedSolver:
     """All singular values of every matrix, or k leading ones.
 
     Short sides up to 384 are tracked as a whole. Of larger matrices all values are computed from
-    scratch at every step, and the leading vectors are tracked. With ``k``, the k leading triplets
-    of every matrix that has more are tracked and nothing else is computed.
+    scratch at every step, and leading vectors are tracked where they are needed. With ``k``, the k
+    leading triplets of every matrix that has more are tracked and nothing else is computed.
 
     Args:
         matrices: those under watch.
         k: triplets of each, or None for whole spectra.
         vectors: how many leading vectors of large matrices.
         tolerance: see `spectral_kernels.SpectrumTracker`.
+        needed: the matrices whose vectors `measure` will be asked for; it may ask otherwise.
     """
 
     def __init__(
-        self, matrices: Sequence[Matrix], k: int | None, vectors: int, tolerance: float
+        self,
+        matrices: Sequence[Matrix],
+        k: int | None,
+        vectors: int,
+        tolerance: float,
+        needed: Sequence[bool],
     ) -> None:
         self._matrices = matrices
         self._k = k or vectors
@@ -68,6 +81,9 @@ class TrackedSolver:
         # Matrices of which all values are known, and those with k of them.
         self._complete = list(range(len(matrices))) if k is None else whole
         self._partial = [] if k is None else self._leading
+        # Large matrices whose vectors are tracked.
+        self._followed = self._leading
+        self._follow(needed)
         self._rows = RowMaker([matrices[i] for i in self._complete], "tracked")
 
     @property
@@ -78,6 +94,7 @@ class TrackedSolver:
     def measure(self, vectors: Sequence[bool]) -> Measured:
         """Bring every decomposition up to date. CPU parameters are read where they are."""
         read = [matrix.read() for matrix in self._matrices]
+        self._follow(vectors)
         found: dict[int, _Tracked] = {}
         for members, tracker in self._groups.values():
             if members:
@@ -85,11 +102,19 @@ class TrackedSolver:
         if self._leading and not self._partial:
             self._replace_values(read, found)
         tracked = [found[i] for i in range(len(read))]
-        rows = self._complete_rows(tracked) | self._partial_rows(tracked, read)
+        rows = self._complete_rows(tracked) | self._partial_rows(tracked)
         if self._partial:
             rows = {matrix.name: rows[matrix.name] for matrix in self._matrices}
         finite = [entry.work != NOT_FINITE for entry in tracked]
         return Measured([entry.svd for entry in tracked], finite, rows)
+
+    def _follow(self, vectors: Sequence[bool]) -> None:
+        """Track vectors of large matrices only where they are needed, unless values come of it."""
+        followed = self._leading if self._partial else [i for i in self._leading if vectors[i]]
+        if followed != self._followed:
+            tracker = self._groups["leading"][1]
+            tracker.reset()
+            self._followed, self._groups["leading"] = followed, (followed, tracker)
 
     def _complete_rows(self, tracked: Sequence[_Tracked]) -> dict[str, MatrixRow]:
         own = [tracked[i] for i in self._complete]
@@ -103,18 +128,17 @@ class TrackedSolver:
         )
         return self._rows.rows(spectra, [entry != NOT_FINITE for entry in work], work)
 
-    def _partial_rows(
-        self, tracked: Sequence[_Tracked], read: Sequence[Tensor]
-    ) -> dict[str, MatrixRow]:
+    def _partial_rows(self, tracked: Sequence[_Tracked]) -> dict[str, MatrixRow]:
         if not self._partial:
             return {}
         own = [tracked[i] for i in self._partial]
         work = [entry.work for entry in own]
+        norms: Any = self._groups["leading"][1].frobenius_norms
         return leading_rows(
             [self._matrices[i] for i in self._partial],
             "tracked",
             [entry.svd.S for entry in own],
-            _frobenius_norms([read[i] for i in self._partial]),
+            torch.stack(norms),
             finite=[entry != NOT_FINITE for entry in work],
             work=work,
             bounds=[entry.bounds for entry in own],
@@ -122,13 +146,32 @@ class TrackedSolver:
 
     def _replace_values(self, read: Sequence[Tensor], found: dict[int, _Tracked]) -> None:
         """Give large matrices all their values, which are those of no approximate vectors."""
-        spectra = rounding(svdvals_list([read[i] for i in self._leading]))
-        for i, S, bounds, norm in zip(self._leading, *spectra, strict=True):
-            svd = SVD(found[i].svd.U, S, found[i].svd.Vh)
-            found[i] = _Tracked(svd, bounds, norm, found[i].work)
+        values = svdvals_list([read[i] for i in self._leading])
+        known = [found.get(i) for i in self._leading]
+        missing = [self._missing(entry, S) for entry, S in zip(known, values, strict=True)]
+        # One copy to the host for all.
+        told = torch.stack(missing).tolist()
+        for i, entry, S, bounds, norm, gap in zip(
+            self._leading, known, *rounding(values), told, strict=True
+        ):
+            if entry is None:
+                none = S.new_empty((0, 0))
+                work = NOT_FINITE if math.isnan(gap) else WORK[SOLVED]
+                found[i] = _Tracked(SVD(none, S, none), bounds, norm, work)
+            else:
+                work = entry.work + UNSETTLED if gap > 0 else entry.work
+                found[i] = _Tracked(SVD(entry.svd.U, S, entry.svd.Vh), bounds, norm, work)
+
+    def _missing(self, known: _Tracked | None, S: Tensor) -> Tensor:
+        """By how much values exceed those of the vectors beyond the tolerance; NaN for NaN."""
+        if known is None:
+            return torch.minimum(S[0], S.new_zeros(()))
+        found = known.svd.S
+        gap: Tensor = (S[: len(found)] - found).max() - self._tolerance * S[0]
+        return gap
 
     def memory(self) -> dict[str, int]:
-        """Matrix -> bytes kept between steps: its vectors on the short side, and its results."""
+        """Matrix -> bytes kept between steps: the vectors that are tracked, and the results."""
         return {matrix.name: self._bytes(i, matrix) for i, matrix in enumerate(self._matrices)}
 
     def _bytes(self, i: int, matrix: Matrix) -> int:
@@ -136,22 +179,30 @@ class TrackedSolver:
         tensor = matrix.get()
         dtype = torch.float32 if tensor is None else tensor.dtype
         result = torch.finfo(result_dtype(dtype)).bits // 8
-        if i in self._leading:
-            k = min(self._k, m, n)
-            return result * k * (m + n + 1) + result * k * min(m, n)
         r = min(m, n)
+        if i in self._leading:
+            k = min(self._k, r)
+            values = 0 if self._partial else result * r
+            if i not in self._followed:
+                return values
+            # The results and the block, float64 numbers and integers for each of them.
+            width = block_width(self._k, m, n)
+            return values + result * (k * (m + n) + n * width) + 8 * (3 * k + width)
         sweep = torch.finfo(sweep_dtype(dtype, self._tolerance)).bits // 8
         # U, S, Vh; bounds and identities; the state.
         return result * r * (m + n + 1) + 16 * r + sweep * r * r
 
     def state(self) -> dict[str, Any]:
-        """The vectors of all trackers."""
-        return {name: tracker.state_dict() for name, (_, tracker) in self._groups.items()}
+        """The vectors of all trackers, and of which large matrices those are."""
+        trackers = {name: tracker.state_dict() for name, (_, tracker) in self._groups.items()}
+        return {**trackers, "followed": list(self._followed)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; the next step is then the same, bit by bit."""
         for name, (_, tracker) in self._groups.items():
             tracker.load_state_dict(state[name])
+        self._followed = list(state["followed"])
+        self._groups["leading"] = self._followed, self._groups["leading"][1]
 
 
 def _update(tracker: Any, matrices: list[Tensor]) -> list[_Tracked]:
@@ -160,8 +211,3 @@ def _update(tracker: Any, matrices: list[Tensor]) -> list[_Tracked]:
         _Tracked(*entry)
         for entry in zip(svds, tracker.bounds, tracker.error_norms, tracker.work, strict=True)
     ]
-
-
-def _frobenius_norms(matrices: Sequence[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(A, dtype=torch.float64) for A in matrices]
-    return torch.stack(norms)

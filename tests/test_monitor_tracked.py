@@ -7,6 +7,7 @@ import io
 import math
 from typing import Any
 
+import matrices
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from python_api.frame import SpectralFrame
 from python_api.monitor import SpectralMonitor
-from python_api.tracked_solver import TrackedSolver
+from python_api.tracked_solver import UNSETTLED, TrackedSolver
 
 
 def assert_within_bounds(frame: SpectralFrame, model: nn.Module) -> None:
@@ -268,6 +269,58 @@ def test_large_matrices_have_all_values_and_leading_vectors() -> None:
     assert not bad.finite
     assert bad.work == "not finite"
     assert np.isnan(bad.singular_values).all()
+
+
+def test_large_matrices_whose_vectors_nobody_needs_are_solved_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(400, 400, generator=generator) for name in ("first", "second", "alone")
+    }
+    watch = SpectralMonitor(weights, pairs=[("first", "second")], reference=None)
+    plain = SpectralMonitor(weights, pairs=None, reference=None)
+    for _ in range(2):
+        paired, frame = due(watch.step()), due(plain.step())
+    assert works(frame) == {paired.matrices["alone"].work} == {"solved"}
+    assert "iteration" in paired.matrices["first"].work
+    for name, row in frame.matrices.items():
+        error = np.abs(row.singular_values - truth(weights[name])["singular_values"])
+        assert (error <= row.singular_value_bounds).all()
+    assert plain.resolves == 0
+    # Next to nothing is kept of them, and it is known before the first step.
+    kept = SpectralMonitor(weights, pairs=None, reference=None).memory().kept["solver"]
+    assert kept == plain.memory().kept["solver"]
+    assert kept["alone"] == watch.memory().kept["solver"]["alone"] == 4 * 400
+    # A monitor with other pairs takes the state, and starts its own vectors.
+    plain.load_state_dict(watch.state_dict())
+    assert works(due(plain.step())) == {"solved"}
+    watch.load_state_dict(plain.state_dict())
+    again = due(watch.step())
+    assert again.matrices["first"].work.startswith("solved")
+    assert len(again.alignment["first", "second"]) == 100
+    weights["alone"][3, 4] = math.nan
+    bad = due(plain.step()).matrices
+    assert (bad["alone"].work, bad["alone"].finite) == ("not finite", False)
+    assert works(due(plain.step())) == {"not finite", "solved"}
+
+
+def test_a_leading_direction_that_the_vectors_miss_is_told() -> None:
+    U, V = matrices.orthonormal(400, 390), matrices.orthonormal(390, 390, 1)
+    sigma = 0.97 ** np.arange(390.0)
+    smooth, grown = (
+        torch.from_numpy((U * s) @ V.T).float() for s in (sigma, np.r_[sigma[:-1], 3.0])
+    )
+    weights = {"A": smooth}
+    watch = SpectralMonitor(weights, pairs=None)
+    works_of = []
+    # Two steps and the one when it was made: fresh columns come with every third.
+    for A in (smooth, smooth, smooth, grown, grown, grown, grown):
+        weights["A"] = A
+        row = due(watch.step()).matrices["A"]
+        assert abs(row.singular_values[0] - (1.0 if A is smooth else 3.0)) < 1e-5
+        works_of.append(row.work)
+    assert not any(UNSETTLED in work for work in works_of[:3])
+    assert works_of[3].endswith(UNSETTLED)
+    assert not works_of[-1].endswith(UNSETTLED)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
