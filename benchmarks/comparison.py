@@ -22,6 +22,8 @@ class Contender:
     """Of a result, against float64."""
     limit: float | None = None
     """Our own results must not err by more; peers are only measured."""
+    prepare: Callable[[], None] | None = None
+    """Goes before every run, outside of the time."""
     needs: str | None = None
     """A package that may be absent; the row then says so."""
 
@@ -57,23 +59,34 @@ def run(benchmark: Any, comparison: Comparison, contender: Contender) -> None:
         # A timing of nothing, so that the row is in the file; the table shows the reason.
         benchmark.pedantic(lambda: None, rounds=1)
         return
+    if contender.prepare:
+        contender.prepare()
     error = contender.error(contender.run())
     benchmark.extra_info["error"] = error
     if contender.limit is not None:
         assert error <= contender.limit, (
             f"{contender.name} errs by {error}, limit {contender.limit}"
         )
-    _time(benchmark, contender.run)
+    _time(benchmark, contender.run, contender.prepare)
 
 
-def _time(benchmark: Any, work: Callable[[], Any]) -> None:
-    """Medians need some tens of rounds, and no contender more than about half a second."""
+def _time(benchmark: Any, work: Callable[[], Any], prepare: Callable[[], None] | None) -> None:
+    """Medians need some tens of rounds, and no contender more than about half a second.
+
+    What takes seconds gets few rounds, and none to warm up but the one that was checked.
+    """
     # The check has woken the threads of NumPy's BLAS and of PyTorch; they look for more work, on
     # the cores of the next contender, for some tens of milliseconds.
     time.sleep(0.2)
+    if prepare:
+        prepare()
     started = time.perf_counter()
     work()
     once = time.perf_counter() - started
+    if prepare or once > 1.0:
+        rounds = min(50, max(1, int(3.0 / once)))
+        benchmark.pedantic(work, setup=prepare, rounds=rounds, iterations=1)
+        return
     iterations = max(1, int(1e-3 / once))
     rounds = min(50, max(3, int(0.5 / (once * iterations))))
     benchmark.pedantic(work, rounds=rounds, iterations=iterations, warmup_rounds=1)
