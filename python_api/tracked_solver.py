@@ -201,7 +201,8 @@ class TrackedSolver:
         """Go on from a state; the next step is then the same, bit by bit."""
         for name, (_, tracker) in self._groups.items():
             tracker.load_state_dict(state[name])
-        self._followed = list(state["followed"])
+        # States from before there was a choice have the vectors of all.
+        self._followed = list(state.get("followed", self._leading))
         self._groups["leading"] = self._followed, self._groups["leading"][1]
 
 

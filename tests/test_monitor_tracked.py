@@ -290,6 +290,14 @@ def test_large_matrices_whose_vectors_nobody_needs_are_solved_alone() -> None:
     kept = SpectralMonitor(weights, pairs=None, reference=None).memory().kept["solver"]
     assert kept == plain.memory().kept["solver"]
     assert kept["alone"] == watch.memory().kept["solver"]["alone"] == 4 * 400
+    # The same pairs go on as if nothing had been.
+    same = SpectralMonitor(weights, pairs=[("first", "second")], reference=None)
+    same.load_state_dict(watch.state_dict())
+    for A in weights.values():
+        A += 1e-4 * torch.randn(400, 400, generator=generator)
+    resumed, expected = due(same.step()), due(watch.step())
+    assert_same(resumed, expected)
+    assert works(resumed) == works(expected)
     # A monitor with other pairs takes the state, and starts its own vectors.
     plain.load_state_dict(watch.state_dict())
     assert works(due(plain.step())) == {"solved"}
