@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from python_api.cadence import Cadence
 from python_api.changes import check_watch
 from python_api.explanation import explain
-from python_api.frame import SpectralFrame
+from python_api.frame import Array, MatrixRow, SpectralFrame
 from python_api.heads import HeadCounts
 from python_api.layer_tree import build_tree
 from python_api.loggers import Sink, as_sinks
@@ -285,10 +285,13 @@ class SpectralMonitor:
         self._cadence.leave(number, done, done - entered)
         return frame
 
-    def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], Comparison]:
+    def _measure(
+        self,
+    ) -> tuple[Mapping[str, MatrixRow], Mapping[tuple[str, str], Array], Comparison]:
         svds, _, rows = self._solver.measure(self._needs_vectors)
         alignment = self._meetings.alignment(svds)
-        return rows, alignment, self._over_time.measure(svds, rows)
+        rows, comparison = self._over_time.measure(svds, rows)
+        return rows, alignment, comparison
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
