@@ -255,7 +255,8 @@ def _groups(frame: SpectralFrame) -> list[tuple[str, ArrayViews[Any]]]:
         bounds = _NONE
     groups.append(("singular_value_bounds", bounds))
     for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "overlap"):
-        groups.append((group, ArrayViews.of(getattr(frame, group))))
+        arrays = getattr(frame, group)
+        groups.append((group, ArrayViews.of(arrays) if arrays else _NONE))
     return groups
 
 
