@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from python_api.frame import Array, MatrixRow, SpectralFrame, alignment_score, pair_name
-from python_api.rows import PackedRows
+from python_api.packed_rows import PackedRows
 from python_api.views import ArrayViews
 from spectral_kernels.results import METRICS
 
@@ -33,7 +33,7 @@ class MetricLines:
     def __init__(self) -> None:
         self._key: Hashable = None
         self._places: tuple[object, ...] = (None, None, None)
-        self._heads_of: dict[int, tuple[Any, Any, Any, Any]] = {}
+        self._heads: list[Any] = [None, None]
         self._names: list[str] = []
         self._quoted: dict[str, str] = {}
         self._format = ""
@@ -72,24 +72,16 @@ class MetricLines:
         )
 
     def _scores_of(self, frame: SpectralFrame) -> list[float]:
+        """`alignment_score` of all diagonals, one sum instead of one for each where it can be."""
         scores: list[float] = []
-        for views in (frame.alignment, frame.agreement):
-            if isinstance(views, ArrayViews) and len(views):
-                scores += self._heads(views)
-            else:
+        both: tuple[Mapping[Any, Array], ...] = (frame.alignment, frame.agreement)
+        for i, views in enumerate(both):
+            if not isinstance(views, ArrayViews):
                 scores += [alignment_score(diagonal, _TOP) for diagonal in views.values()]
-        return scores
-
-    def _heads(self, views: ArrayViews[Any]) -> list[float]:
-        """`alignment_score` of many diagonals at once: one sum instead of one for each."""
-        known = self._heads_of.get(id(views.slices))
-        if known is None or known[0] is not views.slices:
-            known = self._heads_of[id(views.slices)] = (views.slices, *_first_entries(views))
-        _, index, starts, counts = known
-        if index is None:
-            return [alignment_score(diagonal, _TOP) for diagonal in views.values()]
-        sums = np.add.reduceat(views.block[index], starts, dtype=np.float64)
-        scores: list[float] = (sums / counts).tolist()
+                continue
+            if self._heads[i] is None or self._heads[i].slices is not views.slices:
+                self._heads[i] = _Heads(views.slices)
+            scores += self._heads[i].scores(views.block)
         return scores
 
     def _plan(self, frame: SpectralFrame) -> None:
@@ -129,9 +121,9 @@ def _place(views: Mapping[Any, Array]) -> object:
 def _numbers(rows: Mapping[str, MatrixRow]) -> list[float]:
     """Metrics of all rows, their bounds where the method is not exact, normalised ranks."""
     if isinstance(rows, PackedRows):
-        tables = rows.tables if rows.method != "exact" else rows.tables[:1]
+        tables = rows.tables[:1] if rows.is_exact else rows.tables
         values: list[float] = tables.ravel().tolist()
-        values += (rows.tables[0, :, 0] / rows.sides).tolist()
+        values += (rows.tables[0, :, 0] / rows.plan.sides).tolist()
         return values
     values = [value for row in rows.values() for value in _values_of(row)]
     for row in rows.values():
@@ -140,10 +132,21 @@ def _numbers(rows: Mapping[str, MatrixRow]) -> list[float]:
     return values + [row.normalized_effective_rank for row in rows.values()]
 
 
-def _first_entries(views: ArrayViews[Any]) -> tuple[Any, Any, Any]:
-    """Where the first ten entries of every array are in the block; None if one has none."""
-    heads = [np.arange(s.start, min(s.stop, s.start + _TOP)) for s in views.slices.values()]
-    counts = np.array([len(head) for head in heads])
-    if counts.min() == 0:
-        return None, None, None
-    return np.concatenate(heads), np.cumsum(counts) - counts, counts
+class _Heads:
+    """The first ten entries of arrays that lie in one block, and their means."""
+
+    def __init__(self, slices: Mapping[Any, slice]) -> None:
+        heads = [np.arange(s.start, min(s.stop, s.start + _TOP)) for s in slices.values()]
+        self.slices = slices
+        self._counts = np.array([len(head) for head in heads])
+        self._index = np.concatenate(heads)
+        self._starts = np.cumsum(self._counts) - self._counts
+
+    def scores(self, block: Array) -> list[float]:
+        """One mean per array; NaN of none."""
+        if not self._counts.all():
+            # The sum of nothing is nothing that reduceat knows.
+            return [alignment_score(block[s], _TOP) for s in self.slices.values()]
+        sums = np.add.reduceat(block[self._index], self._starts, dtype=np.float64)
+        means: list[float] = (sums / self._counts).tolist()
+        return means
