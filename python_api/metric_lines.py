@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Hashable, Mapping
 from operator import attrgetter, is_
 from typing import Any
@@ -104,10 +103,15 @@ class MetricLines:
 
 def _of_frame(frame: SpectralFrame) -> dict[str, float]:
     """Numbers of the frame as a whole; their names may change from step to step."""
-    bad = sum(not row.finite for row in frame.matrices.values())
-    own = {"overhead": frame.overhead, "every": frame.every, "not_finite": bad}
-    work = Counter(row.work for row in frame.matrices.values() if row.work)
-    return {**frame.scalars, **own, **{f"work/{what}": n for what, n in work.items()}}
+    rows = frame.matrices
+    if isinstance(rows, PackedRows):
+        finite, work = rows.finite, rows.work
+    else:
+        finite = [row.finite for row in rows.values()]
+        work = [row.work for row in rows.values()]
+    own = {"overhead": frame.overhead, "every": frame.every, "not_finite": finite.count(False)}
+    done = {f"work/{what}": work.count(what) for what in dict.fromkeys(work) if what}
+    return {**frame.scalars, **own, **done}
 
 
 def _methods(rows: Mapping[str, MatrixRow]) -> tuple[tuple[str, bool], ...]:

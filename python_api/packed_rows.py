@@ -61,7 +61,7 @@ class PackedRows(Mapping[str, MatrixRow]):
         self.plan, self.tables = plan, tables
         self.values_of = ArrayViews(values, plan.slices)
         self.bounds_of = ArrayViews(bounds, plan.slices)
-        self._finite, self._work = finite, work
+        self.finite, self.work = finite, work
         self._made: dict[str, MatrixRow] = {}
 
     @property
@@ -74,7 +74,7 @@ class PackedRows(Mapping[str, MatrixRow]):
         if row is None:
             i = self.plan.numbers[name]
             row = self._made[name] = make_row(
-                self.plan.told[i], self._finite[i], self._work[i],
+                self.plan.told[i], self.finite[i], self.work[i],
                 self.values_of[name], self.bounds_of[name], *self.tables[:, i].tolist(),
             )  # fmt: skip
         return row

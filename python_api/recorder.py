@@ -103,13 +103,13 @@ class Recorder:
             )
         groups = _groups(frame)
         self._check(frame, groups)
-        record = np.zeros(1, dtype=self._dtype)
+        record = self._record
         record["step"] = frame.step
         blocks = [views.block for _, views in groups]
         np.concatenate(blocks, out=record["values"][0], casting="same_kind")
         if frame.vectors:
             self._vectors.write(frame.step, frame.vectors)
-        append(self._arrays, record.tobytes())
+        append(self._arrays, record)
         append(self._metrics, (self._lines.line(frame) + "\n").encode())
         self.last_step = frame.step
 
@@ -170,7 +170,7 @@ class Recorder:
              c["length"])
             for c in self._layout["columns"]
         ]  # fmt: skip
-        self._dtype = record_type(self._layout)
+        self._record = np.zeros(1, dtype=record_type(self._layout))
 
 
 def saves_vectors(sinks: Sequence[Sink]) -> str:

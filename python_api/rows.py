@@ -89,7 +89,7 @@ class RowMaker:
             self._plan = RowPlan.of(self._matrices, self._method, lengths)
             self._one_dtype = len({S.dtype for S in spectra.values}) <= 1
             self._values, self._bounds = _block(spectra.values), _block(spectra.bounds)
-        tables = self._summaries.run().to("cpu", copy=True).numpy()
+        tables = self._summaries.run().cpu().numpy().copy()
         if not self._one_dtype:
             # Joined, the float64 ones would widen the others.
             return self._each(spectra, tables, finite, work)

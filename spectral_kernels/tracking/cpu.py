@@ -14,6 +14,9 @@ from spectral_kernels.tracking.state import NOT_FINITE, WORK, State, Tracked
 
 _Job = tuple[int | float, ...]
 
+# By the codes of the kernels.
+_DONE = {-1.0: NOT_FINITE, **{float(code): work for code, work in enumerate(WORK)}}
+
 
 class _Batch:
     """Results of one batch (B, m, n), and the addresses that the kernel needs.
@@ -38,13 +41,13 @@ class _Batch:
         S, bounds = S.view(batch, r), bounds.view(batch, r)
         Vh = torch.empty(batch, r, n, dtype=dtype)
         identities = torch.empty(batch, r, dtype=torch.int64)
-        self.report = report
+        self.count = batch
         self.state = state
         self.tolerance = tolerance
-        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, self.report[:, 1], identities, [])
+        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, [])
         self._matrix, self._owner = matrix_argument(A)
         self._size = A.element_size()
-        arrays = (state.drift, state.names, Ut, S, Vh, bounds, identities, self.report)
+        arrays = (state.drift, state.names, Ut, S, Vh, bounds, identities, report)
         self._places = [(x.data_ptr(), x.stride(0) * x.element_size()) for x in arrays]
 
     def jobs(self) -> list[_Job]:
@@ -62,17 +65,6 @@ class _Batch:
             rest = [place + i * stride for place, stride in self._places]
             jobs.append((*argument, first + i * each, single, int(warm), self.tolerance, *rest))
         return jobs
-
-    def finish(self, codes: list[float]) -> bool:
-        """Read what was done; returns whether a matrix was cold and no longer is."""
-        warmed = False
-        work = self.tracked.work
-        work.clear()
-        for i, code in enumerate(codes):
-            work.append(WORK[int(code)] if code >= 0 else NOT_FINITE)
-            if code >= 0 and not self.state.warm[i]:
-                self.state.warm[i] = warmed = True
-        return warmed
 
 
 class Updates:
@@ -94,6 +86,19 @@ class Updates:
                 self._entries.append(self._batches[-1])
             else:
                 self._entries.append(torch_backend.prepare([A], [state], tolerance))
+        self._codes = self._report.numpy()[:, 0]
+        self._cold = True
+        self._jobs = self._all_jobs()
+
+    def _warm_up(self) -> None:
+        """Note which matrices have vectors now; their jobs say so from the next run on."""
+        for batch in self._batches:
+            state = batch.state
+            state.warm[:] = [
+                warm or entry != NOT_FINITE
+                for warm, entry in zip(state.warm, batch.tracked.work, strict=True)
+            ]
+        self._cold = not all(warm for batch in self._batches for warm in batch.state.warm)
         self._jobs = self._all_jobs()
 
     def _all_jobs(self) -> list[_Job]:
@@ -103,14 +108,13 @@ class Updates:
         """Return the factors of each batch; its state is overwritten with the new one."""
         if self._jobs:
             _C.track(self._jobs, torch.get_num_threads())
-        codes = self._report[:, 0].tolist()
-        at, warmed = 0, False
+        done = [_DONE[code] for code in self._codes.tolist()]
+        at = 0
         for batch in self._batches:
-            count = len(batch.report)
-            warmed |= batch.finish(codes[at : at + count])
-            at += count
-        if warmed:
-            self._jobs = self._all_jobs()
+            batch.tracked.work[:] = done[at : at + batch.count]
+            at += batch.count
+        if self._cold:
+            self._warm_up()
         return [
             entry.tracked if isinstance(entry, _Batch) else entry.run()[0]
             for entry in self._entries
