@@ -230,7 +230,8 @@ def agreement_heatmap(
     _heatmap(ax, run, data, f"agreement  {what}", limit)
     ax.set_ylabel("index i of the singular vectors")
     by_chance = f" (by chance {chance:.2g})" if chance is not None and not clusters else ""
-    ax.set_title(f"Agreement of {short(name)}{' in clusters' if clusters else by_chance}")
+    told = " in clusters" if clusters else by_chance
+    ax.set_title(f"Agreement of {short(name)}{told}", fontsize="medium")
     return ax
 
 
@@ -247,7 +248,9 @@ def identifiable_heatmap(run: Run, matrix: str | None = None, ax: Axes | None = 
     data = np.asarray(run.identifiable[name]).T
     _heatmap(ax, run, data, "1: identifiable, 0: in a cluster", 1.0)
     ax.set_ylabel("index i of the singular vectors")
-    ax.set_title(f"Identifiable vectors of {short(name)}: {np.nanmean(data):.0%}")
+    ax.set_title(
+        f"Identifiable vectors of {short(name)}: {np.nanmean(data):.0%}", fontsize="medium"
+    )
     return ax
 
 
@@ -257,7 +260,7 @@ def clusters(run: Run, matrix: str | None = None) -> Figure:
     Raises:
         ValueError: the run has no agreement of this matrix.
     """
-    figure = grid(1, 3, width=6.4, height=4.2)
+    figure = grid(1, 3, width=4.4, height=4.0)
     single, whole, flags = figure.axes
     agreement_heatmap(run, matrix, single)
     agreement_heatmap(run, matrix, whole, clusters=True)
@@ -266,11 +269,17 @@ def clusters(run: Run, matrix: str | None = None) -> Figure:
 
 
 def figure2(
-    run: Run, *, matrix: str | None = None, pair: tuple[str, str] | None = None, title: str = ""
+    run: Run,
+    *,
+    matrix: str | None = None,
+    pair: tuple[str, str] | None = None,
+    title: str = "",
+    columns: int = 4,
 ) -> Figure:
-    """Four panels: errors, singular values, effective ranks, alignment."""
-    figure = Figure(figsize=(21, 4.6), layout=_spaced())
-    _row(run, list(figure.subplots(1, 4)), matrix, pair, {})
+    """Four panels: errors, singular values, effective ranks, alignment; in 1, 2 or 4 columns."""
+    width = 5.25 if columns == 4 else 6.5
+    figure = grid(4 // columns, columns, width=width, height=4.6)
+    _row(run, list(figure.axes), matrix, pair, {})
     if title:
         figure.suptitle(title)
     return figure
@@ -285,9 +294,9 @@ def agreements(run: Run) -> Figure:
     names = list(run.agreement)[:12]
     if not names:
         raise ValueError(f"{run.path}: no agreement was recorded")
-    columns = min(len(names), 4)
+    columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.6 * lines), layout=_spaced())
+    figure = Figure(figsize=(4.4 * columns, 3.4 * lines), layout=_spaced())
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for name, ax in zip(names, panels, strict=False):
         agreement_heatmap(run, name, ax)
@@ -299,7 +308,7 @@ def agreements(run: Run) -> Figure:
 def to_png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=95)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
