@@ -95,20 +95,20 @@ class SpectralFrame:
     """What the caller passed along, such as the loss."""
     overhead: float
     """Share of the time since the last frame that the monitor took; NaN for the first."""
-    matrices: dict[str, MatrixRow]
-    alignment: dict[tuple[str, str], Array]
+    matrices: Mapping[str, MatrixRow]
+    alignment: Mapping[tuple[str, str], Array]
     """(name, name of the next layer) -> diagonal of |U^T V'| (Eq. 3); at most 100 entries unless
     ``k`` says otherwise. Heads of an attention are apart, ``qkv.weight[q, head 2]``."""
-    agreement: dict[str, Array]
+    agreement: Mapping[str, Array]
     """Name -> |u_i . u'_i| |v_i . v'_i| against the reference (diagonal of Eq. 5); empty where
     there is none, or where it is the end of the run (``reference="final"``)."""
-    subspace_agreement: dict[str, Array] = field(default_factory=dict)
+    subspace_agreement: Mapping[str, Array] = field(default_factory=dict)
     """Name -> the same for the subspaces of the cluster that each index is in, equal to
     ``agreement`` where it is alone; see `spectral_kernels.subspace_agreement`."""
-    identifiable: dict[str, Array] = field(default_factory=dict)
+    identifiable: Mapping[str, Array] = field(default_factory=dict)
     """Name -> whether the single vectors of each index mean something, bool; see
     `python_api.clusters`."""
-    overlap: dict[str, Array] = field(default_factory=dict)
+    overlap: Mapping[str, Array] = field(default_factory=dict)
     """``fc1.weight[update]`` or ``[gradient]`` -> overlap of its ten leading (left, right)
     directions with those of the weight; 10 / m and 10 / n are what chance gives."""
     chance: Chance = field(default_factory=Chance, repr=False)

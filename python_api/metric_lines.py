@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Hashable, Mapping
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
 
-from python_api.frame import Array, SpectralFrame, alignment_score, pair_name
+from python_api.frame import Array, MatrixRow, SpectralFrame, alignment_score, pair_name
+from python_api.rows import PackedRows
+from python_api.views import ArrayViews
 from spectral_kernels.results import METRICS
 
 __all__ = ["MetricLines"]
@@ -30,31 +32,57 @@ class MetricLines:
 
     def __init__(self) -> None:
         self._key: Hashable = None
+        self._places: tuple[object, ...] = (None, None, None)
+        self._heads_of: dict[int, tuple[Any, Any, Any, Any]] = {}
         self._names: list[str] = []
         self._format = ""
 
     def line(self, frame: SpectralFrame) -> str:
         """One JSON object with flat keys, without a line feed; not finite numbers are null."""
-        rows = frame.matrices.values()
-        few = [row.method != "exact" for row in rows]
-        key = (tuple(frame.matrices), tuple(few), tuple(frame.alignment), tuple(frame.agreement))
-        if key != self._key:
-            self._plan(frame, few)
-            self._key = key
-        values: list[float] = []
-        for row in rows:
-            values += _values_of(row)
-            values.append(row.normalized_effective_rank)
-        values += _scores([*frame.alignment.values(), *frame.agreement.values()])
-        for row, bounded in zip(rows, few, strict=True):
-            if bounded:
-                values += row.metric_bounds
+        rows = frame.matrices
+        # The same objects at every step of a monitor; else by name.
+        places = (
+            rows.values_of.slices if isinstance(rows, PackedRows) else _methods(rows),
+            _place(frame.alignment),
+            _place(frame.agreement),
+        )
+        if not all(map(is_, places, self._places)):
+            key = (_methods(rows), tuple(frame.alignment), tuple(frame.agreement))
+            if key != self._key:
+                self._plan(frame)
+                self._key = key
+            self._places = places
+        values, bounds = _numbers(rows)
+        values += self._scores_of(frame)
+        values += bounds
         head = _json({"step": frame.step, **_of_frame(frame)})
         if math.isfinite(sum(values)):
             return f"{head[:-1]}, {self._format % tuple(values)}}}"
         return f"{head[:-1]}, {_json(dict(zip(self._names, values, strict=True)))[1:]}"
 
-    def _plan(self, frame: SpectralFrame, few: Sequence[bool]) -> None:
+    def _scores_of(self, frame: SpectralFrame) -> list[float]:
+        scores: list[float] = []
+        for views in (frame.alignment, frame.agreement):
+            if isinstance(views, ArrayViews) and len(views):
+                scores += self._heads(views)
+            else:
+                scores += [alignment_score(diagonal, _TOP) for diagonal in views.values()]
+        return scores
+
+    def _heads(self, views: ArrayViews[Any]) -> list[float]:
+        """`alignment_score` of many diagonals at once: one sum instead of one for each."""
+        known = self._heads_of.get(id(views.slices))
+        if known is None or known[0] is not views.slices:
+            known = self._heads_of[id(views.slices)] = (views.slices, *_first_entries(views))
+        _, index, starts, counts = known
+        if index is None:
+            return [alignment_score(diagonal, _TOP) for diagonal in views.values()]
+        sums = np.add.reduceat(views.block[index], starts, dtype=np.float64)
+        scores: list[float] = (sums / counts).tolist()
+        return scores
+
+    def _plan(self, frame: SpectralFrame) -> None:
+        few = [row.method != "exact" for row in frame.matrices.values()]
         exact = [
             f"{metric}/{name}"
             for name in frame.matrices
@@ -83,16 +111,36 @@ def _of_frame(frame: SpectralFrame) -> dict[str, float]:
     return {**frame.scalars, **own, **{f"work/{what}": n for what, n in work.items()}}
 
 
-def _scores(diagonals: Sequence[Array]) -> list[float]:
-    """`alignment_score` of many diagonals at once: one sum instead of one for each."""
-    heads = [diagonal[:_TOP] for diagonal in diagonals]
-    counts = [len(head) for head in heads]
-    if not heads or min(counts) == 0:
-        return [alignment_score(diagonal, _TOP) for diagonal in diagonals]
-    starts = np.cumsum([0, *counts[:-1]])
-    sums = np.add.reduceat(np.concatenate(heads, dtype=np.float64), starts)
-    scores: list[float] = (sums / counts).tolist()
-    return scores
+def _methods(rows: Mapping[str, MatrixRow]) -> tuple[tuple[str, bool], ...]:
+    return tuple((name, row.method != "exact") for name, row in rows.items())
+
+
+def _place(views: Mapping[Any, Array]) -> object:
+    return views.slices if isinstance(views, ArrayViews) else None
+
+
+def _numbers(rows: Mapping[str, MatrixRow]) -> tuple[list[float], list[float]]:
+    """Metrics of all rows and their bounds, where the method is not exact."""
+    if isinstance(rows, PackedRows):
+        metrics, radii = rows.tables
+        normalized = metrics[:, :1] / rows.sides
+        values: list[float] = np.concatenate([metrics, normalized], axis=1).ravel().tolist()
+        return values, [] if rows.method == "exact" else radii.ravel().tolist()
+    values, bounds = [], list[float]()
+    for row in rows.values():
+        values += (*_values_of(row), row.normalized_effective_rank)
+        if row.method != "exact":
+            bounds += row.metric_bounds
+    return values, bounds
+
+
+def _first_entries(views: ArrayViews[Any]) -> tuple[Any, Any, Any]:
+    """Where the first ten entries of every array are in the block; None if one has none."""
+    heads = [np.arange(s.start, min(s.stop, s.start + _TOP)) for s in views.slices.values()]
+    counts = np.array([len(head) for head in heads])
+    if counts.min() == 0:
+        return None, None, None
+    return np.concatenate(heads), np.cumsum(counts) - counts, counts
 
 
 def _json(values: Mapping[str, Any]) -> str:

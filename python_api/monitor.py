@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from python_api.cadence import Cadence
 from python_api.changes import check_watch
 from python_api.explanation import explain
-from python_api.frame import SpectralFrame
+from python_api.frame import Array, MatrixRow, SpectralFrame
 from python_api.heads import HeadCounts
 from python_api.layer_tree import build_tree
 from python_api.loggers import Sink, as_sinks
@@ -79,11 +79,11 @@ class SpectralMonitor:
         pairs: "auto": consecutive layers found from the structure of the model; a list of
             (name, name of the next layer); or ``None`` for no alignment.
         reference: what ``frame.agreement`` compares singular vectors with. "init": the weights
-            when the monitor was made; "previous": the last measured step (NaN at the first); "final": the last
-            step of the run, for which the recorder saves the vectors of every measured step and
-            `python_api.final_agreement` compares them when the run is over; the folder of such
-            a run, for its last vectors; SVDs as a list in the order of ``monitor.matrices`` or
-            by name; or ``None``.
+            when the monitor was made; "previous": the last measured step (NaN at the first);
+            "final": the last step of the run, for which the recorder saves the vectors of every
+            measured step and `python_api.final_agreement` compares them when the run is over; the
+            folder of such a run, for its last vectors; SVDs as a list in the order of
+            ``monitor.matrices`` or by name; or ``None``.
         watch: "weights", and with them "updates" (since the last measured step) and
             "gradients", see `python_api.changes`.
         heads: attention heads, one number or {pattern: number}, where modules do not tell.
@@ -295,10 +295,13 @@ class SpectralMonitor:
         self._cadence.leave(number, done, done - entered)
         return frame
 
-    def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], Comparison]:
+    def _measure(
+        self,
+    ) -> tuple[Mapping[str, MatrixRow], Mapping[tuple[str, str], Array], Comparison]:
         svds, _, rows = self._solver.measure(self._needs_vectors)
         alignment = self._meetings.alignment(svds)
-        return rows, alignment, self._over_time.measure(svds, rows)
+        rows, comparison = self._over_time.measure(svds, rows)
+        return rows, alignment, comparison
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +14,21 @@ from torch import Tensor
 from python_api.bounds import estimate_from_leading, rounding_of_mass
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
+from python_api.views import ArrayViews, consecutive
 from spectral_kernels.rank.bounds import effective_rank_bounds
 from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.results import METRICS
 
-__all__ = ["RowMaker", "Spectra", "leading_rows", "rounding", "split", "to_arrays"]
+__all__ = [
+    "PackedRows",
+    "RowMaker",
+    "Spectra",
+    "leading_rows",
+    "rounding",
+    "spectra_of",
+    "split",
+    "to_arrays",
+]
 
 # In eps sigma_1: what the exact solvers are held to.
 _ROUNDING = 8.0
@@ -64,23 +74,111 @@ class RowMaker:
 
     def __init__(self, matrices: Sequence[Matrix], method: str) -> None:
         self._told = [(m.name, m.shape, m.kind, method) for m in matrices]
+        self._sides = np.array([[min(m.shape)] for m in matrices], dtype=np.float64)
         self._summaries: BoundedSummaries | None = None
+        self._spectra: Spectra | None = None
 
     def rows(
         self, spectra: Spectra, finite: Sequence[bool], work: Sequence[str]
-    ) -> dict[str, MatrixRow]:
+    ) -> Mapping[str, MatrixRow]:
         """Rows by name; ``finite`` and ``work`` as in `python_api.frame.MatrixRow`."""
-        if self._summaries is None or not self._summaries.fits(*spectra):
+        if self._summaries is None or not (
+            spectra is self._spectra or self._summaries.fits(*spectra)
+        ):
             shapes = [shape for _, shape, _, _ in self._told]
             self._summaries = BoundedSummaries(*spectra, shapes)
-        metrics, radii = self._summaries.run().tolist()
-        return {
-            told[0]: _row(told, ok, done, s, b, numbers, errors)
-            for told, ok, done, s, b, numbers, errors in zip(
-                self._told, finite, work, to_arrays(spectra.values), to_arrays(spectra.bounds),
-                metrics, radii, strict=True,
-            )
-        }  # fmt: skip
+            self._spectra = spectra
+            names, lengths = [told[0] for told in self._told], [len(S) for S in spectra.values]
+            self._slices = consecutive(names, lengths)
+            self._one_dtype = len({S.dtype for S in spectra.values}) <= 1
+        tables = self._summaries.run().to("cpu", copy=True).numpy()
+        if not self._one_dtype:
+            # Joined, the float64 ones would widen the others.
+            return self._each(spectra, tables, finite, work)
+        return PackedRows(
+            self._told,
+            self._sides,
+            ArrayViews(_joined(spectra.values), self._slices),
+            ArrayViews(_joined(spectra.bounds), self._slices),
+            tables,
+            finite,
+            work,
+        )
+
+    def _each(
+        self, spectra: Spectra, tables: Array, finite: Sequence[bool], work: Sequence[str]
+    ) -> dict[str, MatrixRow]:
+        arrays = to_arrays(spectra.values), to_arrays(spectra.bounds)
+        parts = zip(self._told, finite, work, *arrays, *tables.tolist(), strict=True)
+        return {entry[0][0]: _row(*entry) for entry in parts}
+
+
+class PackedRows(Mapping[str, MatrixRow]):
+    """Rows by name, each made when it is asked for.
+
+    Args:
+        told: (name, shape, kind, method) of each, in order.
+        values, bounds: singular values and bounds of their errors, by name.
+        tables: (2, matrices, 7) float64: the metrics, and their bounds.
+        finite, work: see `python_api.frame.MatrixRow`.
+        sides: (matrices, 1) the short side of each.
+    """
+
+    def __init__(
+        self,
+        told: Sequence[tuple[str, tuple[int, int], str, str]],
+        sides: Array,
+        values: ArrayViews[str],
+        bounds: ArrayViews[str],
+        tables: Array,
+        finite: Sequence[bool],
+        work: Sequence[str],
+    ) -> None:
+        self.told, self.values_of, self.bounds_of = told, values, bounds
+        self.tables, self.finite, self.work = tables, finite, work
+        self.method = told[0][3]
+        self.sides = sides
+        self._made: dict[str, MatrixRow] = {}
+
+    def __getitem__(self, name: str) -> MatrixRow:
+        row = self._made.get(name)
+        if row is None:
+            i = list(self.values_of.slices).index(self._known(name))
+            row = self._made[name] = _row(
+                self.told[i], self.finite[i], self.work[i],
+                self.values_of[name], self.bounds_of[name], *self.tables[:, i].tolist(),
+            )  # fmt: skip
+        return row
+
+    def _known(self, name: str) -> str:
+        if name not in self.values_of.slices:
+            raise KeyError(name)
+        return name
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_of)
+
+    def __len__(self) -> int:
+        return len(self.values_of)
+
+    def __repr__(self) -> str:
+        return f"PackedRows({list(self)})"
+
+
+def spectra_of(
+    rows: Mapping[str, MatrixRow], names: Sequence[str]
+) -> tuple[ArrayViews[str], ArrayViews[str]]:
+    """Singular values and bounds of these matrices."""
+    if isinstance(rows, PackedRows):
+        return rows.values_of, rows.bounds_of
+    return (
+        ArrayViews.of({name: rows[name].singular_values for name in names}),
+        ArrayViews.of({name: rows[name].singular_value_bounds for name in names}),
+    )
+
+
+def _joined(tensors: Sequence[Tensor]) -> Array:
+    return torch.cat(list(tensors)).cpu().numpy()
 
 
 def _row(

@@ -68,6 +68,8 @@ class TrackedSolver:
         # Matrices of which all values are known, and those with k of them.
         self._complete = list(range(len(matrices))) if k is None else whole
         self._partial = [] if k is None else self._leading
+        self._svds: list[SVD] = []
+        self._spectra = Spectra([], [], [])
         self._rows = RowMaker([matrices[i] for i in self._complete], "tracked")
 
     @property
@@ -81,6 +83,8 @@ class TrackedSolver:
     def measure(self, vectors: Sequence[bool]) -> Measured:
         """Bring every decomposition up to date. CPU parameters are read where they are."""
         read = [matrix.read() for matrix in self._matrices]
+        if not self._leading:
+            return self._measure_whole(read)
         found: dict[int, _Tracked] = {}
         for members, tracker in self._groups.values():
             if members:
@@ -88,13 +92,25 @@ class TrackedSolver:
         if self._leading and not self._partial:
             self._replace_values(read, found)
         tracked = [found[i] for i in range(len(read))]
-        rows = self._complete_rows(tracked) | self._partial_rows(tracked, read)
+        rows = {**self._complete_rows(tracked), **self._partial_rows(tracked, read)}
         if self._partial:
             rows = {matrix.name: rows[matrix.name] for matrix in self._matrices}
         finite = [entry.work != NOT_FINITE for entry in tracked]
         return Measured([entry.svd for entry in tracked], finite, rows)
 
-    def _complete_rows(self, tracked: Sequence[_Tracked]) -> dict[str, MatrixRow]:
+    def _measure_whole(self, read: list[Tensor]) -> Measured:
+        """The step where every matrix is tracked as a whole: results stay where they are."""
+        _, tracker = self._groups["whole"]
+        svds: Any = tracker.update(read)
+        if svds is not self._svds:
+            bounds: Any = tracker.bounds
+            norms: Any = tracker.error_norms
+            self._svds, self._spectra = svds, Spectra([svd.S for svd in svds], bounds, norms)
+        work = tracker.work
+        finite = [entry != NOT_FINITE for entry in work]
+        return Measured(svds, finite, self._rows.rows(self._spectra, finite, work))
+
+    def _complete_rows(self, tracked: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
         own = [tracked[i] for i in self._complete]
         if not own:
             return {}
@@ -108,7 +124,7 @@ class TrackedSolver:
 
     def _partial_rows(
         self, tracked: Sequence[_Tracked], read: Sequence[Tensor]
-    ) -> dict[str, MatrixRow]:
+    ) -> Mapping[str, MatrixRow]:
         if not self._partial:
             return {}
         own = [tracked[i] for i in self._partial]

@@ -85,6 +85,8 @@ class SpectrumTracker:
         self._residuals: Array | list[Array] | None = None
         self._identities: Array | list[Array] | None = None
         self._work: list[str] = []
+        self._results: Sequence[Any] = ()
+        self._returned: SVD | list[SVD] = []
 
     @property
     def bounds(self) -> Array | list[Array] | None:
@@ -167,11 +169,16 @@ class SpectrumTracker:
         """
         tensors, leave = enter(A)
         tracker = self._tracker
-        if not (isinstance(tracker, WholeTracker) and tracker.is_prepared_for(tensors)):
+        prepared = isinstance(tracker, WholeTracker) and tracker.is_prepared_for(tensors)
+        if not prepared:
             checks.check_matrices(tensors)
             self._check_shapes([tuple(x.shape) for x in tensors], not isinstance(A, (list, tuple)))
         with torch.no_grad():
             results = tracker.update(tensors) if tensors else []
+        self._work = [entry for found in results for entry in found.work]
+        if prepared and results is self._results:
+            # Overwritten in place: the caller's arrays are the same ones.
+            return self._returned
         if self._shapes is None:
             self._shapes = [tuple(x.shape) for x in tensors]
         self._bounds = leave([found.bounds for found in results])
@@ -180,9 +187,9 @@ class SpectrumTracker:
         leading = [found for found in results if isinstance(found, LeadingResult)]
         if self.k is not None:
             self._residuals = leave([found.residuals for found in leading])
-        self._work = [entry for found in results for entry in found.work]
-        result: SVD | list[SVD] = leave([found.svd for found in results])
-        return result
+        self._results = results
+        self._returned = leave([found.svd for found in results])
+        return self._returned
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what the next update needs, for ``torch.save``.
