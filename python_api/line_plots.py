@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from python_api.frame import Array, pair_name
-from python_api.plots import VISIBLE, grid, short, time_axis
+from python_api.plots import VISIBLE, grid, short, time_axis, whole_numbers
 from python_api.run import Run
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def work_per_step(run: Run, ax: Axes | None = None) -> Axes:
     )
     ax.set_ylabel("matrices")
     ax.set_ylim(0, None)
+    whole_numbers(ax)
     # The first decomposition has nothing to start from.
     anew = int(np.sum(run.work.get("solved", np.zeros(1))[1:]))
     ax.set_title(f"Work of the tracker, {anew} solved anew after the first step", fontsize="medium")

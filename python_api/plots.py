@@ -90,8 +90,8 @@ def errors(run: Run, ax: Axes | None = None, *, losses: bool = True) -> Axes:
 def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | None = None) -> Axes:
     """Every singular value of one matrix over time, coloured by its index.
 
-    Where bounds were recorded and are wide enough to be seen, they are a band around each line;
-    elsewhere the title tells the largest.
+    Where bounds were recorded and are wide enough to be seen, they are a band around each line,
+    but for bands that would fill the panel; the title tells the largest bound.
 
     Args:
         run: the recorded run.
@@ -120,7 +120,7 @@ def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | No
         bounds = np.asarray(run.singular_value_bounds[name])
         largest = float(np.nanmax(bounds, initial=0.0))
         if largest >= VISIBLE * height:
-            _value_bands(ax, run, values, bounds)
+            _value_bands(ax, run, values, bounds, height)
         told = f", bounds ≤ {largest / top:.1g} σ₁" if top > 0 else ""
     time_axis(ax, run)
     _colourbar(ax, lines, "index i of the singular value")
@@ -128,10 +128,12 @@ def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | No
     return ax
 
 
-def _value_bands(ax: Axes, run: Run, values: Array, bounds: Array) -> None:
+def _value_bands(ax: Axes, run: Run, values: Array, bounds: Array, height: float) -> None:
     r = values.shape[1]
     colours = colormaps[_COLOURS](np.linspace(0, 1, r)) if r > 1 else ["C0"]
     for i in range(r):
+        if not np.nanmedian(bounds[:, i]) < height:
+            continue
         ax.fill_between(
             run.steps, values[:, i] - bounds[:, i], values[:, i] + bounds[:, i],
             color=colours[i], alpha=0.15, linewidth=0, zorder=0.5,
@@ -461,7 +463,7 @@ def _heatmap(ax: Axes, run: Run, data: Array, label: str, limit: float | None) -
         vmin=0.0, vmax=top, rasterized=True,
     )  # fmt: skip
     ax.set_ylim(count + 0.5, 0.5)
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(ax)
     time_axis(ax, run)
     ax.set_xlim(edges[0], edges[-1])
     _colourbar(ax, mesh, label)
@@ -475,6 +477,10 @@ def _edges(steps: Any) -> Array:
         return np.array([steps[0] - 0.5, steps[0] + 0.5])
     middles = (steps[1:] + steps[:-1]) / 2
     return np.concatenate([[2 * steps[0] - middles[0]], middles, [2 * steps[-1] - middles[-1]]])
+
+
+def whole_numbers(ax: Axes) -> None:
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def time_axis(ax: Axes, run: Run) -> None:

@@ -43,7 +43,7 @@ _NARROWEST = 1e-6
 _CLUSTERS = (
     "Agreement of one matrix with its reference, vector by vector; the same with the subspaces of "
     "clusters of singular values too close together to tell their vectors apart; and which vectors "
-    "are alone (light). Where the last picture is dark, the first one says nothing."
+    "are alone (light). Where the last picture is dark, the first one need not mean anything."
 )
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _PALETTE = qualitative.D3

@@ -94,15 +94,23 @@ def test_exact_runs_have_no_bands(tmp_path: Path) -> None:
 
 
 def test_singular_values_have_bands_where_they_can_be_seen(run: Run) -> None:
+    run.singular_value_bounds = {
+        name: 0.1 * np.asarray(values) for name, values in run.singular_value_bounds.items()
+    }
     ax = plots.singular_values_over_time(run, "up.weight")
     assert len(bands(ax)) == 8
     assert "bounds ≤" in ax.get_title()
     run.singular_value_bounds = {
-        name: 1e-6 * np.asarray(values) for name, values in run.singular_value_bounds.items()
+        name: 1e-5 * np.asarray(values) for name, values in run.singular_value_bounds.items()
     }
     narrow = plots.singular_values_over_time(run, "up.weight")
     assert not bands(narrow)
     assert "bounds ≤" in narrow.get_title()
+    # Nor where they would fill the panel.
+    run.singular_value_bounds = {
+        name: np.full(values.shape, 100.0) for name, values in run.singular_value_bounds.items()
+    }
+    assert not bands(plots.singular_values_over_time(run, "up.weight"))
 
 
 def test_largest_bounds_on_a_log_scale(run: Run) -> None:
