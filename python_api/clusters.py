@@ -25,7 +25,7 @@ from torch import Tensor
 
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
-from python_api.rows import spectra_of
+from python_api.packed_rows import spectra_of
 from python_api.views import ArrayViews, consecutive
 from spectral_kernels.alignment.prepared import PreparedClusters
 from spectral_kernels.alignment.torch_backend import find_clusters

@@ -11,13 +11,13 @@ __all__ = ["append", "write_atomically"]
 
 def append(file: FileIO, data: bytes) -> None:
     """All of it or nothing, as far as errors go: a full disk must not leave half a record."""
-    before = os.fstat(file.fileno()).st_size
     rest = memoryview(data)
     try:
         while rest:
             rest = rest[file.write(rest) :]
     except OSError:
-        os.truncate(file.fileno(), before)
+        written = len(data) - len(rest)
+        os.truncate(file.fileno(), os.fstat(file.fileno()).st_size - written)
         raise
 
 

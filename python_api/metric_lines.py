@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from python_api.frame import Array, MatrixRow, SpectralFrame, alignment_score, pair_name
-from python_api.rows import PackedRows
+from python_api.packed_rows import PackedRows
 from python_api.views import ArrayViews
 from spectral_kernels.results import METRICS
 
@@ -33,8 +33,9 @@ class MetricLines:
     def __init__(self) -> None:
         self._key: Hashable = None
         self._places: tuple[object, ...] = (None, None, None)
-        self._heads_of: dict[int, tuple[Any, Any, Any, Any]] = {}
+        self._heads: list[Any] = [None, None]
         self._names: list[str] = []
+        self._quoted: dict[str, str] = {}
         self._format = ""
 
     def line(self, frame: SpectralFrame) -> str:
@@ -52,52 +53,50 @@ class MetricLines:
                 self._plan(frame)
                 self._key = key
             self._places = places
-        values, bounds = _numbers(rows)
+        values = _numbers(rows)
         values += self._scores_of(frame)
-        values += bounds
-        head = _json({"step": frame.step, **_of_frame(frame)})
+        head = self._items({"step": frame.step, **_of_frame(frame)})
         if math.isfinite(sum(values)):
-            return f"{head[:-1]}, {self._format % tuple(values)}}}"
-        return f"{head[:-1]}, {_json(dict(zip(self._names, values, strict=True)))[1:]}"
+            return f"{{{head}, {self._format % tuple(values)}}}"
+        return f"{{{head}, {self._items(dict(zip(self._names, values, strict=True)))}}}"
+
+    def _items(self, values: Mapping[str, float]) -> str:
+        """The inside of a JSON object; ``repr`` of a float is the JSON number."""
+        quoted = self._quoted
+        for name in values:
+            if name not in quoted:
+                quoted[name] = json.dumps(name)
+        return ", ".join(
+            f"{quoted[name]}: {value if math.isfinite(value) else 'null'!s}"
+            for name, value in values.items()
+        )
 
     def _scores_of(self, frame: SpectralFrame) -> list[float]:
+        """`alignment_score` of all diagonals, one sum instead of one for each where it can be."""
         scores: list[float] = []
-        for views in (frame.alignment, frame.agreement):
-            if isinstance(views, ArrayViews) and len(views):
-                scores += self._heads(views)
-            else:
+        both: tuple[Mapping[Any, Array], ...] = (frame.alignment, frame.agreement)
+        for i, views in enumerate(both):
+            if not isinstance(views, ArrayViews):
                 scores += [alignment_score(diagonal, _TOP) for diagonal in views.values()]
-        return scores
-
-    def _heads(self, views: ArrayViews[Any]) -> list[float]:
-        """`alignment_score` of many diagonals at once: one sum instead of one for each."""
-        known = self._heads_of.get(id(views.slices))
-        if known is None or known[0] is not views.slices:
-            known = self._heads_of[id(views.slices)] = (views.slices, *_first_entries(views))
-        _, index, starts, counts = known
-        if index is None:
-            return [alignment_score(diagonal, _TOP) for diagonal in views.values()]
-        sums = np.add.reduceat(views.block[index], starts, dtype=np.float64)
-        scores: list[float] = (sums / counts).tolist()
+                continue
+            if self._heads[i] is None or self._heads[i].slices is not views.slices:
+                self._heads[i] = _Heads(views.slices)
+            scores += self._heads[i].scores(views.block)
         return scores
 
     def _plan(self, frame: SpectralFrame) -> None:
-        few = [row.method != "exact" for row in frame.matrices.values()]
-        exact = [
-            f"{metric}/{name}"
-            for name in frame.matrices
-            for metric in (*METRICS, "normalized_effective_rank")
-        ]
-        exact += [f"alignment_score/{pair_name(pair)}" for pair in frame.alignment]
-        exact += [f"agreement_score/{name}" for name in frame.agreement]
-        bounds = [
-            f"bound/{metric}/{name}"
-            for name, bounded in zip(frame.matrices, few, strict=True)
-            if bounded
+        rows = frame.matrices
+        items = [(f"{metric}/{name}", "%.17g") for name in rows for metric in METRICS]
+        items += [
+            (f"bound/{metric}/{name}", "%.9g")
+            for name, row in rows.items()
+            if row.method != "exact"
             for metric in METRICS
         ]
-        self._names = exact + bounds
-        items = [(name, "%.17g") for name in exact] + [(name, "%.9g") for name in bounds]
+        items += [(f"normalized_effective_rank/{name}", "%.17g") for name in rows]
+        items += [(f"alignment_score/{pair_name(pair)}", "%.17g") for pair in frame.alignment]
+        items += [(f"agreement_score/{name}", "%.17g") for name in frame.agreement]
+        self._names = [name for name, _ in items]
         # A percent sign in a name would be taken for a number's place.
         quoted = [(json.dumps(name).replace("%", "%%"), digits) for name, digits in items]
         self._format = ", ".join(f"{name}: {digits}" for name, digits in quoted)
@@ -119,30 +118,35 @@ def _place(views: Mapping[Any, Array]) -> object:
     return views.slices if isinstance(views, ArrayViews) else None
 
 
-def _numbers(rows: Mapping[str, MatrixRow]) -> tuple[list[float], list[float]]:
-    """Metrics of all rows and their bounds, where the method is not exact."""
+def _numbers(rows: Mapping[str, MatrixRow]) -> list[float]:
+    """Metrics of all rows, their bounds where the method is not exact, normalised ranks."""
     if isinstance(rows, PackedRows):
-        metrics, radii = rows.tables
-        normalized = metrics[:, :1] / rows.sides
-        values: list[float] = np.concatenate([metrics, normalized], axis=1).ravel().tolist()
-        return values, [] if rows.method == "exact" else radii.ravel().tolist()
-    values, bounds = [], list[float]()
+        tables = rows.tables[:1] if rows.is_exact else rows.tables
+        values: list[float] = tables.ravel().tolist()
+        values += (rows.tables[0, :, 0] / rows.plan.sides).tolist()
+        return values
+    values = [value for row in rows.values() for value in _values_of(row)]
     for row in rows.values():
-        values += (*_values_of(row), row.normalized_effective_rank)
         if row.method != "exact":
-            bounds += row.metric_bounds
-    return values, bounds
+            values += row.metric_bounds
+    return values + [row.normalized_effective_rank for row in rows.values()]
 
 
-def _first_entries(views: ArrayViews[Any]) -> tuple[Any, Any, Any]:
-    """Where the first ten entries of every array are in the block; None if one has none."""
-    heads = [np.arange(s.start, min(s.stop, s.start + _TOP)) for s in views.slices.values()]
-    counts = np.array([len(head) for head in heads])
-    if counts.min() == 0:
-        return None, None, None
-    return np.concatenate(heads), np.cumsum(counts) - counts, counts
+class _Heads:
+    """The first ten entries of arrays that lie in one block, and their means."""
 
+    def __init__(self, slices: Mapping[Any, slice]) -> None:
+        heads = [np.arange(s.start, min(s.stop, s.start + _TOP)) for s in slices.values()]
+        self.slices = slices
+        self._counts = np.array([len(head) for head in heads])
+        self._index = np.concatenate(heads)
+        self._starts = np.cumsum(self._counts) - self._counts
 
-def _json(values: Mapping[str, Any]) -> str:
-    known = {key: value if math.isfinite(value) else None for key, value in values.items()}
-    return json.dumps(known, allow_nan=False)
+    def scores(self, block: Array) -> list[float]:
+        """One mean per array; NaN of none."""
+        if not self._counts.all():
+            # The sum of nothing is nothing that reduceat knows.
+            return [alignment_score(block[s], _TOP) for s in self.slices.values()]
+        sums = np.add.reduceat(block[self._index], self._starts, dtype=np.float64)
+        means: list[float] = (sums / self._counts).tolist()
+        return means

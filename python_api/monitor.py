@@ -390,17 +390,18 @@ def _as_floats(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
     return values
 
 
-def _plain_arithmetic() -> contextlib.ExitStack:
+def _plain_arithmetic() -> contextlib.AbstractContextManager[Any]:
     """No gradients and no autocast: a step inside ``torch.autocast`` must not round to bf16.
 
     No inference mode either: what a step leaves for the next one would be read-only outside.
     """
+    autocast = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    if not autocast and not torch.is_inference_mode_enabled():
+        return torch.no_grad()
     stack = contextlib.ExitStack()
     if torch.is_inference_mode_enabled():
         stack.enter_context(torch.inference_mode(False))
-    if torch.is_grad_enabled():
-        stack.enter_context(torch.no_grad())
-    for device in ("cpu", "cuda"):
-        if torch.is_autocast_enabled(device):
-            stack.enter_context(torch.autocast(device, enabled=False))
+    stack.enter_context(torch.no_grad())
+    for device in autocast:
+        stack.enter_context(torch.autocast(device, enabled=False))
     return stack

@@ -39,7 +39,7 @@ from python_api.files import append, write_atomically
 from python_api.frame import SpectralFrame
 from python_api.loggers import Sink
 from python_api.metric_lines import MetricLines
-from python_api.rows import PackedRows, spectra_of
+from python_api.packed_rows import PackedRows, spectra_of
 from python_api.saved_vectors import VectorWriter, truncate_vectors
 from python_api.views import ArrayViews
 
@@ -251,11 +251,12 @@ def _groups(frame: SpectralFrame) -> list[tuple[str, ArrayViews[Any]]]:
     # Those of the exact method are rounding levels, known from sigma_1.
     if not isinstance(rows, PackedRows):
         bounds = ArrayViews.of({n: bounds[n] for n, row in rows.items() if row.method != "exact"})
-    elif rows.method == "exact":
+    elif rows.is_exact:
         bounds = _NONE
     groups.append(("singular_value_bounds", bounds))
     for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "overlap"):
-        groups.append((group, ArrayViews.of(getattr(frame, group))))
+        arrays = getattr(frame, group)
+        groups.append((group, ArrayViews.of(arrays) if arrays else _NONE))
     return groups
 
 

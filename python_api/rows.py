@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,18 +14,16 @@ from torch import Tensor
 from python_api.bounds import estimate_from_leading, rounding_of_mass
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
-from python_api.views import ArrayViews, consecutive
+from python_api.packed_rows import PackedRows, RowPlan, make_row
 from spectral_kernels.rank.bounds import effective_rank_bounds
 from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.results import METRICS
 
 __all__ = [
-    "PackedRows",
     "RowMaker",
     "Spectra",
     "leading_rows",
     "rounding",
-    "spectra_of",
     "split",
     "to_arrays",
 ]
@@ -73,8 +71,7 @@ class RowMaker:
     """
 
     def __init__(self, matrices: Sequence[Matrix], method: str) -> None:
-        self._told = [(m.name, m.shape, m.kind, method) for m in matrices]
-        self._sides = np.array([[min(m.shape)] for m in matrices], dtype=np.float64)
+        self._matrices, self._method = matrices, method
         self._summaries: BoundedSummaries | None = None
         self._spectra: Spectra | None = None
 
@@ -85,21 +82,21 @@ class RowMaker:
         if self._summaries is None or not (
             spectra is self._spectra or self._summaries.fits(*spectra)
         ):
-            shapes = [shape for _, shape, _, _ in self._told]
+            shapes = [matrix.shape for matrix in self._matrices]
             self._summaries = BoundedSummaries(*spectra, shapes)
             self._spectra = spectra
-            names, lengths = [told[0] for told in self._told], [len(S) for S in spectra.values]
-            self._slices = consecutive(names, lengths)
+            lengths = [len(S) for S in spectra.values]
+            self._plan = RowPlan.of(self._matrices, self._method, lengths)
             self._one_dtype = len({S.dtype for S in spectra.values}) <= 1
+            self._values, self._bounds = _block(spectra.values), _block(spectra.bounds)
         tables = self._summaries.run().to("cpu", copy=True).numpy()
         if not self._one_dtype:
             # Joined, the float64 ones would widen the others.
             return self._each(spectra, tables, finite, work)
         return PackedRows(
-            self._told,
-            self._sides,
-            ArrayViews(_joined(spectra.values), self._slices),
-            ArrayViews(_joined(spectra.bounds), self._slices),
+            self._plan,
+            _copied(self._values, spectra.values),
+            _copied(self._bounds, spectra.bounds),
             tables,
             finite,
             work,
@@ -109,93 +106,30 @@ class RowMaker:
         self, spectra: Spectra, tables: Array, finite: Sequence[bool], work: Sequence[str]
     ) -> dict[str, MatrixRow]:
         arrays = to_arrays(spectra.values), to_arrays(spectra.bounds)
-        parts = zip(self._told, finite, work, *arrays, *tables.tolist(), strict=True)
-        return {entry[0][0]: _row(*entry) for entry in parts}
+        parts = zip(self._plan.told, finite, work, *arrays, *tables.tolist(), strict=True)
+        return {entry[0][0]: make_row(*entry) for entry in parts}
 
 
-class PackedRows(Mapping[str, MatrixRow]):
-    """Rows by name, each made when it is asked for.
+def _block(tensors: Sequence[Tensor]) -> Array | None:
+    """The memory that 1-D tensors share, one after the other, on the CPU; None where they do not.
 
-    Args:
-        told: (name, shape, kind, method) of each, in order.
-        values, bounds: singular values and bounds of their errors, by name.
-        tables: (2, matrices, 7) float64: the metrics, and their bounds.
-        finite, work: see `python_api.frame.MatrixRow`.
-        sides: (matrices, 1) the short side of each.
+    It is read at every step: a copy of it is a tenth of the cost of joining its parts.
     """
-
-    def __init__(
-        self,
-        told: Sequence[tuple[str, tuple[int, int], str, str]],
-        sides: Array,
-        values: ArrayViews[str],
-        bounds: ArrayViews[str],
-        tables: Array,
-        finite: Sequence[bool],
-        work: Sequence[str],
-    ) -> None:
-        self.told, self.values_of, self.bounds_of = told, values, bounds
-        self.tables, self.finite, self.work = tables, finite, work
-        self.method = told[0][3]
-        self.sides = sides
-        self._made: dict[str, MatrixRow] = {}
-
-    def __getitem__(self, name: str) -> MatrixRow:
-        row = self._made.get(name)
-        if row is None:
-            i = list(self.values_of.slices).index(self._known(name))
-            row = self._made[name] = _row(
-                self.told[i], self.finite[i], self.work[i],
-                self.values_of[name], self.bounds_of[name], *self.tables[:, i].tolist(),
-            )  # fmt: skip
-        return row
-
-    def _known(self, name: str) -> str:
-        if name not in self.values_of.slices:
-            raise KeyError(name)
-        return name
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.values_of)
-
-    def __len__(self) -> int:
-        return len(self.values_of)
-
-    def __repr__(self) -> str:
-        return f"PackedRows({list(self)})"
+    place = tensors[0].data_ptr()
+    for x in tensors:
+        if x.device.type != "cpu" or not x.is_contiguous() or x.data_ptr() != place:
+            return None
+        place += x.nbytes
+    total = sum(len(x) for x in tensors)
+    storage = tensors[0].untyped_storage().data_ptr() + tensors[0].untyped_storage().nbytes()
+    if place > storage:
+        return None
+    array: Array = tensors[0].as_strided((total,), (1,)).numpy()
+    return array
 
 
-def spectra_of(
-    rows: Mapping[str, MatrixRow], names: Sequence[str]
-) -> tuple[ArrayViews[str], ArrayViews[str]]:
-    """Singular values and bounds of these matrices."""
-    if isinstance(rows, PackedRows):
-        return rows.values_of, rows.bounds_of
-    return (
-        ArrayViews.of({name: rows[name].singular_values for name in names}),
-        ArrayViews.of({name: rows[name].singular_value_bounds for name in names}),
-    )
-
-
-def _joined(tensors: Sequence[Tensor]) -> Array:
-    return torch.cat(list(tensors)).cpu().numpy()
-
-
-def _row(
-    told: tuple[str, tuple[int, int], str, str],
-    finite: bool,
-    work: str,
-    values: Array,
-    value_bounds: Array,
-    metrics: Sequence[float],
-    bounds: Sequence[float],
-) -> MatrixRow:
-    name, shape, kind, method = told
-    entropy, exponential, stable, rank, spectral, nuclear, frobenius = metrics
-    return MatrixRow(
-        name, shape, kind, method, finite, work, values, value_bounds,
-        entropy, exponential, stable, rank, spectral, nuclear, frobenius, bounds,
-    )  # fmt: skip
+def _copied(block: Array | None, tensors: Sequence[Tensor]) -> Array:
+    return torch.cat(list(tensors)).cpu().numpy() if block is None else block.copy()
 
 
 def rounding(values: Sequence[Tensor]) -> Spectra:
@@ -277,6 +211,6 @@ def _leading_row(
         nothing = (math.nan,) * len(METRICS)
         unknown = np.full(len(values), np.nan)
         values = unknown.astype(values.dtype)
-        return _row(told, False, work, values, unknown, nothing, nothing)
+        return make_row(told, False, work, values, unknown, nothing, nothing)
     found = estimate_from_leading(values, norm, matrix.shape, entropy, bounds)
-    return _row(told, True, work, values, found.value_bounds, found.values, found.bounds)
+    return make_row(told, True, work, values, found.value_bounds, found.values, found.bounds)

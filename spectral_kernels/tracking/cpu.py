@@ -16,18 +16,29 @@ _Job = tuple[int | float, ...]
 
 
 class _Batch:
-    """Results of one batch (B, m, n), and the addresses that the kernel needs."""
+    """Results of one batch (B, m, n), and the addresses that the kernel needs.
 
-    def __init__(self, A: Tensor, state: State, tolerance: float) -> None:
+    ``S`` and ``bounds`` (B r,), ``report`` (B, 2): its parts of blocks for all batches, which one
+    copy then reads.
+    """
+
+    def __init__(
+        self,
+        A: Tensor,
+        state: State,
+        tolerance: float,
+        S: Tensor,
+        bounds: Tensor,
+        report: Tensor,
+    ) -> None:
         batch, m, n = A.shape
         r = min(m, n)
         dtype = result_dtype(A.dtype)
         Ut = torch.empty(batch, r, m, dtype=dtype)
-        S = torch.empty(batch, r, dtype=dtype)
+        S, bounds = S.view(batch, r), bounds.view(batch, r)
         Vh = torch.empty(batch, r, n, dtype=dtype)
-        bounds = torch.empty(batch, r, dtype=torch.float64)
         identities = torch.empty(batch, r, dtype=torch.int64)
-        self.report = torch.empty(batch, 2, dtype=torch.float64)
+        self.report = report
         self.state = state
         self.tolerance = tolerance
         self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, self.report[:, 1], identities, [])
@@ -52,12 +63,12 @@ class _Batch:
             jobs.append((*argument, first + i * each, single, int(warm), self.tolerance, *rest))
         return jobs
 
-    def finish(self) -> bool:
-        """Read the report; returns whether a matrix was cold and no longer is."""
+    def finish(self, codes: list[float]) -> bool:
+        """Read what was done; returns whether a matrix was cold and no longer is."""
         warmed = False
         work = self.tracked.work
         work.clear()
-        for i, code in enumerate(self.report[:, 0].tolist()):
+        for i, code in enumerate(codes):
             work.append(WORK[int(code)] if code >= 0 else NOT_FINITE)
             if code >= 0 and not self.state.warm[i]:
                 self.state.warm[i] = warmed = True
@@ -68,11 +79,18 @@ class Updates:
     """Updates of batches (B, m, n) and their states, as far as possible in one compiled call."""
 
     def __init__(self, matrices: list[Tensor], states: list[State], tolerance: float) -> None:
+        compiled = [_C.track_supported(DTYPE_CODES[A.dtype], *A.shape[1:]) for A in matrices]
+        own = [A for A, ours in zip(matrices, compiled, strict=True) if ours]
+        values = _blocks([(result_dtype(A.dtype), A.shape[0] * min(A.shape[1:])) for A in own])
+        bounds = _blocks([(torch.float64, len(S)) for S in values])
+        self._report = torch.empty(sum(len(A) for A in own), 2, dtype=torch.float64)
+        reports = torch.split(self._report, [len(A) for A in own])
+        parts = zip(values, bounds, reports, strict=True)
         self._batches: list[_Batch] = []
         self._entries: list[_Batch | torch_backend.Updates] = []
-        for A, state in zip(matrices, states, strict=True):
-            if _C.track_supported(DTYPE_CODES[A.dtype], *A.shape[1:]):
-                self._batches.append(_Batch(A, state, tolerance))
+        for A, state, ours in zip(matrices, states, compiled, strict=True):
+            if ours:
+                self._batches.append(_Batch(A, state, tolerance, *next(parts)))
                 self._entries.append(self._batches[-1])
             else:
                 self._entries.append(torch_backend.prepare([A], [state], tolerance))
@@ -85,13 +103,31 @@ class Updates:
         """Return the factors of each batch; its state is overwritten with the new one."""
         if self._jobs:
             _C.track(self._jobs, torch.get_num_threads())
-        warmed = [batch.finish() for batch in self._batches]
-        if any(warmed):
+        codes = self._report[:, 0].tolist()
+        at, warmed = 0, False
+        for batch in self._batches:
+            count = len(batch.report)
+            warmed |= batch.finish(codes[at : at + count])
+            at += count
+        if warmed:
             self._jobs = self._all_jobs()
         return [
             entry.tracked if isinstance(entry, _Batch) else entry.run()[0]
             for entry in self._entries
         ]
+
+
+def _blocks(parts: list[tuple[torch.dtype, int]]) -> list[Tensor]:
+    """Return 1-D tensors of these types and lengths; those of one type share a block."""
+    free = {
+        dtype: torch.empty(sum(size for other, size in parts if other == dtype), dtype=dtype)
+        for dtype in {dtype for dtype, _ in parts}
+    }
+    found = []
+    for dtype, size in parts:
+        found.append(free[dtype][:size])
+        free[dtype] = free[dtype][size:]
+    return found
 
 
 def prepare(matrices: list[Tensor], states: list[State], tolerance: float) -> Updates:
