@@ -58,27 +58,32 @@ class SpectralMonitor:
         model: a module (compiled or wrapped for data parallelism too), or a mapping from names
             to tensors such as a state dict.
         method: "tracked": all singular values, from the vectors of the step before where they
-            still hold, with a proved bound on every value; "exact": the same from scratch, to
-            rounding; "randomized": k leading triplets, warm-started from the step before, with
-            bounds for what they leave open.
+            still hold, with a proved bound on every value (short sides above 384: values from
+            scratch, 100 leading vectors tracked); "exact": the same from scratch, to rounding;
+            "randomized": k leading triplets, warm-started from the step before, with bounds for
+            what they leave open.
         every: measure at steps that are multiples of this (1).
         overhead: instead of ``every``, the share of the time that the monitor may take, such as
             0.02: measured as often as that allows, see `python_api.cadence`. ``monitor.every``
             and ``frame.every`` tell the cadence, ``frame.overhead`` the share that it took.
         k: for "exact", how many vectors take part in alignment and agreement (100); for
-            "randomized", how many triplets are computed (32); for "tracked", the number of
-            triplets if no more than those are wanted, else None (whole spectra, 100 vectors).
+            "randomized", how many triplets are computed (32). For "tracked", None gives all
+            values and compares 100 vectors; a number tracks so many leading triplets and computes
+            nothing else, and ranks and norms then have bounds for what these leave open, wide
+            ones where the spectrum is flat.
         tolerance: for "tracked", the largest bound of a singular value, relative to sigma_1, that
-            may stand before more work is done, up to a new solution (1e-3).
+            may stand before more work is done, up to a new solution (1e-3). Below 5e-4 float32
+            weights are tracked in float64. Bounds of leading triplets of a flat spectrum may
+            exceed it: no work on them alone can lower these.
         include, exclude: patterns of names, with ``*`` and ``?``; see `monitor.explain()`.
         pairs: "auto": consecutive layers found from the structure of the model; a list of
             (name, name of the next layer); or ``None`` for no alignment.
         reference: what ``frame.agreement`` compares singular vectors with. "init": the weights
-            when the monitor was made; "previous": the last measured step; "final": the last
-            step of the run, for which the recorder saves the vectors of every measured step and
-            `python_api.final_agreement` compares them when the run is over; the folder of such
-            a run, for its last vectors; SVDs as a list in the order of ``monitor.matrices`` or
-            by name; or ``None``.
+            when the monitor was made; "previous": the last measured step (NaN at the first);
+            "final": the last step of the run, for which the recorder saves the vectors of every
+            measured step and `python_api.final_agreement` compares them when the run is over; the
+            folder of such a run, for its last vectors; SVDs as a list in the order of
+            ``monitor.matrices`` or by name; or ``None``.
         watch: "weights", and with them "updates" (since the last measured step) and
             "gradients", see `python_api.changes`.
         heads: attention heads, one number or {pattern: number}, where modules do not tell.
@@ -225,7 +230,11 @@ class SpectralMonitor:
         return self._frame
 
     def explain(self) -> str:
-        """What is watched and what is not, and why, as text."""
+        """What is watched and what is not, and why, as text.
+
+        Also what chance would give for each comparison, the memory that is kept between steps
+        (`memory`), and the cadence as chosen so far.
+        """
         told = explain(
             self._matrices,
             self._skipped,
@@ -256,7 +265,8 @@ class SpectralMonitor:
             The frame, or ``None`` where the step is not due or the monitor is paused.
 
         Raises:
-            ValueError: a scalar of more than one element, or a parameter that changed its shape.
+            ValueError: a scalar of more than one element or with a name of the monitor's own
+                ("every", "overhead", "not_finite"), or a parameter that changed its shape.
         """
         entered = time.perf_counter()
         number = self._next_step if step is None else int(step)

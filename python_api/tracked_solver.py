@@ -44,7 +44,7 @@ class TrackedSolver:
     Args:
         matrices: those under watch.
         k: triplets of each, or None for whole spectra.
-        vectors: how many leading vectors of large matrices.
+        vectors: how many leading vectors of large matrices; not used with ``k``.
         tolerance: see `spectral_kernels.SpectrumTracker`.
     """
 
@@ -74,7 +74,10 @@ class TrackedSolver:
 
     @property
     def resolves(self) -> int:
-        """How many matrices were solved anew so far because tracking lost them."""
+        """How many matrices were solved anew so far because tracking lost them.
+
+        Their first solution does not count, nor do values that are always from scratch.
+        """
         return sum(tracker.resolves for _, tracker in self._groups.values())
 
     def measure(self, vectors: Sequence[bool]) -> Measured:

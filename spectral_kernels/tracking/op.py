@@ -23,23 +23,32 @@ class SpectrumTracker:
     enough, that is all; where they are not, up to three sweeps of Jacobi rotations turn the
     vectors; and where the bound still exceeds the tolerance, as after a jump, the matrix is
     solved anew. The bound is a theorem, whatever the matrix did since the last update; it is
-    derived in ``spectral_kernels/tracking/bounds.py``.
+    derived in ``spectral_kernels/tracking/bounds.py``. It says nothing of single vectors: those
+    of values closer than their bounds mean something together only, see
+    ``singular_value_clusters``. Compiled kernels take short sides up to 384; larger matrices are
+    tracked by plain torch, and mostly cheaper with ``k``.
 
     With ``k`` it follows the leading triplets alone: one iteration of a block of at least k + 8
     vectors from the last ones, with fresh random directions among them, in two reads of A; two or
     three where the values have not settled, a new start where the block is lost. Values are from
     below. What is proved of them, in ``spectral_kernels/tracking/leading/bounds.py``, is within
-    the tolerance where the rest of the spectrum is small against the last values, and says little
-    where it is not, as no product with the block can; ``residuals`` tell more there.
+    the tolerance where the rest of the spectrum is small against the last values. Where it is
+    not, the bounds are wide, since no product with the block can exclude a large value outside of
+    it; ``residuals`` tell more there.
 
     Args:
         k: how many leading triplets, at least 1; a matrix with fewer gives them all. None: all.
         tolerance: the largest error bound of a singular value that may stand without more work,
-            relative to sigma_1; positive. Rounding comes on top, about eps sigma_1 in float32.
-            The errors themselves are mostly far smaller.
-        reuse_buffers: an update may overwrite the results of the one before, and one of whole
-            spectra in the same memory needs no preparation: for callers that read results at
-            once.
+            relative to sigma_1; positive. The rounding of the result comes on top, about
+            eps sigma_1. The errors themselves are mostly far smaller. Below 5e-4 float32 input is
+            tracked in float64, since the rounding of float32 products alone makes bounds of
+            1e-4 sigma_1 and more: some 3e-4 for a random matrix of side 128, above 1e-3 from about
+            300 on, where a tolerance of 1e-3 means a new solution at every update, and 4e-4 is
+            faster.
+        reuse_buffers: an update may overwrite the results of the one before. Saves their
+            allocation, and with whole spectra all preparation where A is in the same memory as
+            last time, as parameters are: for callers that are done with a result before the next
+            update.
 
     Raises:
         TypeError, ValueError: the tolerance is not a positive finite number, k not an integer of
@@ -84,7 +93,8 @@ class SpectrumTracker:
         """Bounds of |S_i - sigma_i| of the last update, absolute, in its kind of array.
 
         (..., r) or (..., k) float64, a list where the update took one; NaN for a matrix that was
-        not finite; None before the first update.
+        not finite; None before the first update. For those of ranks and norms see
+        ``summary_bounds``.
         """
         return self._bounds
 
