@@ -159,7 +159,7 @@ class TrackedSolver:
             k = min(self._k, m, n)
             return result * k * (m + n + 1) + result * k * min(m, n)
         r = min(m, n)
-        sweep = torch.finfo(sweep_dtype(dtype, self._tolerance)).bits // 8
+        sweep = torch.finfo(sweep_dtype(dtype, (m, n), self._tolerance)).bits // 8
         # U, S, Vh; bounds and identities; the state.
         return result * r * (m + n + 1) + 16 * r + sweep * r * r
 

@@ -40,11 +40,10 @@ class SpectrumTracker:
         k: how many leading triplets, at least 1; a matrix with fewer gives them all. None: all.
         tolerance: the largest error bound of a singular value that may stand without more work,
             relative to sigma_1; positive. The rounding of the result comes on top, about
-            eps sigma_1. The errors themselves are mostly far smaller. Below 5e-4 float32 input is
-            tracked in float64, since the rounding of float32 products alone makes bounds of
-            1e-4 sigma_1 and more: some 3e-4 for a random matrix of side 128, above 1e-3 from about
-            300 on, where a tolerance of 1e-3 means a new solution at every update, and 4e-4 is
-            faster.
+            eps sigma_1. The errors themselves are mostly far smaller. Sweeps are float32 where
+            the rounding of its products, which alone makes bounds of 1e-4 sigma_1 and more (some
+            3e-4 for a random matrix of side 128), leaves room below the tolerance: at 1e-3 up to a
+            short side of about 220. Else they are float64.
         reuse_buffers: an update may overwrite the results of the one before. Saves their
             allocation, and with whole spectra all preparation where A is in the same memory as
             last time, as parameters are: for callers that are done with a result before the next
@@ -157,10 +156,9 @@ class SpectrumTracker:
             first min(k, r) triplets, with orthonormal vectors. Signs are those of ``svd`` at
             first, and then carried on: a vector that turns a little does not flip. For whole
             spectra, vectors on the short side are orthonormal, to 2e-4 (mostly 1e-6) where sweeps
-            are float32: for input up to float32 with a tolerance of 5e-4 or more. Cosines of two
-            on the long side are what the bounds allow, |cos| min(S_i, S_j) <= 2 max(bounds): tiny
-            where the values are large. A matrix with NaN or Inf gives NaN, and the next update
-            goes on from the last finite one.
+            are float32 (see ``tolerance``). Cosines of two on the long side are what the bounds
+            allow, |cos| min(S_i, S_j) <= 2 max(bounds): tiny where the values are large. A matrix
+            with NaN or Inf gives NaN, and the next update goes on from the last finite one.
 
         Raises:
             TypeError: integer or complex dtype.

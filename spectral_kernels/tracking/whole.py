@@ -48,7 +48,7 @@ class WholeTracker:
             self._states = [
                 State.cold(
                     math.prod(A.shape[:-2]), min(A.shape[-2:]),
-                    sweep_dtype(A.dtype, self.tolerance), A.device,
+                    sweep_dtype(A.dtype, (A.shape[-2], A.shape[-1]), self.tolerance), A.device,
                 )
                 for A in tensors
             ]  # fmt: skip
