@@ -72,8 +72,8 @@ class SpectralMonitor:
             nothing else, and ranks and norms then have bounds for what these leave open, wide
             ones where the spectrum is flat.
         tolerance: for "tracked", the largest bound of a singular value, relative to sigma_1, that
-            may stand before more work is done, up to a new solution (1e-3). Bounds of leading triplets of a flat spectrum may
-            exceed it: no work on them alone can lower these.
+            may stand before more work is done, up to a new solution (1e-3). Bounds of leading
+            triplets of a flat spectrum may exceed it: no work on them alone can lower these.
         include, exclude: patterns of names, with ``*`` and ``?``; see `monitor.explain()`.
         pairs: "auto": consecutive layers found from the structure of the model; a list of
             (name, name of the next layer); or ``None`` for no alignment.

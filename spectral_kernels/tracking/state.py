@@ -21,7 +21,7 @@ SOLVED = ROTATIONS + 1
 NOT_FINITE = "not finite"
 """What it did to a matrix with NaN or Inf: nothing."""
 
-# The part of the tolerance that float32 rounding may take up, for a flat spectrum, where it is most.
+# What float32 rounding may take of the tolerance, for a flat spectrum, where it is most.
 _ROUNDING_SHARE = 0.6
 
 
