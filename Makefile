@@ -26,11 +26,12 @@ TEST_ENV := SPECTRAL_KERNELS_REQUIRE_COMPILED=1 OMP_NUM_THREADS=2
 # Peers and ours on the same number of threads, in one process.
 BENCH_THREADS ?= 2
 BENCH_TABLE ?= benchmarks/results/cpu
+GROWTH_TABLE ?= benchmarks/results/growth
 BENCH_ENV := OMP_NUM_THREADS=$(BENCH_THREADS) MKL_NUM_THREADS=$(BENCH_THREADS) \
   OPENBLAS_NUM_THREADS=$(BENCH_THREADS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo compare test lint typecheck format bench clean missing-module
+.PHONY: help demo compare verify test lint typecheck format bench clean missing-module
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -40,6 +41,9 @@ demo: $(VENV)/installed ## train a small Transformer until it groks, with its sp
 
 compare: $(VENV)/installed ## the demo with and without weight decay, in one figure
 	$(BIN)/python -m experiments.modular_addition.compare
+
+verify: $(VENV)/installed ## hold the demo's spectra against float64 at every step, and their price against loops
+	$(BIN)/python -m experiments.modular_addition.verify --preset demo
 
 test: $(VENV)/installed-strict lint typecheck ## lint, types, C++ warnings as errors, all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
@@ -59,6 +63,7 @@ format: $(VENV)/installed ## rewrite files as lint wants them
 
 bench: $(VENV)/installed ## time the kernels beside their peers; tables in benchmarks/results
 	$(BENCH_ENV) $(BIN)/python -m pytest benchmarks --benchmark-only -q --table $(BENCH_TABLE)
+	$(BENCH_ENV) $(BIN)/python -m benchmarks.growth --out $(GROWTH_TABLE)
 
 clean: ## delete .venv, caches and compiled files; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

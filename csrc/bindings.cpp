@@ -213,6 +213,24 @@ void summarize_with_bounds(const py::list& list, int threads) {
       run_bounded_summaries);
 }
 
+void clusters(const py::list& list) {
+  run_jobs<ClusterJob>(
+      list, 1, 8,
+      [](Fields& f) {
+        ClusterJob job;
+        job.s = f.pointer<const void>();
+        job.dtype = f.dtype();
+        job.b = f.pointer<const double>();
+        job.last = f.pointer<double>();
+        job.r = f.integer();
+        job.open = f.integer() != 0;
+        job.first = f.pointer<int64_t>();
+        job.alone = f.pointer<uint8_t>();
+        return job;
+      },
+      [](const std::vector<ClusterJob>& jobs, int) { run_clusters(jobs); });
+}
+
 void alignment_diagonals(const py::list& list, int threads) {
   run_jobs<AlignmentPair>(
       list, threads, 12,
@@ -265,6 +283,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("leading", &leading, py::arg("jobs"), py::arg("threads"));
   module.def("summarize", &summarize, py::arg("jobs"), py::arg("threads"));
   module.def("summarize_with_bounds", &summarize_with_bounds, py::arg("jobs"), py::arg("threads"));
+  module.def("clusters", &clusters, py::arg("jobs"));
   module.def("alignment_diagonals", &alignment_diagonals, py::arg("jobs"), py::arg("threads"));
   module.def("snapshot", &snapshot, py::arg("jobs"), py::arg("threads"));
   module.def(

@@ -25,7 +25,10 @@ from torch import Tensor
 
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
-from spectral_kernels.alignment.clusters import find_clusters
+from python_api.packed_rows import spectra_of
+from python_api.views import ArrayViews, consecutive
+from spectral_kernels.alignment.prepared import PreparedClusters
+from spectral_kernels.alignment.torch_backend import find_clusters
 from spectral_kernels.results import SVD
 
 __all__ = ["ClusterFinder", "clusters_over_time"]
@@ -41,73 +44,69 @@ class ClusterFinder:
 
     def __init__(self, matrices: Sequence[Matrix], k: int) -> None:
         self._matrices = matrices
+        self._names = [matrix.name for matrix in matrices]
         self._k = k
-        self._plan_of: list[tuple[int, int]] = []
-        self._last: Array | None = None
+        self._plan_of: object = None
+        self._found: PreparedClusters | None = None
+        self._last: list[Tensor] = []
 
     def find(
         self, svds: Sequence[SVD], rows: Mapping[str, MatrixRow]
-    ) -> tuple[list[Tensor], dict[str, Array]]:
+    ) -> tuple[list[Tensor], Mapping[str, Array]]:
         """Clusters by index of the matrix, and by name which vectors are identifiable.
 
-        The first are (r,) int64 as of `spectral_kernels.singular_value_clusters`; the second
-        (min(k, r),) bool, none where there are no vectors. The last cluster of a spectrum of
-        which only leading values are known is not identifiable: its neighbour is not seen.
+        The first are (r,) int64 as of `spectral_kernels.singular_value_clusters`, in the same
+        memory at every step; the second (min(k, r),) bool, none where there are no vectors. The
+        last cluster of a spectrum of which only leading values are known is not identifiable:
+        its neighbour is not seen.
         """
-        own = [rows[matrix.name] for matrix in self._matrices]
-        counts = [
-            (len(row.singular_values), svd.Vh.shape[0]) for row, svd in zip(own, svds, strict=True)
-        ]
-        if counts != self._plan_of:
-            self._plan(counts)
-        values = np.concatenate([row.singular_values for row in own], dtype=np.float64)
-        radius = np.concatenate([row.singular_value_bounds for row in own])
-        if self._last is None:
-            self._last = values
-        else:
-            radius = radius + np.abs(values - self._last)
-            # What is not finite keeps the last values that were.
-            self._last = np.where(np.isfinite(values), values, self._last)
-        first, known = find_clusters(values, radius, self._starts)
-        for last in self._open:
-            known[first[last] : last + 1] = False
-        clusters = torch.from_numpy(first - self._offset).to(svds[0].Vh.device)
-        return (
-            list(torch.split(clusters, self._lengths)),
-            {name: known[start:stop] for name, start, stop in self._shown},
-        )
+        values, bounds = spectra_of(rows, self._names)
+        found = self._prepared(values, [svd.Vh.shape[0] for svd in svds])
+        np.copyto(found.values.numpy(), values.block)
+        np.copyto(found.bounds.numpy(), bounds.block)
+        found.run()
+        if svds[0].Vh.device.type != "cpu":
+            self._on_device.copy_(found.first)
+        return self._clusters, ArrayViews(found.alone.numpy()[self._index], self._shown)
 
     def state(self) -> list[Tensor]:
         """For ``state_dict``: the last values of every matrix, none before the first step."""
-        if self._last is None:
-            return []
-        return [x.clone() for x in torch.split(torch.from_numpy(self._last), self._lengths)]
+        if self._found is None:
+            return self._last
+        return [x.clone() for x in torch.split(self._found.last, self._lengths)]
 
     def load_state(self, state: Sequence[Tensor]) -> None:
         """Take the values of a state."""
-        self._plan_of, self._last = [], None
-        if state:
-            self._lengths = [len(part) for part in state]
-            self._last = np.concatenate([part.double().cpu().numpy() for part in state])
+        self._found, self._plan_of = None, None
+        self._last = [part.double().cpu() for part in state]
 
-    def _plan(self, counts: list[tuple[int, int]]) -> None:
-        """Where what is, all spectra one after the other, for these numbers of values, vectors."""
-        lengths = [length for length, _ in counts]
-        ends = np.cumsum(lengths, dtype=np.int64)
-        begins = ends - lengths
-        if self._last is not None and len(self._last) != sum(lengths):
-            self._last = None
-        self._plan_of, self._lengths = counts, lengths
-        self._offset = np.repeat(begins, lengths)
-        self._starts = np.zeros(sum(lengths), dtype=np.bool_)
-        self._starts[begins] = True
-        whole = np.array([min(matrix.shape) for matrix in self._matrices])
-        self._open = (ends[np.array(lengths) < whole] - 1).tolist()
-        self._shown = [
-            (matrix.name, start, start + min(self._k, *pair))
-            for matrix, start, pair in zip(self._matrices, begins.tolist(), counts, strict=True)
-            if min(pair)
-        ]
+    def _prepared(self, values: ArrayViews[str], vectors: list[int]) -> PreparedClusters:
+        """Where what is, all spectra one after the other; anew where their numbers change."""
+        if self._found is not None and self._plan_of == (values.slices, vectors):
+            return self._found
+        self._last = self.state()
+        lengths = [s.stop - s.start for s in values.slices.values()]
+        whole = [min(matrix.shape) for matrix in self._matrices]
+        dtype = torch.from_numpy(values.block[:0]).dtype
+        found = PreparedClusters(
+            lengths, [r < full for r, full in zip(lengths, whole, strict=True)], dtype
+        )
+        if [len(part) for part in self._last] == lengths:
+            found.last.copy_(torch.cat(self._last))
+        self._plan_of, self._found, self._lengths = (values.slices, vectors), found, lengths
+        device = self._matrices[0].read().device
+        self._on_device = found.first if device.type == "cpu" else found.first.to(device)
+        self._clusters = list(torch.split(self._on_device, lengths))
+        counts = [min(self._k, *pair) for pair in zip(lengths, vectors, strict=True)]
+        self._shown = consecutive(
+            [name for name, count in zip(values.slices, counts, strict=True) if count],
+            [count for count in counts if count],
+        )
+        starts = [place.start for place in values.slices.values()]
+        self._index = np.concatenate(
+            [np.arange(s, s + count) for s, count in zip(starts, counts, strict=True)]
+        )
+        return found
 
 
 def clusters_over_time(values: Array, bounds: Array) -> Tensor:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 __all__ = ["append", "write_atomically"]
 
 
-def append(file: FileIO, data: bytes) -> None:
-    """All of it or nothing, as far as errors go: a full disk must not leave half a record."""
-    before = os.fstat(file.fileno()).st_size
-    rest = memoryview(data)
+def append(file: FileIO, data: Any) -> None:
+    """All bytes of a buffer or none, as far as errors go.
+
+    A full disk must not leave half a record.
+    """
+    whole = rest = memoryview(data).cast("B")
     try:
         while rest:
             rest = rest[file.write(rest) :]
     except OSError:
-        os.truncate(file.fileno(), before)
+        written = len(whole) - len(rest)
+        os.truncate(file.fileno(), os.fstat(file.fileno()).st_size - written)
         raise
 
 

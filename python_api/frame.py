@@ -33,19 +33,24 @@ class MatrixRow:
     """Whether every entry of the matrix is a finite number."""
     work: str
     """What method "tracked" did: "kept" (the last vectors still hold), "rotated", "solved" anew
-    and so on, see `spectral_kernels.SpectrumTracker.work`, with ", unsettled" where the leading
-    vectors of a large matrix may miss a direction; empty for other methods."""
+    and so on, see `spectral_kernels.SpectrumTracker.work`; where the values are computed from
+    scratch (short sides above 384), what it did to the leading vectors, with ", unsettled" where
+    these may miss a direction. Empty for other methods."""
     singular_values: Array
     """(r,), or (k,) where the method computes k; descending; a NumPy array."""
     singular_value_bounds: Array
-    """Largest error of each, float64."""
+    """Largest possible error of each, absolute, float64, as long as ``singular_values``."""
     effective_rank: float
     """Entropy of sigma / sum(sigma), in nats (Eq. 1 of Yunis et al.)."""
     effective_rank_exp: float
+    """Its exponential: as many equal singular values have this entropy (Roy & Vetterli)."""
     stable_rank: float
+    """Square of the Frobenius norm over that of the spectral norm."""
     numerical_rank: float
+    """How many singular values are above max(m, n) eps sigma_1."""
     spectral_norm: float
     nuclear_norm: float
+    """Sum of the singular values."""
     frobenius_norm: float
     metric_bounds: Sequence[float] = field(repr=False)
     """Bounds of the seven numbers above, in their order; see `bounds`."""
@@ -57,9 +62,12 @@ class MatrixRow:
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Metric -> largest error of its value, ``singular_values`` for all of them.
+        """Metric -> largest possible error of its value, absolute; ``singular_values`` -> the
+        largest of all of them.
 
-        Proved, from the bounds of the singular values: `spectral_kernels.summary_bounds`.
+        They follow from the bounds of the singular values (`spectral_kernels.summary_bounds`),
+        which a tracker proves at every step. Values computed from scratch have 8 eps sigma_1,
+        the rounding that those solvers are tested against.
         """
         every = self.singular_value_bounds
         return {
@@ -87,18 +95,20 @@ class SpectralFrame:
     """What the caller passed along, such as the loss."""
     overhead: float
     """Share of the time since the last frame that the monitor took; NaN for the first."""
-    matrices: dict[str, MatrixRow]
-    alignment: dict[tuple[str, str], Array]
-    """(name, name of the next layer) -> diagonal of |U^T V'| (Eq. 3)."""
-    agreement: dict[str, Array]
-    """Name -> |u_i . u'_i| |v_i . v'_i| against the reference (diagonal of Eq. 5)."""
-    subspace_agreement: dict[str, Array] = field(default_factory=dict)
+    matrices: Mapping[str, MatrixRow]
+    alignment: Mapping[tuple[str, str], Array]
+    """(name, name of the next layer) -> diagonal of |U^T V'| (Eq. 3); at most 100 entries unless
+    ``k`` says otherwise. Heads of an attention are apart, ``qkv.weight[q, head 2]``."""
+    agreement: Mapping[str, Array]
+    """Name -> |u_i . u'_i| |v_i . v'_i| against the reference (diagonal of Eq. 5); empty where
+    there is none, or where it is the end of the run (``reference="final"``)."""
+    subspace_agreement: Mapping[str, Array] = field(default_factory=dict)
     """Name -> the same for the subspaces of the cluster that each index is in, equal to
     ``agreement`` where it is alone; see `spectral_kernels.subspace_agreement`."""
-    identifiable: dict[str, Array] = field(default_factory=dict)
+    identifiable: Mapping[str, Array] = field(default_factory=dict)
     """Name -> whether the single vectors of each index mean something, bool; see
     `python_api.clusters`."""
-    overlap: dict[str, Array] = field(default_factory=dict)
+    overlap: Mapping[str, Array] = field(default_factory=dict)
     """``fc1.weight[update]`` or ``[gradient]`` -> overlap of its ten leading (left, right)
     directions with those of the weight; 10 / m and 10 / n are what chance gives."""
     chance: Chance = field(default_factory=Chance, repr=False)
@@ -109,7 +119,8 @@ class SpectralFrame:
     (``reference="final"``). Views of what the solver has, which the next step may overwrite; they
     are part of no table."""
     every: int = 1
-    """Steps from one measurement to the next when this one was made."""
+    """Steps from one measurement to the next, as planned when this one was made; changes only
+    with a budget (``overhead=``)."""
 
     def mean(self, metric: str) -> float:
         """Mean over the weights of a metric, such as ``normalized_effective_rank``.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from python_api.frame import Array, pair_name
-from python_api.plots import grid, short, time_axis
+from python_api.plots import VISIBLE, grid, short, time_axis, whole_numbers
 from python_api.run import Run
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ __all__ = [
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 _TOP = 10
 _POINTS = 300
+# Bands too narrow to be seen are drawn so many times as wide, and the title says so.
+_WIDENED = (1, 10, 100, 1000)
+# In inches: as much as a page shows without making the words smaller.
+_PAGE = 13.0
 _LABELS = {
     "effective_rank": "effective rank, entropy of σ / Σσ (nats)",
     "effective_rank_exp": "exponential of the effective rank",
@@ -42,13 +46,24 @@ _LABELS = {
     "frobenius_norm": "Frobenius norm",
 }
 # What a tracker can do, from the least work to the most; other words come after.
-_WORK = ("kept", "rotated", "rotated twice", "solved", "not finite")
+_WORK = {
+    "kept": "#c6dbef",
+    "rotated": "#6baed6",
+    "rotated twice": "#2171b5",
+    "rotated three times": "#08306b",
+    "one iteration": "#a1d99b",
+    "two iterations": "#41ab5d",
+    "three iterations": "#00682a",
+    "solved": "#d62728",
+    "not finite": "#737373",
+}
 
 
 def metric_over_time(run: Run, metric: str = "effective_rank", ax: Axes | None = None) -> Axes:
     """A metric of every weight, each line in the band of its bounds.
 
-    The title tells the largest bound, as a share of the value, where no band can be seen.
+    The title tells the largest bound, as a share of the value, and how many times as wide as the
+    bounds the bands are drawn, where they are too narrow to be seen.
 
     Raises:
         ValueError: this metric was not recorded.
@@ -58,21 +73,25 @@ def metric_over_time(run: Run, metric: str = "effective_rank", ax: Axes | None =
         raise ValueError(f"{run.path}: no metric {metric!r}; there are {known}")
     ax = _axes(ax)
     names = [name for name in run.weights if name in run.metrics[metric]]
+    _frame_values(ax, [run.metrics[metric][name] for name in names])
+    recorded = {name: run.bound(metric, name) for name in names}
+    found = {name: bounds for name, bounds in recorded.items() if bounds is not None}
+    times = _widening(ax, list(found.values()))
     shares = []
     for i, name in enumerate(names):
         values = run.metrics[metric][name]
         ax.plot(run.steps, values, color=_colour(i), linewidth=1, label=short(name))
-        bounds = run.bound(metric, name)
-        if bounds is not None:
+        if name in found:
+            half = times * found[name]
             ax.fill_between(
-                run.steps, values - bounds, values + bounds,
+                run.steps, values - half, values + half,
                 color=_colour(i), alpha=0.25, linewidth=0,
             )  # fmt: skip
-            shares.append(_largest(bounds, np.abs(values)))
-    _frame_values(ax, [run.metrics[metric][name] for name in names])
+            shares.append(_largest(found[name], np.abs(values)))
     told = f", bounds ≤ {100 * max(shares):.2g} %" if shares else ""
+    told += f", drawn {times} times as wide" if times > 1 else ""
     ax.set_ylabel(_LABELS.get(metric, metric))
-    ax.set_title(f"{metric.replace('_', ' ').capitalize()}{told}")
+    ax.set_title(f"{metric.replace('_', ' ').capitalize()}{told}", fontsize="medium")
     _legend(ax, len(names))
     time_axis(ax, run)
     return ax
@@ -82,7 +101,8 @@ def bounds_over_time(run: Run, ax: Axes | None = None) -> Axes:
     """The largest bound of a singular value of each weight, as a share of sigma_1, log scale.
 
     A tracker's bounds grow while its vectors hold and fall when it turns them, so that of many
-    neighbouring steps the largest is drawn.
+    neighbouring steps the largest is drawn. After a new solution they are rounding alone, far
+    below the panel.
     """
     ax = _axes(ax)
     when = run.steps[_middles(len(run.steps))]
@@ -93,8 +113,9 @@ def bounds_over_time(run: Run, ax: Axes | None = None) -> Axes:
         largest = [share[group].max() for group in _groups(len(share))]
         ax.plot(when, largest, color=_colour(i), linewidth=0.9, label=short(name))
     ax.set_yscale("log")
+    _frame_levels(ax)
     ax.set_ylabel("largest bound of a singular value / σ₁")
-    ax.set_title("Bounds of the singular values")
+    ax.set_title("Bounds of the singular values", fontsize="medium")
     _legend(ax, len(run.weights))
     time_axis(ax, run)
     return ax
@@ -109,22 +130,23 @@ def work_per_step(run: Run, ax: Axes | None = None) -> Axes:
     if not run.work:
         raise ValueError(f"{run.path}: no work of a tracker was recorded")
     ax = _axes(ax)
-    words = sorted(run.work, key=lambda word: _WORK.index(word) if word in _WORK else len(_WORK))
+    order = list(_WORK)
+    words = sorted(run.work, key=lambda word: order.index(word) if word in _WORK else len(order))
     groups = _groups(len(run.steps))
     ax.stackplot(
         run.steps[_middles(len(run.steps))],
         [[run.work[word][group].mean() for group in groups] for word in words],
         labels=[f"{word}: {run.work[word].mean():.3g} a step" for word in words],
-        colors=[_colour(i) for i in range(len(words))],
+        colors=[_WORK.get(word, _colour(i)) for i, word in enumerate(words)],
         step="mid",
-        alpha=0.85,
     )
     ax.set_ylabel("matrices")
     ax.set_ylim(0, None)
+    whole_numbers(ax)
     # The first decomposition has nothing to start from.
     anew = int(sum(run.work[word][1:].sum() for word in words if word.startswith("solved")))
-    ax.set_title(f"Work of the tracker, {anew} solved anew after the first step")
-    ax.legend(fontsize="small", loc="lower right")
+    ax.set_title(f"Work of the tracker, {anew} solved anew after the first step", fontsize="medium")
+    _legend(ax, len(words))
     time_axis(ax, run)
     return ax
 
@@ -157,7 +179,7 @@ def overlaps(run: Run, ax: Axes | None = None) -> Axes:
 
 def certainty(run: Run) -> Figure:
     """Effective and stable rank in their bounds, the bounds and, of a tracked run, the work."""
-    figure = grid(1, 4 if run.work else 3, width=5.4)
+    figure = grid(2, 2, width=_PAGE / 2, height=5.0) if run.work else grid(1, 3, width=_PAGE / 3)
     ranks, stable, bounds, *work = figure.axes
     metric_over_time(run, "effective_rank", ranks)
     metric_over_time(run, "stable_rank", stable)
@@ -181,7 +203,7 @@ def comparisons(run: Run) -> Figure:
     wanted = [draw for known, draw in panels if known]
     if not wanted:
         raise ValueError(f"{run.path}: no alignment, agreement or overlap was recorded")
-    figure = grid(1, len(wanted), width=7.4)
+    figure = grid(1, len(wanted), width=min(7.4, _PAGE / len(wanted)), height=5.0)
     for ax, draw in zip(figure.axes, wanted, strict=True):
         draw(run, ax)
     return figure
@@ -210,15 +232,17 @@ def _beside_chance(
             ax.axhline(chance[label], color=_colour(i), linewidth=0.8, linestyle=(0, (4, 3)))
     ax.set_ylim(0, None)
     ax.set_ylabel(what)
-    ax.set_title(f"{what.capitalize()}, dashed: by chance")
+    ax.set_title(f"{what.capitalize()}, dashed: by chance", fontsize="medium")
     _legend(ax, len(lines))
     time_axis(ax, run)
     return ax
 
 
 def _legend(ax: Axes, count: int) -> None:
+    # Under the axes: over them it would hide lines, wherever it stands.
     if count <= 20:
-        ax.legend(fontsize=7, loc="best", ncols=1 if count <= 10 else 2)
+        ax.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2,
+                  frameon=False)  # fmt: skip
 
 
 def _frame_values(ax: Axes, lines: list[Array]) -> None:
@@ -228,6 +252,24 @@ def _frame_values(ax: Axes, lines: list[Array]) -> None:
         low, high = float(known.min()), float(known.max())
         margin = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
         ax.set_ylim(low - margin, high + margin)
+
+
+def _frame_levels(ax: Axes) -> None:
+    """Limits that show where the lines mostly are, not how far they drop for a moment."""
+    values = [np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.get_lines()]
+    known = [y[np.isfinite(y) & (y > 0)] for y in values]
+    levels = [(float(np.median(y)), float(y.max())) for y in known if len(y)]
+    if levels:
+        ax.set_ylim(min(low for low, _ in levels) / 10, 2 * max(high for _, high in levels))
+
+
+def _widening(ax: Axes, bounds: list[Array]) -> int:
+    """How many times as wide bands are to be drawn in these axes; 1 if nothing helps."""
+    low, high = ax.get_ylim()
+    widest = max((float(np.nanmax(half, initial=0.0)) for half in bounds), default=0.0)
+    if widest >= VISIBLE * (high - low):
+        return 1
+    return next((n for n in _WIDENED if n * widest >= 0.01 * (high - low)), 1)
 
 
 def _largest(bounds: Array, values: Array) -> float:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from python_api.frame import Array
 from python_api.matrices import Matrix
 from python_api.pairs import Pair
-from python_api.rows import split, to_arrays
+from python_api.rows import to_arrays
+from python_api.views import ArrayViews, consecutive
 from spectral_kernels.alignment.op import alignment_diagonals_list
 from spectral_kernels.alignment.prepared import PreparedDiagonals
 from spectral_kernels.results import SVD
@@ -24,8 +25,8 @@ class Meetings:
         pairs: those under alignment.
         matrices: those under watch.
         k: how many vectors of each take part.
-        in_place: whether the SVDs are in the same tensors at every step, as a tracker's are;
-            what can be prepared is then prepared once.
+        in_place: whether the SVDs are in the same tensors at every step, as a tracker's are, and
+            then come in the same list: what can be prepared is prepared once.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Meetings:
         self._svds: Sequence[SVD] = ()
         self._prepared: PreparedDiagonals | None = None
 
-    def alignment(self, svds: Sequence[SVD]) -> dict[tuple[str, str], Array]:
+    def alignment(self, svds: Sequence[SVD]) -> Mapping[tuple[str, str], Array]:
         """(name, name of the next layer) -> diagonal of |U^T V'|, of the step's SVDs."""
         if not self._same(svds):
             views = self._views(svds)
@@ -50,14 +51,13 @@ class Meetings:
             if not self._in_place or not one:
                 diagonals = alignment_diagonals_list([_one_dtype(*pair) for pair in views], self._k)
                 return dict(zip(self._keys, to_arrays(diagonals), strict=True))
-            self._svds, self._prepared = list(svds), PreparedDiagonals(views, self._k)
+            self._svds, self._prepared = svds, PreparedDiagonals(views, self._k)
+            self._slices = consecutive(self._keys, self._prepared.counts)
         assert self._prepared is not None
-        joined = self._prepared.run().to("cpu", copy=True).numpy()
-        return dict(zip(self._keys, split(joined, self._prepared.counts), strict=True))
+        return ArrayViews(self._prepared.run().to("cpu", copy=True).numpy(), self._slices)
 
     def _same(self, svds: Sequence[SVD]) -> bool:
-        known = self._svds
-        return len(known) == len(svds) and all(a is b for a, b in zip(svds, known, strict=True))
+        return svds is self._svds
 
     def _views(self, svds: Sequence[SVD]) -> list[tuple[Tensor, Tensor]]:
         return [

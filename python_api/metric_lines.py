@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Hashable, Mapping
+from operator import attrgetter, is_
 from typing import Any
 
 import numpy as np
 
-from python_api.frame import Array, SpectralFrame, alignment_score, pair_name
+from python_api.frame import Array, MatrixRow, SpectralFrame, alignment_score, pair_name
+from python_api.packed_rows import PackedRows
+from python_api.views import ArrayViews
 from spectral_kernels.results import METRICS
 
 __all__ = ["MetricLines"]
@@ -30,46 +31,71 @@ class MetricLines:
 
     def __init__(self) -> None:
         self._key: Hashable = None
+        self._places: tuple[object, ...] = (None, None, None)
+        self._heads: list[Any] = [None, None]
         self._names: list[str] = []
+        self._quoted: dict[str, str] = {}
         self._format = ""
 
     def line(self, frame: SpectralFrame) -> str:
         """One JSON object with flat keys, without a line feed; not finite numbers are null."""
-        rows = frame.matrices.values()
-        few = [row.method != "exact" for row in rows]
-        key = (tuple(frame.matrices), tuple(few), tuple(frame.alignment), tuple(frame.agreement))
-        if key != self._key:
-            self._plan(frame, few)
-            self._key = key
-        values: list[float] = []
-        for row in rows:
-            values += _values_of(row)
-            values.append(row.normalized_effective_rank)
-        values += _scores([*frame.alignment.values(), *frame.agreement.values()])
-        for row, bounded in zip(rows, few, strict=True):
-            if bounded:
-                values += row.metric_bounds
-        head = _json({"step": frame.step, **_of_frame(frame)})
+        rows = frame.matrices
+        # The same objects at every step of a monitor; else by name.
+        places = (
+            rows.values_of.slices if isinstance(rows, PackedRows) else _methods(rows),
+            _place(frame.alignment),
+            _place(frame.agreement),
+        )
+        if not all(map(is_, places, self._places)):
+            key = (_methods(rows), tuple(frame.alignment), tuple(frame.agreement))
+            if key != self._key:
+                self._plan(frame)
+                self._key = key
+            self._places = places
+        values = _numbers(rows)
+        values += self._scores_of(frame)
+        head = self._items({"step": frame.step, **_of_frame(frame)})
         if math.isfinite(sum(values)):
-            return f"{head[:-1]}, {self._format % tuple(values)}}}"
-        return f"{head[:-1]}, {_json(dict(zip(self._names, values, strict=True)))[1:]}"
+            return f"{{{head}, {self._format % tuple(values)}}}"
+        return f"{{{head}, {self._items(dict(zip(self._names, values, strict=True)))}}}"
 
-    def _plan(self, frame: SpectralFrame, few: Sequence[bool]) -> None:
-        exact = [
-            f"{metric}/{name}"
-            for name in frame.matrices
-            for metric in (*METRICS, "normalized_effective_rank")
-        ]
-        exact += [f"alignment_score/{pair_name(pair)}" for pair in frame.alignment]
-        exact += [f"agreement_score/{name}" for name in frame.agreement]
-        bounds = [
-            f"bound/{metric}/{name}"
-            for name, bounded in zip(frame.matrices, few, strict=True)
-            if bounded
+    def _items(self, values: Mapping[str, float]) -> str:
+        """The inside of a JSON object; ``repr`` of a float is the JSON number."""
+        quoted = self._quoted
+        for name in values:
+            if name not in quoted:
+                quoted[name] = json.dumps(name)
+        return ", ".join(
+            f"{quoted[name]}: {value if math.isfinite(value) else 'null'!s}"
+            for name, value in values.items()
+        )
+
+    def _scores_of(self, frame: SpectralFrame) -> list[float]:
+        """`alignment_score` of all diagonals, one sum instead of one for each where it can be."""
+        scores: list[float] = []
+        both: tuple[Mapping[Any, Array], ...] = (frame.alignment, frame.agreement)
+        for i, views in enumerate(both):
+            if not isinstance(views, ArrayViews):
+                scores += [alignment_score(diagonal, _TOP) for diagonal in views.values()]
+                continue
+            if self._heads[i] is None or self._heads[i].slices is not views.slices:
+                self._heads[i] = _Heads(views.slices)
+            scores += self._heads[i].scores(views.block)
+        return scores
+
+    def _plan(self, frame: SpectralFrame) -> None:
+        rows = frame.matrices
+        items = [(f"{metric}/{name}", "%.17g") for name in rows for metric in METRICS]
+        items += [
+            (f"bound/{metric}/{name}", "%.9g")
+            for name, row in rows.items()
+            if row.method != "exact"
             for metric in METRICS
         ]
-        self._names = exact + bounds
-        items = [(name, "%.17g") for name in exact] + [(name, "%.9g") for name in bounds]
+        items += [(f"normalized_effective_rank/{name}", "%.17g") for name in rows]
+        items += [(f"alignment_score/{pair_name(pair)}", "%.17g") for pair in frame.alignment]
+        items += [(f"agreement_score/{name}", "%.17g") for name in frame.agreement]
+        self._names = [name for name, _ in items]
         # A percent sign in a name would be taken for a number's place.
         quoted = [(json.dumps(name).replace("%", "%%"), digits) for name, digits in items]
         self._format = ", ".join(f"{name}: {digits}" for name, digits in quoted)
@@ -77,24 +103,54 @@ class MetricLines:
 
 def _of_frame(frame: SpectralFrame) -> dict[str, float]:
     """Numbers of the frame as a whole; their names may change from step to step."""
-    bad = sum(not row.finite for row in frame.matrices.values())
-    own = {"overhead": frame.overhead, "every": frame.every, "not_finite": bad}
-    work = Counter(row.work for row in frame.matrices.values() if row.work)
-    return {**frame.scalars, **own, **{f"work/{what}": n for what, n in work.items()}}
+    rows = frame.matrices
+    if isinstance(rows, PackedRows):
+        finite, work = rows.finite, rows.work
+    else:
+        finite = [row.finite for row in rows.values()]
+        work = [row.work for row in rows.values()]
+    own = {"overhead": frame.overhead, "every": frame.every, "not_finite": finite.count(False)}
+    done = {f"work/{what}": work.count(what) for what in dict.fromkeys(work) if what}
+    return {**frame.scalars, **own, **done}
 
 
-def _scores(diagonals: Sequence[Array]) -> list[float]:
-    """`alignment_score` of many diagonals at once: one sum instead of one for each."""
-    heads = [diagonal[:_TOP] for diagonal in diagonals]
-    counts = [len(head) for head in heads]
-    if not heads or min(counts) == 0:
-        return [alignment_score(diagonal, _TOP) for diagonal in diagonals]
-    starts = np.cumsum([0, *counts[:-1]])
-    sums = np.add.reduceat(np.concatenate(heads, dtype=np.float64), starts)
-    scores: list[float] = (sums / counts).tolist()
-    return scores
+def _methods(rows: Mapping[str, MatrixRow]) -> tuple[tuple[str, bool], ...]:
+    return tuple((name, row.method != "exact") for name, row in rows.items())
 
 
-def _json(values: Mapping[str, Any]) -> str:
-    known = {key: value if math.isfinite(value) else None for key, value in values.items()}
-    return json.dumps(known, allow_nan=False)
+def _place(views: Mapping[Any, Array]) -> object:
+    return views.slices if isinstance(views, ArrayViews) else None
+
+
+def _numbers(rows: Mapping[str, MatrixRow]) -> list[float]:
+    """Metrics of all rows, their bounds where the method is not exact, normalised ranks."""
+    if isinstance(rows, PackedRows):
+        tables = rows.tables[:1] if rows.is_exact else rows.tables
+        values: list[float] = tables.ravel().tolist()
+        values += (rows.tables[0, :, 0] / rows.plan.sides).tolist()
+        return values
+    values = [value for row in rows.values() for value in _values_of(row)]
+    for row in rows.values():
+        if row.method != "exact":
+            values += row.metric_bounds
+    return values + [row.normalized_effective_rank for row in rows.values()]
+
+
+class _Heads:
+    """The first ten entries of arrays that lie in one block, and their means."""
+
+    def __init__(self, slices: Mapping[Any, slice]) -> None:
+        heads = [np.arange(s.start, min(s.stop, s.start + _TOP)) for s in slices.values()]
+        self.slices = slices
+        self._counts = np.array([len(head) for head in heads])
+        self._index = np.concatenate(heads)
+        self._starts = np.cumsum(self._counts) - self._counts
+
+    def scores(self, block: Array) -> list[float]:
+        """One mean per array; NaN of none."""
+        if not self._counts.all():
+            # The sum of nothing is nothing that reduceat knows.
+            return [alignment_score(block[s], _TOP) for s in self.slices.values()]
+        sums = np.add.reduceat(block[self._index], self._starts, dtype=np.float64)
+        means: list[float] = (sums / self._counts).tolist()
+        return means

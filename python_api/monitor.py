@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from python_api.cadence import Cadence
 from python_api.changes import check_watch
 from python_api.explanation import explain
-from python_api.frame import SpectralFrame
+from python_api.frame import Array, MatrixRow, SpectralFrame
 from python_api.heads import HeadCounts
 from python_api.layer_tree import build_tree
 from python_api.loggers import Sink, as_sinks
@@ -58,27 +58,31 @@ class SpectralMonitor:
         model: a module (compiled or wrapped for data parallelism too), or a mapping from names
             to tensors such as a state dict.
         method: "tracked": all singular values, from the vectors of the step before where they
-            still hold, with a proved bound on every value; "exact": the same from scratch, to
-            rounding; "randomized": k leading triplets, warm-started from the step before, with
-            bounds for what they leave open.
+            still hold, with a proved bound on every value (short sides above 384: values from
+            scratch, 100 leading vectors tracked); "exact": the same from scratch, to rounding;
+            "randomized": k leading triplets, warm-started from the step before, with bounds for
+            what they leave open.
         every: measure at steps that are multiples of this (1).
         overhead: instead of ``every``, the share of the time that the monitor may take, such as
             0.02: measured as often as that allows, see `python_api.cadence`. ``monitor.every``
             and ``frame.every`` tell the cadence, ``frame.overhead`` the share that it took.
         k: for "exact", how many vectors take part in alignment and agreement (100); for
-            "randomized", how many triplets are computed (32); for "tracked", the number of
-            triplets if no more than those are wanted, else None (whole spectra, 100 vectors).
+            "randomized", how many triplets are computed (32). For "tracked", None gives all
+            values and compares 100 vectors; a number tracks so many leading triplets and computes
+            nothing else, and ranks and norms then have bounds for what these leave open, wide
+            ones where the spectrum is flat.
         tolerance: for "tracked", the largest bound of a singular value, relative to sigma_1, that
-            may stand before more work is done, up to a new solution (1e-3).
+            may stand before more work is done, up to a new solution (1e-3). Bounds of leading
+            triplets of a flat spectrum may exceed it: no work on them alone can lower these.
         include, exclude: patterns of names, with ``*`` and ``?``; see `monitor.explain()`.
         pairs: "auto": consecutive layers found from the structure of the model; a list of
             (name, name of the next layer); or ``None`` for no alignment.
         reference: what ``frame.agreement`` compares singular vectors with. "init": the weights
-            when the monitor was made; "previous": the last measured step; "final": the last
-            step of the run, for which the recorder saves the vectors of every measured step and
-            `python_api.final_agreement` compares them when the run is over; the folder of such
-            a run, for its last vectors; SVDs as a list in the order of ``monitor.matrices`` or
-            by name; or ``None``.
+            when the monitor was made; "previous": the last measured step (NaN at the first);
+            "final": the last step of the run, for which the recorder saves the vectors of every
+            measured step and `python_api.final_agreement` compares them when the run is over; the
+            folder of such a run, for its last vectors; SVDs as a list in the order of
+            ``monitor.matrices`` or by name; or ``None``.
         watch: "weights", and with them "updates" (since the last measured step) and
             "gradients", see `python_api.changes`.
         heads: attention heads, one number or {pattern: number}, where modules do not tell.
@@ -229,7 +233,11 @@ class SpectralMonitor:
         return self._frame
 
     def explain(self) -> str:
-        """What is watched and what is not, and why, as text."""
+        """What is watched and what is not, and why, as text.
+
+        Also what chance would give for each comparison, the memory that is kept between steps
+        (`memory`), and the cadence as chosen so far.
+        """
         told = explain(
             self._matrices,
             self._skipped,
@@ -260,7 +268,8 @@ class SpectralMonitor:
             The frame, or ``None`` where the step is not due or the monitor is paused.
 
         Raises:
-            ValueError: a scalar of more than one element, or a parameter that changed its shape.
+            ValueError: a scalar of more than one element or with a name of the monitor's own
+                ("every", "overhead", "not_finite"), or a parameter that changed its shape.
         """
         entered = time.perf_counter()
         number = self._next_step if step is None else int(step)
@@ -289,10 +298,13 @@ class SpectralMonitor:
         self._cadence.leave(number, done, done - entered)
         return frame
 
-    def _measure(self) -> tuple[dict[str, Any], dict[tuple[str, str], Any], Comparison]:
+    def _measure(
+        self,
+    ) -> tuple[Mapping[str, MatrixRow], Mapping[tuple[str, str], Array], Comparison]:
         svds, _, rows = self._solver.measure(self._needs_vectors)
         alignment = self._meetings.alignment(svds)
-        return rows, alignment, self._over_time.measure(svds, rows)
+        rows, comparison = self._over_time.measure(svds, rows)
+        return rows, alignment, comparison
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -381,17 +393,18 @@ def _as_floats(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
     return values
 
 
-def _plain_arithmetic() -> contextlib.ExitStack:
+def _plain_arithmetic() -> contextlib.AbstractContextManager[Any]:
     """No gradients and no autocast: a step inside ``torch.autocast`` must not round to bf16.
 
     No inference mode either: what a step leaves for the next one would be read-only outside.
     """
+    autocast = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    if not autocast and not torch.is_inference_mode_enabled():
+        return torch.no_grad()
     stack = contextlib.ExitStack()
     if torch.is_inference_mode_enabled():
         stack.enter_context(torch.inference_mode(False))
-    if torch.is_grad_enabled():
-        stack.enter_context(torch.no_grad())
-    for device in ("cpu", "cuda"):
-        if torch.is_autocast_enabled(device):
-            stack.enter_context(torch.autocast(device, enabled=False))
+    stack.enter_context(torch.no_grad())
+    for device in autocast:
+        stack.enter_context(torch.autocast(device, enabled=False))
     return stack

@@ -24,10 +24,10 @@ __all__ = ["Comparison", "OverTime"]
 class Comparison(NamedTuple):
     """Fields of a `SpectralFrame`, see there."""
 
-    agreement: dict[str, Array]
-    subspace_agreement: dict[str, Array]
-    identifiable: dict[str, Array]
-    overlap: dict[str, Array]
+    agreement: Mapping[str, Array]
+    subspace_agreement: Mapping[str, Array]
+    identifiable: Mapping[str, Array]
+    overlap: Mapping[str, Array]
     chance: Chance
     vectors: dict[str, SVD]
 
@@ -68,10 +68,12 @@ class OverTime:
         """Whether the vectors of every matrix are needed."""
         return self.reference.wants_all or bool(self.changes.matrices)
 
-    def measure(self, svds: Sequence[SVD], rows: dict[str, MatrixRow]) -> Comparison:
-        """Compare a step; rows of updates and gradients are added to ``rows``."""
+    def measure(
+        self, svds: Sequence[SVD], rows: Mapping[str, MatrixRow]
+    ) -> tuple[Mapping[str, MatrixRow], Comparison]:
+        """Compare a step; ``rows``, with those of updates and gradients, come back."""
         clusters: list[Tensor] = []
-        identifiable: dict[str, Array] = {}
+        identifiable: Mapping[str, Array] = {}
         if any(svd.Vh.numel() for svd in svds):
             clusters, identifiable = self._clusters.find(svds, rows)
         agreement, subspaces = self.reference.agreement(svds, clusters)
@@ -79,9 +81,8 @@ class OverTime:
             self.reference.remember(svds, [rows[m.name].finite for m in self._matrices])
         changed, overlap = self.changes.measure(svds)
         self.changes.remember()
-        rows.update(changed)
         saved = self.reference.leading if self.reference.wants_final else None
-        return Comparison(
+        return ({**rows, **changed} if changed else rows), Comparison(
             agreement,
             subspaces,
             identifiable,

@@ -90,8 +90,8 @@ def errors(run: Run, ax: Axes | None = None, *, losses: bool = True) -> Axes:
 def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | None = None) -> Axes:
     """Every singular value of one matrix over time, coloured by its index.
 
-    Where bounds were recorded and are wide enough to be seen, they are a band around each line;
-    elsewhere the title tells the largest.
+    Where bounds were recorded and are wide enough to be seen, they are a band around each line,
+    but for bands that would fill the panel; the title tells the largest bound.
 
     Args:
         run: the recorded run.
@@ -120,7 +120,7 @@ def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | No
         bounds = np.asarray(run.singular_value_bounds[name])
         largest = float(np.nanmax(bounds, initial=0.0))
         if largest >= VISIBLE * height:
-            _value_bands(ax, run, values, bounds)
+            _value_bands(ax, run, values, bounds, height)
         told = f", bounds ≤ {largest / top:.1g} σ₁" if top > 0 else ""
     time_axis(ax, run)
     _colourbar(ax, lines, "index i of the singular value")
@@ -128,10 +128,12 @@ def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | No
     return ax
 
 
-def _value_bands(ax: Axes, run: Run, values: Array, bounds: Array) -> None:
+def _value_bands(ax: Axes, run: Run, values: Array, bounds: Array, height: float) -> None:
     r = values.shape[1]
     colours = colormaps[_COLOURS](np.linspace(0, 1, r)) if r > 1 else ["C0"]
     for i in range(r):
+        if not np.nanmedian(bounds[:, i]) < height:
+            continue
         ax.fill_between(
             run.steps, values[:, i] - bounds[:, i], values[:, i] + bounds[:, i],
             color=colours[i], alpha=0.15, linewidth=0, zorder=0.5,
@@ -230,7 +232,8 @@ def agreement_heatmap(
     _heatmap(ax, run, data, f"agreement  {what}", limit)
     ax.set_ylabel("index i of the singular vectors")
     by_chance = f" (by chance {chance:.2g})" if chance is not None and not clusters else ""
-    ax.set_title(f"Agreement of {short(name)}{' in clusters' if clusters else by_chance}")
+    told = " in clusters" if clusters else by_chance
+    ax.set_title(f"Agreement of {short(name)}{told}", fontsize="medium")
     return ax
 
 
@@ -247,7 +250,9 @@ def identifiable_heatmap(run: Run, matrix: str | None = None, ax: Axes | None = 
     data = np.asarray(run.identifiable[name]).T
     _heatmap(ax, run, data, "1: identifiable, 0: in a cluster", 1.0)
     ax.set_ylabel("index i of the singular vectors")
-    ax.set_title(f"Identifiable vectors of {short(name)}: {np.nanmean(data):.0%}")
+    ax.set_title(
+        f"Identifiable vectors of {short(name)}: {np.nanmean(data):.0%}", fontsize="medium"
+    )
     return ax
 
 
@@ -257,7 +262,7 @@ def clusters(run: Run, matrix: str | None = None) -> Figure:
     Raises:
         ValueError: the run has no agreement of this matrix.
     """
-    figure = grid(1, 3, width=6.4, height=4.2)
+    figure = grid(1, 3, width=4.4, height=4.0)
     single, whole, flags = figure.axes
     agreement_heatmap(run, matrix, single)
     agreement_heatmap(run, matrix, whole, clusters=True)
@@ -266,11 +271,17 @@ def clusters(run: Run, matrix: str | None = None) -> Figure:
 
 
 def figure2(
-    run: Run, *, matrix: str | None = None, pair: tuple[str, str] | None = None, title: str = ""
+    run: Run,
+    *,
+    matrix: str | None = None,
+    pair: tuple[str, str] | None = None,
+    title: str = "",
+    columns: int = 4,
 ) -> Figure:
-    """Four panels: errors, singular values, effective ranks, alignment."""
-    figure = Figure(figsize=(21, 4.6), layout=_spaced())
-    _row(run, list(figure.subplots(1, 4)), matrix, pair, {})
+    """Four panels: errors, singular values, effective ranks, alignment; in 1, 2 or 4 columns."""
+    width = 5.25 if columns == 4 else 6.5
+    figure = grid(4 // columns, columns, width=width, height=4.6)
+    _row(run, list(figure.axes), matrix, pair, {})
     if title:
         figure.suptitle(title)
     return figure
@@ -285,9 +296,9 @@ def agreements(run: Run) -> Figure:
     names = list(run.agreement)[:12]
     if not names:
         raise ValueError(f"{run.path}: no agreement was recorded")
-    columns = min(len(names), 4)
+    columns = min(len(names), 3)
     lines = -(-len(names) // columns)
-    figure = Figure(figsize=(5.2 * columns, 3.6 * lines), layout=_spaced())
+    figure = Figure(figsize=(4.4 * columns, 3.4 * lines), layout=_spaced())
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for name, ax in zip(names, panels, strict=False):
         agreement_heatmap(run, name, ax)
@@ -299,7 +310,7 @@ def agreements(run: Run) -> Figure:
 def to_png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=95)
+    figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
@@ -452,7 +463,7 @@ def _heatmap(ax: Axes, run: Run, data: Array, label: str, limit: float | None) -
         vmin=0.0, vmax=top, rasterized=True,
     )  # fmt: skip
     ax.set_ylim(count + 0.5, 0.5)
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(ax)
     time_axis(ax, run)
     ax.set_xlim(edges[0], edges[-1])
     _colourbar(ax, mesh, label)
@@ -466,6 +477,10 @@ def _edges(steps: Any) -> Array:
         return np.array([steps[0] - 0.5, steps[0] + 0.5])
     middles = (steps[1:] + steps[:-1]) / 2
     return np.concatenate([[2 * steps[0] - middles[0]], middles, [2 * steps[-1] - middles[-1]]])
+
+
+def whole_numbers(ax: Axes) -> None:
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def time_axis(ax: Axes, run: Run) -> None:

@@ -28,6 +28,7 @@ import json
 import os
 from collections.abc import Sequence
 from io import FileIO
+from operator import is_
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,12 @@ import numpy as np
 
 from python_api.chance import Chance
 from python_api.files import append, write_atomically
-from python_api.frame import Array, SpectralFrame
+from python_api.frame import SpectralFrame
 from python_api.loggers import Sink
 from python_api.metric_lines import MetricLines
+from python_api.packed_rows import PackedRows, spectra_of
 from python_api.saved_vectors import VectorWriter, truncate_vectors
+from python_api.views import ArrayViews
 
 __all__ = ["ARRAYS", "LAYOUT", "METRICS_FILE", "Recorder", "record_type", "saves_vectors"]
 
@@ -46,6 +49,7 @@ METRICS_FILE = "metrics.jsonl"
 ARRAYS = "spectra.bin"
 LAYOUT = "spectra.json"
 _VERSION = 1
+_NONE: ArrayViews[Any] = ArrayViews.of({})
 
 
 class Recorder:
@@ -76,6 +80,8 @@ class Recorder:
         self._vectors = VectorWriter(self.run_dir, vectors)
         self._layout = _read_layout(self.run_dir)
         self._columns: list[tuple[str, Any, int]] = []
+        # Where the arrays of the last frame were: mostly the same objects at every step.
+        self._seen: list[Any] = []
         self._lines = MetricLines()
         self._metrics: FileIO | None = open(self.run_dir / METRICS_FILE, "ab", buffering=0)  # noqa: SIM115
         self._arrays: FileIO = open(self.run_dir / ARRAYS, "ab", buffering=0)  # noqa: SIM115
@@ -96,22 +102,14 @@ class Recorder:
                 "folder"
             )
         groups = _groups(frame)
-        if not self._columns:
-            self._start(groups, frame.chance)
-        if [(group, name, len(values)) for group, name, values in groups] != self._columns:
-            raise ValueError(
-                f"{self.run_dir}: the frame of step {frame.step} has other matrices, pairs or "
-                "lengths than those recorded before; choose another folder"
-            )
-        record = np.zeros(1, dtype=self._dtype)
+        self._check(frame, groups)
+        record = self._record
         record["step"] = frame.step
-        if groups:
-            np.concatenate(
-                [values for _, _, values in groups], out=record["values"][0], casting="same_kind"
-            )
+        blocks = [views.block for _, views in groups]
+        np.concatenate(blocks, out=record["values"][0], casting="same_kind")
         if frame.vectors:
             self._vectors.write(frame.step, frame.vectors)
-        append(self._arrays, record.tobytes())
+        append(self._arrays, record)
         append(self._metrics, (self._lines.line(frame) + "\n").encode())
         self.last_step = frame.step
 
@@ -129,13 +127,32 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, groups: list[tuple[str, Any, Array]], chance: Chance) -> None:
+    def _check(self, frame: SpectralFrame, groups: list[tuple[str, ArrayViews[Any]]]) -> None:
+        """Raise ValueError where a frame has other columns than those of the folder."""
+        places = [views.slices for _, views in groups]
+        if len(places) == len(self._seen) and all(map(is_, places, self._seen)):
+            return
+        columns = _columns(groups)
+        if not self._columns:
+            self._start(columns, groups, frame.chance)
+        if columns != self._columns:
+            raise ValueError(
+                f"{self.run_dir}: the frame of step {frame.step} has other matrices, pairs or "
+                "lengths than those recorded before; choose another folder"
+            )
+        self._seen = places
+
+    def _start(
+        self,
+        columns: list[tuple[str, Any, int]],
+        groups: list[tuple[str, ArrayViews[Any]]],
+        chance: Chance,
+    ) -> None:
         """Fix the order of the columns: that of the folder, or else of this first frame."""
-        columns = [(group, name, len(values)) for group, name, values in groups]
         # Bounds are float64 always, and are not worth it.
         wide = any(
-            values.dtype == np.float64
-            for group, _, values in groups
+            views.block.dtype == np.float64 and len(views)
+            for group, views in groups
             if group != "singular_value_bounds"
         )
         kind = "<f8" if wide else "<f4"
@@ -153,7 +170,7 @@ class Recorder:
              c["length"])
             for c in self._layout["columns"]
         ]  # fmt: skip
-        self._dtype = record_type(self._layout)
+        self._record = np.zeros(1, dtype=record_type(self._layout))
 
 
 def saves_vectors(sinks: Sequence[Sink]) -> str:
@@ -226,17 +243,26 @@ def _read_layout(run_dir: Path) -> dict[str, Any] | None:
     return layout
 
 
-def _groups(frame: SpectralFrame) -> list[tuple[str, Any, Array]]:
-    rows: list[tuple[str, Any, Array]] = [
-        ("singular_values", name, row.singular_values) for name, row in frame.matrices.items()
-    ]
+def _groups(frame: SpectralFrame) -> list[tuple[str, ArrayViews[Any]]]:
+    """The arrays of a frame by group."""
+    rows = frame.matrices
+    values, bounds = spectra_of(rows, list(rows))
+    groups: list[tuple[str, ArrayViews[Any]]] = [("singular_values", values)]
     # Those of the exact method are rounding levels, known from sigma_1.
-    rows += [
-        ("singular_value_bounds", name, row.singular_value_bounds)
-        for name, row in frame.matrices.items()
-        if row.method != "exact"
+    if not isinstance(rows, PackedRows):
+        bounds = ArrayViews.of({n: bounds[n] for n, row in rows.items() if row.method != "exact"})
+    elif rows.is_exact:
+        bounds = _NONE
+    groups.append(("singular_value_bounds", bounds))
+    for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "overlap"):
+        arrays = getattr(frame, group)
+        groups.append((group, ArrayViews.of(arrays) if arrays else _NONE))
+    return groups
+
+
+def _columns(groups: list[tuple[str, ArrayViews[Any]]]) -> list[tuple[str, Any, int]]:
+    return [
+        (group, name, place.stop - place.start)
+        for group, views in groups
+        for name, place in views.slices.items()
     ]
-    rows += [("alignment", pair, diagonal) for pair, diagonal in frame.alignment.items()]
-    for group in ("agreement", "subspace_agreement", "identifiable", "overlap"):
-        rows += [(group, name, values) for name, values in getattr(frame, group).items()]
-    return rows

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from torch import Tensor
 
 from python_api.frame import Array
 from python_api.matrices import Matrix
-from python_api.rows import split, to_arrays
+from python_api.rows import to_arrays
 from python_api.saved_vectors import SavedVectors
+from python_api.views import ArrayViews, consecutive
 from spectral_kernels.alignment.clusters import cluster_agreement_list
 from spectral_kernels.alignment.prepared import PreparedAgreement
 from spectral_kernels.results import SVD
@@ -48,7 +48,7 @@ class Reference:
         self._in_place = in_place
         self._k = k
         self._vectors: dict[str, SVD] = {}
-        self._agreement: tuple[list[SVD], PreparedAgreement] | None = None
+        self._agreement: _Prepared | None = None
         self._mode: str | None = None
         self._source = "none"
         if isinstance(given, str) and given in _MODES:
@@ -123,6 +123,7 @@ class Reference:
                 else:
                     copy = SVD(leading.U.clone(), leading.S, leading.Vh.clone())
                     self._vectors[matrix.name] = copy
+                    self._agreement = None
 
     def leading(self, svd: SVD) -> SVD:
         """The vectors that take part, views; S is empty."""
@@ -130,7 +131,7 @@ class Reference:
 
     def agreement(
         self, svds: Sequence[SVD], clusters: Sequence[Tensor]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
+    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
         """Agreement of single vectors and of the subspaces of clusters, by name.
 
         |u_i . u'_i| |v_i . v'_i|, and `spectral_kernels.subspace_agreement`; NaN where no
@@ -140,47 +141,55 @@ class Reference:
             svds: of all matrices.
             clusters: of all matrices, from `spectral_kernels.singular_value_clusters`.
         """
-        known = [self._vectors.get(self._matrices[i].name) for i in self._compared]
-        unknown = [i for i, svd in zip(self._compared, known, strict=True) if svd is None]
+        known = self._agreement
+        if known is None or known.svds is not svds or known.clusters is not clusters:
+            known = self._prepare(svds, clusters)
+        if known is not None:
+            joined = known.prepared.run().cpu().numpy()
+            return ArrayViews(joined[0], known.slices), ArrayViews(joined[1], known.slices)
+        members = [i for i in self._compared if self._matrices[i].name in self._vectors]
+        pairs = [(svds[i], self._like(svds[i], i)) for i in members]
+        first = [clusters[i][:count] for i, count in zip(members, _counts(pairs), strict=True)]
+        vectors, subspaces = cluster_agreement_list(pairs, [f[: self._k] for f in first])
+        found = to_arrays([*vectors, *subspaces])
         single: dict[str, Array] = {
             self._matrices[i].name: np.full(min(self._k, len(svds[i].S)), np.nan, dtype=np.float32)
-            for i in unknown
+            for i in self._compared
         }
         whole = dict(single)
-        members = [i for i in self._compared if i not in unknown]
-        if not members:
-            return single, whole
-        pairs = [(svds[i], self._like(svds[i], i)) for i in members]
-        counts = [min(self._k, a.Vh.shape[0], b.Vh.shape[0]) for a, b in pairs]
-        first = [clusters[i][:count] for i, count in zip(members, counts, strict=True)]
-        if not self._in_place or len({a.U.dtype for a, _ in pairs}) > 1:
-            vectors, subspaces = cluster_agreement_list(pairs, first)
-            found = to_arrays([*vectors, *subspaces])
-            lines, cosines = found[: len(pairs)], found[len(pairs) :]
-        else:
-            joined = self._prepared(pairs, counts).run(first).cpu().numpy()
-            lines, cosines = split(joined[0], counts), split(joined[1], counts)
         names = [self._matrices[i].name for i in members]
-        single.update(zip(names, lines, strict=True))
-        whole.update(zip(names, cosines, strict=True))
+        single.update(zip(names, found[: len(names)], strict=True))
+        whole.update(zip(names, found[len(names) :], strict=True))
         return single, whole
+
+    def _prepare(self, svds: Sequence[SVD], clusters: Sequence[Tensor]) -> _Prepared | None:
+        """What is prepared for SVDs in these places; None where it is not worth it.
+
+        It is where the same list comes at every step, as it does from a tracker, and all
+        references are there.
+        """
+        self._agreement = None
+        compared = [self._matrices[i].name for i in self._compared]
+        if not self._in_place or not compared or not all(n in self._vectors for n in compared):
+            return None
+        pairs = [(svds[i], self._like(svds[i], i)) for i in self._compared]
+        if len({a.U.dtype for a, _ in pairs}) > 1:
+            return None
+        counts = [min(self._k, count) for count in _counts(pairs)]
+        first = [clusters[i][:count] for i, count in zip(self._compared, counts, strict=True)]
+        self._agreement = _Prepared(
+            svds, clusters, PreparedAgreement(pairs, first), consecutive(compared, counts)
+        )
+        return self._agreement
 
     def _like(self, svd: SVD, i: int) -> SVD:
         """The reference of a matrix, in the dtype and on the device of its present vectors."""
         name = self._matrices[i].name
         known = self._vectors[name]
         if known.U.dtype != svd.U.dtype or known.U.device != svd.U.device:
+            self._agreement = None
             known = self._vectors[name] = SVD(known.U.to(svd.U), known.S, known.Vh.to(svd.Vh))
         return known
-
-    def _prepared(self, pairs: list[tuple[SVD, SVD]], counts: list[int]) -> PreparedAgreement:
-        """Prepared once while all SVDs are the same objects, as a tracker's and a reference's
-        are."""
-        flat = [svd for pair in pairs for svd in pair]
-        known = self._agreement
-        if known is None or any(a is not b for a, b in zip_longest(known[0], flat)):
-            known = self._agreement = (flat, PreparedAgreement(pairs, counts))
-        return known[1]
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``."""
@@ -204,7 +213,7 @@ class Reference:
                     f"{(U.shape[0], Vh.shape[1])}, the matrix is {shapes.get(name, 'unknown')}"
                 )
             loaded[name] = SVD(U.clone(), U.new_empty(0), Vh.clone())
-        self._vectors = loaded
+        self._vectors, self._agreement = loaded, None
 
     def _take(self, given: Sequence[SVD] | Mapping[str, SVD]) -> int:
         names = [matrix.name for matrix in self._matrices]
@@ -252,6 +261,19 @@ def _size(matrix: Matrix, k: int) -> int:
     tensor = matrix.get()
     size = 8 if tensor is not None and tensor.dtype == torch.float64 else 4
     return size * min(k, *matrix.shape) * sum(matrix.shape)
+
+
+class _Prepared(NamedTuple):
+    """Agreement of SVDs that are overwritten at every step."""
+
+    svds: Sequence[SVD]
+    clusters: Sequence[Tensor]
+    prepared: PreparedAgreement
+    slices: dict[str, slice]
+
+
+def _counts(pairs: Sequence[tuple[SVD, SVD]]) -> list[int]:
+    return [min(a.Vh.shape[0], b.Vh.shape[0]) for a, b in pairs]
 
 
 def _fits(known: SVD, svd: SVD) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,19 @@ __all__ = ["write_report"]
 _POINTS = 400  # More per line make the file large and no picture clearer.
 _COMPARISONS = (
     "Mean of the ten leading alignments, agreements and overlaps; dashed, in the same colour, what "
-    "random directions would give."
+    "random directions would give. A line near its dashed one says nothing."
 )
+_AGREEMENTS = (
+    "Agreement of the singular vectors of each matrix with those of the reference, pair by pair of "
+    "equal index: 1 where both point as before, near the number in the title where they point "
+    "anywhere."
+)
+# Bands narrower than this share of a chart's range are rounding, however far one zooms in.
+_NARROWEST = 1e-6
 _CLUSTERS = (
     "Agreement of one matrix with its reference, vector by vector; the same with the subspaces of "
     "clusters of singular values too close together to tell their vectors apart; and which vectors "
-    "are alone."
+    "are alone (light). Where the last picture is dark, the first one need not mean anything."
 )
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 _PALETTE = qualitative.D3
@@ -95,9 +102,14 @@ def write_report(
         # The script is the only markup that is not escaped; charts escape their own texts.
         plotly_js=Markup(get_plotlyjs()),
         claims=_claims(run.summary.get("claims", [])),
-        summary=[(key, _text(v)) for key, v in run.summary.items() if key != "claims"],
+        summary=[
+            (key, _text(value))
+            for key, value in run.summary.items()
+            if key != "claims" and not _is_table(value)
+        ],
         images=_images(run, matrix, pair, others or {}, title),
         charts=_charts(run),
+        has_bounds=line_plots.has_bounds(run),
         headings=["normalised", *(heading for _, heading in _COLUMNS)],
         rows=[_matrix_row(run, name) for name in run.matrices],
         pairs=[
@@ -105,7 +117,7 @@ def write_report(
                 "first": pair[0],
                 "second": pair[1],
                 "score": _change(_scores(diagonal)),
-                "chance": _text(run.alignment_chance().get(pair)),
+                "chance": _brief(run.alignment_chance().get(pair)),
             }
             for pair, diagonal in run.alignment_over_heads().items()
         ],
@@ -127,6 +139,11 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return rows
 
 
+def _is_table(value: Any) -> bool:
+    """Whether a value has more numbers than anyone reads in one cell."""
+    return isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values())
+
+
 def _text(value: Any) -> str:
     if value is None:
         return "–"
@@ -141,6 +158,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _brief(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
 def _images(
     run: Run,
     matrix: str | None,
@@ -150,7 +171,7 @@ def _images(
 ) -> list[dict[str, str]]:
     figures = [
         (
-            plots.figure2(run, matrix=matrix, pair=pair),
+            plots.figure2(run, matrix=matrix, pair=pair, columns=2),
             "Errors; all singular values of one matrix, coloured by index; normalised effective "
             "rank of every matrix; diagonal of the alignment of two layers.",
         )
@@ -160,7 +181,7 @@ def _images(
     if run.alignment or run.agreement or run.overlap:
         figures.append((line_plots.comparisons(run), _COMPARISONS))
     if run.agreement:
-        figures.append((plots.agreements(run), "Agreement of singular vectors with the reference."))
+        figures.append((plots.agreements(run), _AGREEMENTS))
     if _has_clusters(run, matrix):
         figures.append((plots.clusters(run, matrix), _CLUSTERS))
     if others:
@@ -185,36 +206,48 @@ def _certainty_caption(run: Run) -> str:
          for name, bounds in run.singular_value_bounds.items()),
         default=0.0,
     )  # fmt: skip
+    work = "; and what the tracker did with how many matrices." if run.work else "."
     return (
-        "Effective and stable rank of every matrix in the band of their proved bounds, which is "
-        "as thin as the line where it cannot be seen; bounds of the singular values, at most "
-        f"{widest:.2g} of the largest one; and how many matrices the tracker kept, rotated or "
-        "solved anew."
+        "Effective and stable rank of every matrix in the band of their proved bounds, drawn wider "
+        "where the title says so, since it would be thinner than the line; bounds of the singular "
+        f"values, at most {widest:.2g} of the largest one" + work
     )
 
 
 def _charts(run: Run) -> list[Markup]:
     recorded = {name: v for name, v in run.scalars.items() if np.isfinite(v).any()}
-    own: dict[str, Array] = {
-        name: recorded.pop(name) for name in ("overhead", "not_finite") if name in recorded
+    own: dict[str, dict[str, Array]] = {
+        name: {name: recorded.pop(name)} if name in recorded else {}
+        for name in ("overhead", "every", "not_finite")
     }
+    # A line that says the same at every step, as it should, is no picture.
+    if all(np.all(values == values[0]) for values in own["every"].values()):
+        own["every"] = {}
+    if not any(np.any(values > 0) for values in own["not_finite"].values()):
+        own["not_finite"] = {}
     losses = {name: recorded.pop(name) for name in list(recorded) if "loss" in name}
     scores = {
         f"{a} → {b}": _scores(diagonal) for (a, b), diagonal in run.alignment_over_heads().items()
     }
     chance = {f"{a} → {b}": value for (a, b), value in run.alignment_chance().items()}
-    ranks, stable = run.metrics["effective_rank"], run.metrics["stable_rank"]
+    # Entropies of large and small matrices are far apart, and what falls in them does not show.
+    ranks = {name: _normalized(run, name, values)
+             for name, values in run.metrics["effective_rank_exp"].items()}  # fmt: skip
+    rank_bounds = {name: _normalized(run, name, values)
+                   for name, values in _bounds_of(run, "effective_rank_exp").items()}  # fmt: skip
+    stable = run.metrics["stable_rank"]
     wanted = [
         _Chart("Losses", "loss", losses, log=True),
         _Chart("Accuracies and other scalars", "value", recorded),
-        _Chart("Effective rank", "entropy of σ / Σσ (nats)", ranks,
-               bounds=_bounds_of(run, "effective_rank")),
+        _Chart("Effective rank, normalised", "exp(H) / r", ranks, bounds=rank_bounds),
         _Chart("Stable rank", "‖A‖²_F / σ₁²", stable, bounds=_bounds_of(run, "stable_rank")),
         _Chart("Alignment score", "mean of 10 leading entries", scores, chance=chance),
         _Chart("Agreement score", "mean of 10 leading entries",
                {name: _scores(values) for name, values in run.agreement.items()},
                chance=run.chance.agreement),
-        _Chart("The monitor itself", "share of time; matrices with NaN", own),
+        _Chart("What the monitor takes", "share of the time", own["overhead"]),
+        _Chart("How often it measures", "steps between measurements", own["every"]),
+        _Chart("Matrices with NaN or infinity", "matrices", own["not_finite"]),
     ]  # fmt: skip
     return [_draw(run, chart) for chart in wanted if chart.lines]
 
@@ -232,10 +265,10 @@ class _Chart:
 
 
 def _bounds_of(run: Run, metric: str) -> dict[str, Array]:
-    """Bounds by matrix of those that can be seen in a chart of this metric."""
+    """Bounds by matrix of those that a reader who zooms in can see."""
     lines = run.metrics[metric]
     known = np.concatenate([values[np.isfinite(values)] for values in lines.values()])
-    seen = plots.VISIBLE * float(np.ptp(known)) if len(known) else 0.0
+    seen = _NARROWEST * float(np.ptp(known)) if len(known) else 0.0
     bounds = {name: run.bound(metric, name) for name in lines}
     return {
         name: values
@@ -276,7 +309,7 @@ def _draw(run: Run, chart: _Chart) -> Markup:
         showlegend=True,
     )  # fmt: skip
     if chart.log:
-        figure.update_yaxes(type="log", exponentformat="power")
+        figure.update_yaxes(type="log", exponentformat="power", **_decades(chart.lines.values()))
     return Markup(
         figure.to_html(
             full_html=False,
@@ -286,8 +319,16 @@ def _draw(run: Run, chart: _Chart) -> Markup:
     )
 
 
+def _decades(lines: Iterable[Array]) -> dict[str, int]:
+    """Ticks at powers of ten alone, where there are enough of them."""
+    known = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in lines])
+    enough = len(known) and known.max() > 100 * known.min()
+    return {"dtick": 1} if enough else {}
+
+
 def _rounded(values: Sequence[float] | Array) -> list[float]:
-    return [float(f"{value:.5g}") for value in values]
+    # So many digits that bounds of a tracker do not become steps.
+    return [float(f"{value:.7g}") for value in values]
 
 
 def _escape(text: str) -> str:
@@ -295,11 +336,15 @@ def _escape(text: str) -> str:
     return str(Markup.escape(text))
 
 
-def _matrix_row(run: Run, name: str) -> dict[str, Any]:
+def _normalized(run: Run, name: str, values: Array) -> Array:
+    """Values divided by the number r of singular values of a matrix, as H / r is to H."""
     with np.errstate(invalid="ignore", divide="ignore"):
         share = run.metrics["normalized_effective_rank"][name] / run.metrics["effective_rank"][name]
-        normalized = run.metrics["effective_rank_exp"][name] * share
-    cells = [_change(normalized)]
+    return np.asarray(values * share)
+
+
+def _matrix_row(run: Run, name: str) -> dict[str, Any]:
+    cells = [_change(_normalized(run, name, run.metrics["effective_rank_exp"][name]))]
     for metric, _ in _COLUMNS:
         values = run.metrics.get(metric, {}).get(name)
         if metric == "agreement_score" and name in run.agreement:

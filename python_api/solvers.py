@@ -30,7 +30,7 @@ class Measured(NamedTuple):
     """U and Vh are empty where nobody asked for vectors, and have k columns or rows where only k
     are computed."""
     finite: list[bool]
-    rows: dict[str, MatrixRow]
+    rows: Mapping[str, MatrixRow]
 
 
 class Solver(Protocol):
@@ -87,7 +87,7 @@ class ExactSolver:
         none = packed[0].new_empty((0, 0))
         return [next(whole) if needed else SVD(none, next(values), none) for needed in vectors]
 
-    def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> dict[str, MatrixRow]:
+    def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> Mapping[str, MatrixRow]:
         """Rows with rounding-level bounds."""
         spectra = rounding([svd.S for svd in svds])
         return RowMaker(self.matrices, "exact").rows(spectra, _finite(snapshot), [""] * len(svds))
@@ -143,7 +143,7 @@ class RandomizedSolver:
         ]
         return svds
 
-    def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> dict[str, MatrixRow]:
+    def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> Mapping[str, MatrixRow]:
         """Rows with bounds from what the leading values leave of the Frobenius norm."""
         return leading_rows(
             self.matrices, "randomized", [svd.S for svd in svds], snapshot.frobenius_norm,

@@ -51,7 +51,7 @@ class TrackedSolver:
     Args:
         matrices: those under watch.
         k: triplets of each, or None for whole spectra.
-        vectors: how many leading vectors of large matrices.
+        vectors: how many leading vectors of large matrices; not used with ``k``.
         tolerance: see `spectral_kernels.SpectrumTracker`.
         needed: the matrices whose vectors `measure` will be asked for; it may ask otherwise.
     """
@@ -84,16 +84,23 @@ class TrackedSolver:
         # Large matrices whose vectors are tracked.
         self._followed = self._leading
         self._follow(needed)
+        self._svds: list[SVD] = []
+        self._spectra = Spectra([], [], [])
         self._rows = RowMaker([matrices[i] for i in self._complete], "tracked")
 
     @property
     def resolves(self) -> int:
-        """How many matrices were solved anew so far because tracking lost them."""
+        """How many matrices were solved anew so far because tracking lost them.
+
+        Their first solution does not count, nor do values that are always from scratch.
+        """
         return sum(tracker.resolves for _, tracker in self._groups.values())
 
     def measure(self, vectors: Sequence[bool]) -> Measured:
         """Bring every decomposition up to date. CPU parameters are read where they are."""
         read = [matrix.read() for matrix in self._matrices]
+        if not self._leading:
+            return self._measure_whole(read)
         self._follow(vectors)
         found: dict[int, _Tracked] = {}
         for members, tracker in self._groups.values():
@@ -102,7 +109,7 @@ class TrackedSolver:
         if self._leading and not self._partial:
             self._replace_values(read, found)
         tracked = [found[i] for i in range(len(read))]
-        rows = self._complete_rows(tracked) | self._partial_rows(tracked)
+        rows = {**self._complete_rows(tracked), **self._partial_rows(tracked)}
         if self._partial:
             rows = {matrix.name: rows[matrix.name] for matrix in self._matrices}
         finite = [entry.work != NOT_FINITE for entry in tracked]
@@ -116,7 +123,19 @@ class TrackedSolver:
             tracker.reset()
             self._followed, self._groups["leading"] = followed, (followed, tracker)
 
-    def _complete_rows(self, tracked: Sequence[_Tracked]) -> dict[str, MatrixRow]:
+    def _measure_whole(self, read: list[Tensor]) -> Measured:
+        """The step where every matrix is tracked as a whole: results stay where they are."""
+        _, tracker = self._groups["whole"]
+        svds: Any = tracker.update(read)
+        if svds is not self._svds:
+            bounds: Any = tracker.bounds
+            norms: Any = tracker.error_norms
+            self._svds, self._spectra = svds, Spectra([svd.S for svd in svds], bounds, norms)
+        work = tracker.work
+        finite = [entry != NOT_FINITE for entry in work]
+        return Measured(svds, finite, self._rows.rows(self._spectra, finite, work))
+
+    def _complete_rows(self, tracked: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
         own = [tracked[i] for i in self._complete]
         if not own:
             return {}
@@ -128,7 +147,7 @@ class TrackedSolver:
         )
         return self._rows.rows(spectra, [entry != NOT_FINITE for entry in work], work)
 
-    def _partial_rows(self, tracked: Sequence[_Tracked]) -> dict[str, MatrixRow]:
+    def _partial_rows(self, tracked: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
         if not self._partial:
             return {}
         own = [tracked[i] for i in self._partial]
@@ -188,7 +207,7 @@ class TrackedSolver:
             # The results and the block, float64 numbers and integers for each of them.
             width = block_width(self._k, m, n)
             return values + result * (k * (m + n) + n * width) + 8 * (3 * k + width)
-        sweep = torch.finfo(sweep_dtype(dtype, self._tolerance)).bits // 8
+        sweep = torch.finfo(sweep_dtype(dtype, (m, n), self._tolerance)).bits // 8
         # U, S, Vh; bounds and identities; the state.
         return result * r * (m + n + 1) + 16 * r + sweep * r * r
 

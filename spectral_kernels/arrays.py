@@ -117,10 +117,10 @@ def enter(x: Array | Sequence[Array], name: str = "A") -> tuple[list[Tensor], Le
         if like == "torch":
             return [tensor], lambda results: results[0]
         return [tensor], lambda results: _convert(results[0], like)
+    if all(isinstance(item, Tensor) for item in x):
+        return list(x), list
     tensors = [to_tensor(item, f"{name}[{i}]") for i, item in enumerate(x)]
     likes = [kind(item) for item in x]
-    if all(like == "torch" for like in likes):
-        return tensors, lambda results: list(results)
     return tensors, lambda results: [
         _convert(r, like) for r, like in zip(results, likes, strict=True)
     ]

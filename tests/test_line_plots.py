@@ -62,6 +62,23 @@ def test_metrics_lie_in_their_bands(run: Run, metric: str) -> None:
         line_plots.metric_over_time(run, "x")
 
 
+def test_bands_that_could_not_be_seen_are_drawn_wider(run: Run) -> None:
+    title = line_plots.metric_over_time(run, "stable_rank").get_title()
+    assert "drawn" not in title
+    spread = np.ptp([run.metrics["stable_rank"][name] for name in run.weights])
+    for name in run.weights:
+        run.metrics["bound"][f"stable_rank/{name}"] = np.full(5, 3e-4 * spread)
+    ax = line_plots.metric_over_time(run, "stable_rank")
+    assert ax.get_title().endswith(", drawn 100 times as wide")
+    for name, band in zip(run.weights, bands(ax), strict=True):
+        top = run.metrics["stable_rank"][name].max() + 3e-2 * spread
+        assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(top)
+    # Rounding is no band, however wide it is drawn.
+    for name in run.weights:
+        run.metrics["bound"][f"stable_rank/{name}"] = np.full(5, 1e-9 * spread)
+    assert "drawn" not in line_plots.metric_over_time(run, "stable_rank").get_title()
+
+
 def test_exact_runs_have_no_bands(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
         watch = SpectralMonitor({"a": torch.randn(4, 4)}, method="exact", recorder=recorder)
@@ -77,15 +94,23 @@ def test_exact_runs_have_no_bands(tmp_path: Path) -> None:
 
 
 def test_singular_values_have_bands_where_they_can_be_seen(run: Run) -> None:
+    run.singular_value_bounds = {
+        name: 0.1 * np.asarray(values) for name, values in run.singular_value_bounds.items()
+    }
     ax = plots.singular_values_over_time(run, "up.weight")
     assert len(bands(ax)) == 8
     assert "bounds ≤" in ax.get_title()
     run.singular_value_bounds = {
-        name: 1e-6 * np.asarray(values) for name, values in run.singular_value_bounds.items()
+        name: 1e-5 * np.asarray(values) for name, values in run.singular_value_bounds.items()
     }
     narrow = plots.singular_values_over_time(run, "up.weight")
     assert not bands(narrow)
     assert "bounds ≤" in narrow.get_title()
+    # Nor where they would fill the panel.
+    run.singular_value_bounds = {
+        name: np.full(values.shape, 100.0) for name, values in run.singular_value_bounds.items()
+    }
+    assert not bands(plots.singular_values_over_time(run, "up.weight"))
 
 
 def test_largest_bounds_on_a_log_scale(run: Run) -> None:
@@ -94,6 +119,12 @@ def test_largest_bounds_on_a_log_scale(run: Run) -> None:
     for name, line in zip(run.weights, ax.get_lines(), strict=True):
         share = run.value_bounds(name).max(axis=1) / run.singular_values[name][:, 0]
         np.testing.assert_allclose(line.get_ydata(), share)
+    # A new solution, after which a bound is rounding, does not squeeze the rest of the panel.
+    level = ax.get_ylim()[0]
+    shares = run.value_bounds("up.weight").copy()
+    shares[2] = 1e-9
+    run.singular_value_bounds["up.weight"] = shares
+    assert line_plots.bounds_over_time(run).get_ylim()[0] > 0.1 * level
 
 
 def test_work_of_a_tracker(run: Run) -> None:
@@ -101,6 +132,7 @@ def test_work_of_a_tracker(run: Run) -> None:
         line_plots.work_per_step(run)
     run.work = {
         "solved": np.array([2.0, 0, 0, 1, 0]),
+        "rotated three times": np.array([0.0, 0, 0, 0, 0]),
         "kept": np.array([0.0, 2, 1, 0, 2]),
         "two passes": np.array([0.0, 0, 1, 1, 0]),
     }
@@ -110,10 +142,11 @@ def test_work_of_a_tracker(run: Run) -> None:
     assert legend is not None
     # The least work first, words of other trackers last.
     assert [text.get_text() for text in legend.get_texts()] == [
-        "kept: 1 a step", "solved: 0.6 a step", "two passes: 0.4 a step",
+        "kept: 1 a step", "rotated three times: 0 a step", "solved: 0.6 a step",
+        "two passes: 0.4 a step",
     ]  # fmt: skip
     tops = [band.get_paths()[0].vertices[:, 1].max() for band in bands(ax)]
-    assert tops == [2, 2, 2]
+    assert tops == [2, 2, 2, 2]
     assert len(line_plots.certainty(run).axes) == 4
     run.work = {}
     assert len(line_plots.certainty(run).axes) == 3

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import torch
 
 import spectral_kernels as sk
 from benchmarks.table import markdown
@@ -61,6 +62,15 @@ def test_the_functional_examples_run(readme):
     }
     exec(python_blocks(readme)[1], names)
     np.testing.assert_allclose(names["S"], np.linalg.svd(names["A"], compute_uv=False), rtol=1e-10)
+
+
+def test_the_options_of_the_monitor_are_as_shown(readme):
+    model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
+    names = {"sk": sk, "model": model}
+    exec(python_blocks(readme)[2], names)
+    assert names["row"].bounds["effective_rank"] >= 0
+    assert set(names["frame"].matrices) >= {"0.weight", "0.weight[update]", "0.weight[gradient]"}
+    assert 0 < names["frame"].chance.agreement["0.weight"] < 1
 
 
 def test_the_picture_of_the_readme_is_there(readme):

@@ -7,6 +7,7 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -63,7 +64,11 @@ def folder(tmp_path: Path) -> Path:
         {"claim": "second", "source": "SD", "expected": None, "measured": {"a": 1}, "holds": False},
         {"claim": "third", "source": "SD", "expected": [1, 2.0], "measured": None, "holds": None},
     ]  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps({"claims": claims, "steps": 3, "note": EVIL}))
+    (folder / "summary.json").write_text(
+        json.dumps(
+            {"claims": claims, "steps": 3, "note": EVIL, "table": {"start": {"a": 0.987654}}}
+        )
+    )
     (folder / "config.json").write_text(json.dumps({"seed": 7, "name": f"</pre>{EVIL}"}))
     return folder
 
@@ -96,6 +101,23 @@ def test_what_it_says(folder: Path) -> None:
     assert norms[2] == pytest.approx(4 * norms[0])
     assert f"{norms[0]:.3g} → {norms[2]:.3g}" in cells
     assert "a" in cells
+    # Tables stay in their file, and what the monitor reports at every step is no picture.
+    assert not any("0.9877" in cell for cell in cells)
+
+
+def test_the_monitor_itself_is_drawn_where_it_has_something_to_say(
+    folder: Path, tmp_path: Path
+) -> None:
+    quiet = write_report(folder).read_text(encoding="utf-8")
+    assert "What the monitor takes" in quiet
+    assert "How often it measures" not in quiet
+    assert "Matrices with NaN" not in quiet
+    run = load_run(folder)
+    run.scalars["every"] = np.arange(1.0, len(run.steps) + 1)
+    run.scalars["not_finite"] = np.ones(len(run.steps))
+    text = write_report(run, tmp_path / "loud.html").read_text(encoding="utf-8")
+    assert "How often it measures" in text
+    assert "Matrices with NaN" in text
 
 
 def test_names_are_text_and_never_markup(folder: Path) -> None:
@@ -147,7 +169,7 @@ def test_bounds_and_chance_are_drawn(tmp_path: Path) -> None:
     assert text.count('"fill":"toself"') >= 4
     assert text.count('"dash":"dash"') == 3
     chance = frame.chance
-    assert f"{chance.alignment['a', 'b']:.4g}" in page.cells
+    assert f"{chance.alignment['a', 'b']:.2g}" in page.cells
     assert any(cell.endswith(f"({chance.agreement['a']:.2g})") for cell in page.cells)
 
 

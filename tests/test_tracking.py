@@ -93,7 +93,7 @@ def test_other_tolerances(tolerance: float, every_isa: str) -> None:
             check(A.float(), tracker.update(A.float()), tracker)
 
 
-@pytest.mark.parametrize("shape", [(128, 128), (300, 96), (60, 250)])
+@pytest.mark.parametrize("shape", [(128, 128), (300, 96), (60, 250), (330, 350)])
 def test_sizes_of_real_layers(shape: tuple[int, int], backend: str) -> None:
     """Rounding grows with the size: what is proved of it must still fit the tolerance."""
     tracker = sk.SpectrumTracker()

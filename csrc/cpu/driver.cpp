@@ -6,6 +6,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "cpu/clusters.h"
 #include "cpu/epilogue.h"
 #include "cpu/summary_bounds.h"
 #include "cpu/tasks.h"
@@ -217,6 +218,15 @@ static int64_t alignment_dots(const AlignmentPair& p) {
     dots += 2 * (i - start);
   }
   return dots;
+}
+
+void run_clusters(const std::vector<ClusterJob>& jobs) {
+  for (const ClusterJob& j : jobs) {
+    if (j.dtype == DType::kFloat64)
+      find_clusters(static_cast<const double*>(j.s), j.b, j.last, j.r, j.open, j.first, j.alone);
+    else
+      find_clusters(static_cast<const float*>(j.s), j.b, j.last, j.r, j.open, j.first, j.alone);
+  }
 }
 
 void run_alignments(const std::vector<AlignmentPair>& pairs, int threads) {

@@ -71,6 +71,17 @@ struct BoundedSummaryJob {
   double* out;         // as the summary's
 };
 
+struct ClusterJob {
+  const void* s;  // (r) of the dtype
+  DType dtype;
+  const double* b;
+  double* last;
+  int64_t r;
+  bool open;
+  int64_t* first;
+  uint8_t* alone;
+};
+
 struct SnapshotJob {
   MatrixView a;
   void* packed;
@@ -88,6 +99,7 @@ void run_track(const std::vector<TrackJob>& jobs, int threads);
 void run_leading(const std::vector<LeadingJob>& jobs, int threads);
 void run_summaries(const std::vector<SummaryJob>& jobs, int threads);
 void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threads);
+void run_clusters(const std::vector<ClusterJob>& jobs);
 void run_alignments(const std::vector<AlignmentPair>& pairs, int threads);
 void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads);
 

@@ -22,6 +22,7 @@ from python_api.run import load_run
 
 FIGURE = "figures/figure2.png"
 DPI = 110
+_OF_THE_MONITOR = ("overhead", "every", "not_finite")
 
 
 def write_results(options: Options[Settings], folder: Path, seconds: float) -> None:
@@ -32,8 +33,7 @@ def write_results(options: Options[Settings], folder: Path, seconds: float) -> N
     figure = figure2(run, matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
     figure.savefig(folder / FIGURE, dpi=DPI)
     summary = summarize(options, read_history(folder), seconds)
-    # The table of all matrices at three moments is the report's own, in pictures.
-    run.summary = {key: value for key, value in summary.items() if key != "moments"}
+    run.summary = summary
     write_report(run, title=title(options), matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
     write_json(folder / SUMMARY, summary)
 
@@ -88,7 +88,7 @@ def final_numbers(history: History) -> dict[str, float]:
     numbers = {"mean_normalized_effective_rank": float(history.mean_rank()[-1])}
     for name, values in history.scalars.items():
         known = values[np.isfinite(values)]
-        if name != "overhead" and len(known):
+        if name not in _OF_THE_MONITOR and len(known):
             numbers[name] = float(known[-1])
     return numbers
 

@@ -23,12 +23,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.alignment.op import agreement_pairs
+from spectral_kernels.alignment.torch_backend import find_clusters
 from spectral_kernels.arrays import Array, enter, from_tensor, kind, to_tensor
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
@@ -128,34 +128,6 @@ def subspace_agreement(
         [u * v for u, v in zip(both[:half], both[half:], strict=True)]
     )
     return agreements
-
-
-def find_clusters(S: Any, radius: Any, starts: Any = None) -> tuple[Any, Any]:
-    """Return the index of the first value of each value's cluster, and which are identifiable.
-
-    Unchecked, for tensors and for NumPy arrays alike: the latter cost a third where a few hundred
-    values are all.
-
-    Args:
-        S, radius: (..., k).
-        starts: (k,) bool: values that begin a spectrum of their own, where several lie one after
-            the other; indices count through.
-    """
-    low, high = S - radius, S + radius
-    # All true, in the caller's kind of array. A NaN joins nothing.
-    begins = (low == high) | True
-    begins[..., 1:] = ~(low[..., :-1] <= high[..., 1:])
-    if starts is not None:
-        begins |= starts
-    ends = begins | True
-    ends[..., :-1] = begins[..., 1:]
-    k = S.shape[-1]
-    if isinstance(S, Tensor):
-        index = begins * torch.arange(k, device=S.device)
-        first: Any = index.cummax(dim=-1).values if k else index
-    else:
-        first = np.maximum.accumulate(begins * np.arange(k), axis=-1)
-    return first, begins & ends & (low > 0)
 
 
 def cluster_agreement_list(

@@ -118,6 +118,41 @@ class ClusterCosines:
         return self._block
 
 
+class Clusters:
+    """``singular_value_clusters`` of spectra that stay where they are, on the CPU.
+
+    Args:
+        values, bounds: (total,) all spectra one after the other, and of their errors.
+        last: (total,) the values before, NaN for none; a run replaces them.
+        lengths: of each spectrum.
+        open_ended: of each, whether it goes on after its last value here.
+        first, alone: (total,) results, int64 and bool: the index of the first value of each
+            value's cluster, from the start of its spectrum, and whether it is identifiable.
+    """
+
+    def __init__(
+        self,
+        values: Tensor,
+        bounds: Tensor,
+        last: Tensor,
+        lengths: list[int],
+        open_ended: list[bool],
+        first: Tensor,
+        alone: Tensor,
+    ) -> None:
+        self._owners = (values, bounds, last, first, alone)
+        code = DTYPE_CODES[values.dtype]
+        own = [_places(x, lengths) for x in self._owners]
+        self._jobs = [
+            (s, code, b, before, r, int(is_open), f, a)
+            for s, b, before, f, a, r, is_open in zip(*own, lengths, open_ended, strict=True)
+        ]
+
+    def run(self) -> None:
+        """Find the clusters of the values as they are now."""
+        _C.clusters(self._jobs)
+
+
 def _places(block: Tensor, counts: list[int]) -> list[int]:
     """Return the address of each part of a contiguous block."""
     ends = itertools.accumulate(counts, initial=0)

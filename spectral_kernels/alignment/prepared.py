@@ -41,27 +41,52 @@ class PreparedAgreement:
     Args:
         pairs: at least one pair of SVDs of matrices of one shape, all vectors float32 or all
             float64, on one device.
-        counts: how many triplets of each pair take part; both SVDs have as many.
+        clusters: (count,) int64 for each, contiguous, see ``singular_value_clusters``: how many
+            triplets take part, and what a run reads.
     """
 
-    def __init__(self, pairs: list[tuple[SVD, SVD]], counts: list[int]) -> None:
-        self.counts = counts
-        device = pairs[0][0].U.device
-        self.clusters = torch.zeros(sum(counts), dtype=torch.int64, device=device)
-        first = list(torch.split(self.clusters, counts))
+    def __init__(self, pairs: list[tuple[SVD, SVD]], clusters: list[Tensor]) -> None:
         left = [(a.U, b.U.mT) for a, b in pairs]
         right = [(a.Vh.mT, b.Vh) for a, b in pairs]
-        module = dispatch.backend("alignment", device.type)
-        self._cosines = module.ClusterCosines([*left, *right], [*first, *first])
+        module = dispatch.backend("alignment", pairs[0][0].U.device.type)
+        self._cosines = module.ClusterCosines([*left, *right], [*clusters, *clusters])
 
-    def run(self, clusters: list[Tensor]) -> Tensor:
-        """Return (2, sum of counts): single vectors, then the subspaces of clusters.
-
-        Args:
-            clusters: one (count,) int64 for each pair, see ``singular_value_clusters``.
-        """
+    def run(self) -> Tensor:
+        """Return (2, sum of counts): single vectors, then the subspaces of clusters."""
         with torch.no_grad():
-            torch.cat(clusters, out=self.clusters)
             block: Tensor = self._cosines.run()
             half = block.shape[1] // 2
             return block[:, :half] * block[:, half:]
+
+
+class PreparedClusters:
+    """Clusters of spectra whose memory stays, on the CPU.
+
+    ``values`` (float32 or float64), ``bounds`` and ``last`` (float64), all (total,): spectra one
+    after the other, bounds of their errors, and the values at the run before, NaN for none. The
+    first two are for the caller to fill; a run takes the third from the first.
+
+    Args:
+        lengths: of each spectrum.
+        open_ended: of each, whether it goes on after its last value here.
+        dtype: of the values.
+    """
+
+    def __init__(self, lengths: list[int], open_ended: list[bool], dtype: torch.dtype) -> None:
+        total = sum(lengths)
+        self.values = torch.zeros(total, dtype=dtype)
+        self.bounds = torch.zeros(total, dtype=torch.float64)
+        self.last = torch.full((total,), torch.nan, dtype=torch.float64)
+        self.first = torch.zeros(total, dtype=torch.int64)
+        self.alone = torch.zeros(total, dtype=torch.bool)
+        self._clusters = dispatch.backend("alignment", "cpu").Clusters(
+            self.values, self.bounds, self.last, lengths, open_ended, self.first, self.alone
+        )
+
+    def run(self) -> None:
+        """Fill ``first`` (``singular_value_clusters``) and ``alone`` (``identifiable_vectors``).
+
+        The radius of a value is its bound and the distance it has moved since the last run.
+        """
+        with torch.no_grad():
+            self._clusters.run()

@@ -54,6 +54,51 @@ class ClusterCosines:
         return torch.stack([torch.cat(lines), torch.cat(cosines)])
 
 
+class Clusters:
+    """``singular_value_clusters`` of spectra that stay where they are; see the compiled one."""
+
+    def __init__(
+        self,
+        values: Tensor,
+        bounds: Tensor,
+        last: Tensor,
+        lengths: list[int],
+        open_ended: list[bool],
+        first: Tensor,
+        alone: Tensor,
+    ) -> None:
+        self._parts = [torch.split(x, lengths) for x in (values, bounds, last, first, alone)]
+        self._open = open_ended
+
+    def run(self) -> None:
+        """Find the clusters of the values as they are now."""
+        for s, b, last, first, alone, is_open in zip(*self._parts, self._open, strict=True):
+            s = s.double()
+            radius = b + (s - last).abs().where(~last.isnan(), 0.0)
+            found, known = find_clusters(s, radius)
+            first.copy_(found)
+            alone.copy_(known)
+            if is_open and len(s):
+                alone[int(first[-1]) :] = False
+            last.copy_(torch.where(s.isfinite(), s, last))
+
+
+def find_clusters(S: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the index of the first value of each value's cluster, and which are identifiable.
+
+    (..., k) each; unchecked.
+    """
+    low, high = S - radius, S + radius
+    # A NaN joins nothing.
+    begins = torch.ones_like(low, dtype=torch.bool)
+    begins[..., 1:] = ~(low[..., :-1] <= high[..., 1:])
+    ends = torch.ones_like(begins)
+    ends[..., :-1] = begins[..., 1:]
+    k = S.shape[-1]
+    index = begins * torch.arange(k, device=S.device)
+    return (index.cummax(dim=-1).values if k else index), begins & ends & (low > 0)
+
+
 def _cosine(U: Tensor, Vh: Tensor, first: Tensor) -> Tensor:
     k = first.shape[-1]
     together = first.unsqueeze(-1) == first.unsqueeze(-2)

@@ -14,26 +14,40 @@ from spectral_kernels.tracking.state import NOT_FINITE, WORK, State, Tracked
 
 _Job = tuple[int | float, ...]
 
+# By the codes of the kernels.
+_DONE = {-1.0: NOT_FINITE, **{float(code): work for code, work in enumerate(WORK)}}
+
 
 class _Batch:
-    """Results of one batch (B, m, n), and the addresses that the kernel needs."""
+    """Results of one batch (B, m, n), and the addresses that the kernel needs.
 
-    def __init__(self, A: Tensor, state: State, tolerance: float) -> None:
+    ``S`` and ``bounds`` (B r,), ``report`` (B, 2): its parts of blocks for all batches, which one
+    copy then reads.
+    """
+
+    def __init__(
+        self,
+        A: Tensor,
+        state: State,
+        tolerance: float,
+        S: Tensor,
+        bounds: Tensor,
+        report: Tensor,
+    ) -> None:
         batch, m, n = A.shape
         r = min(m, n)
         dtype = result_dtype(A.dtype)
         Ut = torch.empty(batch, r, m, dtype=dtype)
-        S = torch.empty(batch, r, dtype=dtype)
+        S, bounds = S.view(batch, r), bounds.view(batch, r)
         Vh = torch.empty(batch, r, n, dtype=dtype)
-        bounds = torch.empty(batch, r, dtype=torch.float64)
         identities = torch.empty(batch, r, dtype=torch.int64)
-        self.report = torch.empty(batch, 2, dtype=torch.float64)
+        self.count = batch
         self.state = state
         self.tolerance = tolerance
-        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, self.report[:, 1], identities, [])
+        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, [])
         self._matrix, self._owner = matrix_argument(A)
         self._size = A.element_size()
-        arrays = (state.drift, state.names, Ut, S, Vh, bounds, identities, self.report)
+        arrays = (state.drift, state.names, Ut, S, Vh, bounds, identities, report)
         self._places = [(x.data_ptr(), x.stride(0) * x.element_size()) for x in arrays]
 
     def jobs(self) -> list[_Job]:
@@ -52,30 +66,39 @@ class _Batch:
             jobs.append((*argument, first + i * each, single, int(warm), self.tolerance, *rest))
         return jobs
 
-    def finish(self) -> bool:
-        """Read the report; returns whether a matrix was cold and no longer is."""
-        warmed = False
-        work = self.tracked.work
-        work.clear()
-        for i, code in enumerate(self.report[:, 0].tolist()):
-            work.append(WORK[int(code)] if code >= 0 else NOT_FINITE)
-            if code >= 0 and not self.state.warm[i]:
-                self.state.warm[i] = warmed = True
-        return warmed
-
 
 class Updates:
     """Updates of batches (B, m, n) and their states, as far as possible in one compiled call."""
 
     def __init__(self, matrices: list[Tensor], states: list[State], tolerance: float) -> None:
+        compiled = [_C.track_supported(DTYPE_CODES[A.dtype], *A.shape[1:]) for A in matrices]
+        own = [A for A, ours in zip(matrices, compiled, strict=True) if ours]
+        values = _blocks([(result_dtype(A.dtype), A.shape[0] * min(A.shape[1:])) for A in own])
+        bounds = _blocks([(torch.float64, len(S)) for S in values])
+        self._report = torch.empty(sum(len(A) for A in own), 2, dtype=torch.float64)
+        reports = torch.split(self._report, [len(A) for A in own])
+        parts = zip(values, bounds, reports, strict=True)
         self._batches: list[_Batch] = []
         self._entries: list[_Batch | torch_backend.Updates] = []
-        for A, state in zip(matrices, states, strict=True):
-            if _C.track_supported(DTYPE_CODES[A.dtype], *A.shape[1:]):
-                self._batches.append(_Batch(A, state, tolerance))
+        for A, state, ours in zip(matrices, states, compiled, strict=True):
+            if ours:
+                self._batches.append(_Batch(A, state, tolerance, *next(parts)))
                 self._entries.append(self._batches[-1])
             else:
                 self._entries.append(torch_backend.prepare([A], [state], tolerance))
+        self._codes = self._report.numpy()[:, 0]
+        self._cold = True
+        self._jobs = self._all_jobs()
+
+    def _warm_up(self) -> None:
+        """Note which matrices have vectors now; their jobs say so from the next run on."""
+        for batch in self._batches:
+            state = batch.state
+            state.warm[:] = [
+                warm or entry != NOT_FINITE
+                for warm, entry in zip(state.warm, batch.tracked.work, strict=True)
+            ]
+        self._cold = not all(warm for batch in self._batches for warm in batch.state.warm)
         self._jobs = self._all_jobs()
 
     def _all_jobs(self) -> list[_Job]:
@@ -85,13 +108,30 @@ class Updates:
         """Return the factors of each batch; its state is overwritten with the new one."""
         if self._jobs:
             _C.track(self._jobs, torch.get_num_threads())
-        warmed = [batch.finish() for batch in self._batches]
-        if any(warmed):
-            self._jobs = self._all_jobs()
+        done = [_DONE[code] for code in self._codes.tolist()]
+        at = 0
+        for batch in self._batches:
+            batch.tracked.work[:] = done[at : at + batch.count]
+            at += batch.count
+        if self._cold:
+            self._warm_up()
         return [
             entry.tracked if isinstance(entry, _Batch) else entry.run()[0]
             for entry in self._entries
         ]
+
+
+def _blocks(parts: list[tuple[torch.dtype, int]]) -> list[Tensor]:
+    """Return 1-D tensors of these types and lengths; those of one type share a block."""
+    free = {
+        dtype: torch.empty(sum(size for other, size in parts if other == dtype), dtype=dtype)
+        for dtype in {dtype for dtype, _ in parts}
+    }
+    found = []
+    for dtype, size in parts:
+        found.append(free[dtype][:size])
+        free[dtype] = free[dtype][size:]
+    return found
 
 
 def prepare(matrices: list[Tensor], states: list[State], tolerance: float) -> Updates:

@@ -23,23 +23,31 @@ class SpectrumTracker:
     enough, that is all; where they are not, up to three sweeps of Jacobi rotations turn the
     vectors; and where the bound still exceeds the tolerance, as after a jump, the matrix is
     solved anew. The bound is a theorem, whatever the matrix did since the last update; it is
-    derived in ``spectral_kernels/tracking/bounds.py``.
+    derived in ``spectral_kernels/tracking/bounds.py``. It says nothing of single vectors: those
+    of values closer than their bounds mean something together only, see
+    ``singular_value_clusters``. Compiled kernels take short sides up to 384; larger matrices are
+    tracked by plain torch, and mostly cheaper with ``k``.
 
     With ``k`` it follows the leading triplets alone: one iteration of a block of at least k + 8
     vectors from the last ones, with fresh random directions among them, in two reads of A; two or
     three where the values have not settled, a new start where the block is lost. Values are from
     below. What is proved of them, in ``spectral_kernels/tracking/leading/bounds.py``, is within
-    the tolerance where the rest of the spectrum is small against the last values, and says little
-    where it is not, as no product with the block can; ``residuals`` tell more there.
+    the tolerance where the rest of the spectrum is small against the last values. Where it is
+    not, the bounds are wide, since no product with the block can exclude a large value outside of
+    it; ``residuals`` tell more there.
 
     Args:
         k: how many leading triplets, at least 1; a matrix with fewer gives them all. None: all.
         tolerance: the largest error bound of a singular value that may stand without more work,
-            relative to sigma_1; positive. Rounding comes on top, about eps sigma_1 in float32.
-            The errors themselves are mostly far smaller.
-        reuse_buffers: an update may overwrite the results of the one before, and one of whole
-            spectra in the same memory needs no preparation: for callers that read results at
-            once.
+            relative to sigma_1; positive. The rounding of the result comes on top, about
+            eps sigma_1. The errors themselves are mostly far smaller. Sweeps are float32 where
+            the rounding of its products, which alone makes bounds of 1e-4 sigma_1 and more (some
+            3e-4 for a random matrix of side 128), leaves room below the tolerance: at 1e-3 up to a
+            short side of about 220. Else they are float64.
+        reuse_buffers: an update may overwrite the results of the one before. Saves their
+            allocation, and with whole spectra all preparation where A is in the same memory as
+            last time, as parameters are: for callers that are done with a result before the next
+            update.
 
     Raises:
         TypeError, ValueError: the tolerance is not a positive finite number, k not an integer of
@@ -77,13 +85,16 @@ class SpectrumTracker:
         self._frobenius_norms: Array | list[Array] | None = None
         self._identities: Array | list[Array] | None = None
         self._work: list[str] = []
+        self._results: Sequence[Any] = ()
+        self._returned: SVD | list[SVD] = []
 
     @property
     def bounds(self) -> Array | list[Array] | None:
         """Bounds of |S_i - sigma_i| of the last update, absolute, in its kind of array.
 
         (..., r) or (..., k) float64, a list where the update took one; NaN for a matrix that was
-        not finite; None before the first update.
+        not finite; None before the first update. For those of ranks and norms see
+        ``summary_bounds``.
         """
         return self._bounds
 
@@ -154,10 +165,9 @@ class SpectrumTracker:
             first min(k, r) triplets, with orthonormal vectors. Signs are those of ``svd`` at
             first, and then carried on: a vector that turns a little does not flip. For whole
             spectra, vectors on the short side are orthonormal, to 2e-4 (mostly 1e-6) where sweeps
-            are float32: for input up to float32 with a tolerance of 5e-4 or more. Cosines of two
-            on the long side are what the bounds allow, |cos| min(S_i, S_j) <= 2 max(bounds): tiny
-            where the values are large. A matrix with NaN or Inf gives NaN, and the next update
-            goes on from the last finite one.
+            are float32 (see ``tolerance``). Cosines of two on the long side are what the bounds
+            allow, |cos| min(S_i, S_j) <= 2 max(bounds): tiny where the values are large. A matrix
+            with NaN or Inf gives NaN, and the next update goes on from the last finite one.
 
         Raises:
             TypeError: integer or complex dtype.
@@ -166,11 +176,16 @@ class SpectrumTracker:
         """
         tensors, leave = enter(A)
         tracker = self._tracker
-        if not (isinstance(tracker, WholeTracker) and tracker.is_prepared_for(tensors)):
+        prepared = isinstance(tracker, WholeTracker) and tracker.is_prepared_for(tensors)
+        if not prepared:
             checks.check_matrices(tensors)
             self._check_shapes([tuple(x.shape) for x in tensors], not isinstance(A, (list, tuple)))
         with torch.no_grad():
             results = tracker.update(tensors) if tensors else []
+        self._work = [entry for found in results for entry in found.work]
+        if prepared and results is self._results:
+            # Overwritten in place: the caller's arrays are the same ones.
+            return self._returned
         if self._shapes is None:
             self._shapes = [tuple(x.shape) for x in tensors]
         self._bounds = leave([found.bounds for found in results])
@@ -180,9 +195,9 @@ class SpectrumTracker:
         if self.k is not None:
             self._residuals = leave([found.residuals for found in leading])
             self._frobenius_norms = leave([found.frobenius_norms for found in leading])
-        self._work = [entry for found in results for entry in found.work]
-        result: SVD | list[SVD] = leave([found.svd for found in results])
-        return result
+        self._results = results
+        self._returned = leave([found.svd for found in results])
+        return self._returned
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what the next update needs, for ``torch.save``.

@@ -32,11 +32,15 @@ class WholeTracker:
         """Forget vectors and counts."""
         self._states: list[State] = []
         self._plan: Plan | None = None
+        # The tensors that the plan was just found to fit.
+        self._checked: list[Tensor] | None = None
         self.resolves = 0
 
     def is_prepared_for(self, tensors: list[Tensor]) -> bool:
         """Whether these are those of the last update, in the same memory."""
-        return self._plan is not None and self._plan.fits(tensors)
+        fits = self._plan is not None and self._plan.fits(tensors)
+        self._checked = tensors if fits else None
+        return fits
 
     def update(self, tensors: list[Tensor]) -> list[Tracked]:
         """Return the decomposition of each tensor (..., m, n), with its batch dimensions."""
@@ -44,20 +48,22 @@ class WholeTracker:
             self._states = [
                 State.cold(
                     math.prod(A.shape[:-2]), min(A.shape[-2:]),
-                    sweep_dtype(A.dtype, self.tolerance), A.device,
+                    sweep_dtype(A.dtype, (A.shape[-2], A.shape[-1]), self.tolerance), A.device,
                 )
                 for A in tensors
             ]  # fmt: skip
         before = [warm for state in self._states for warm in state.warm]
         plan = self._plan
-        if plan is None or not plan.fits(tensors):
+        if plan is None or (tensors is not self._checked and not plan.fits(tensors)):
             plan = Plan(tensors, self._states, self.tolerance)
+        self._checked = None
         self._plan = plan if self.reuse_buffers else None
         results = plan.run()
         work = [entry for tracked in results for entry in tracked.work]
-        self.resolves += sum(
-            warm and entry == WORK[SOLVED] for warm, entry in zip(before, work, strict=True)
-        )
+        if WORK[SOLVED] in work:
+            self.resolves += sum(
+                warm and entry == WORK[SOLVED] for warm, entry in zip(before, work, strict=True)
+            )
         return results
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,6 +128,8 @@ class Plan:
         found = self._updates.run() if self._updates is not None else []
         # The same buffers as last time have the same views.
         if not self._found or any(a is not b for a, b in zip(found, self._found, strict=True)):
+            # A new list, by which the caller sees that the places are new.
+            self._results = list(self._results)
             for i, tracked in zip(self._filled, found, strict=True):
                 self._results[i] = _unflatten(tracked, self._tensors[i])
             self._found = found
