@@ -121,6 +121,9 @@ class SpectralFrame:
     every: int = 1
     """Steps from one measurement to the next, as planned when this one was made; changes only
     with a budget (``overhead=``)."""
+    identities: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    """Name -> int64, which vector has each singular value: numbers that stay with vectors while
+    their values cross, see `spectral_kernels.SpectrumTracker.identities`. Of method "tracked"."""
 
     def mean(self, metric: str) -> float:
         """Mean over the weights of a metric, such as ``normalized_effective_rank``.
@@ -156,7 +159,13 @@ class SpectralFrame:
             "alignment": {pair_name(p): d.tolist() for p, d in self.alignment.items()},
             **{
                 group: {name: values.tolist() for name, values in getattr(self, group).items()}
-                for group in ("agreement", "subspace_agreement", "identifiable", "overlap")
+                for group in (
+                    "agreement",
+                    "subspace_agreement",
+                    "identifiable",
+                    "overlap",
+                    "identities",
+                )
             },
         }
 

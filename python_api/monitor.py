@@ -282,9 +282,16 @@ class SpectralMonitor:
             self._cadence.leave(number, entered)
             return None
         with _plain_arithmetic():
-            rows, alignment, comparison = self._measure()
+            rows, alignment, comparison, identities = self._measure()
         frame = SpectralFrame(
-            number, _as_floats(scalars), math.nan, rows, alignment, *comparison, every=self.every
+            number,
+            _as_floats(scalars),
+            math.nan,
+            rows,
+            alignment,
+            *comparison,
+            every=self.every,
+            identities=identities,
         )
         now = time.perf_counter()
         frame.overhead = (self._spent + now - entered) / (now - self._last_frame_at)
@@ -300,11 +307,13 @@ class SpectralMonitor:
 
     def _measure(
         self,
-    ) -> tuple[Mapping[str, MatrixRow], Mapping[tuple[str, str], Array], Comparison]:
-        svds, _, rows = self._solver.measure(self._needs_vectors)
+    ) -> tuple[
+        Mapping[str, MatrixRow], Mapping[tuple[str, str], Array], Comparison, Mapping[str, Array]
+    ]:
+        svds, _, rows, identities = self._solver.measure(self._needs_vectors)
         alignment = self._meetings.alignment(svds)
         rows, comparison = self._over_time.measure(svds, rows)
-        return rows, alignment, comparison
+        return rows, alignment, comparison, identities
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -22,8 +22,10 @@ from spectral_kernels.results import METRICS
 __all__ = [
     "RowMaker",
     "Spectra",
+    "copied",
     "leading_rows",
     "rounding",
+    "shared_block",
     "split",
     "to_arrays",
 ]
@@ -88,15 +90,15 @@ class RowMaker:
             lengths = [len(S) for S in spectra.values]
             self._plan = RowPlan.of(self._matrices, self._method, lengths)
             self._one_dtype = len({S.dtype for S in spectra.values}) <= 1
-            self._values, self._bounds = _block(spectra.values), _block(spectra.bounds)
+            self._values, self._bounds = shared_block(spectra.values), shared_block(spectra.bounds)
         tables = self._summaries.run().cpu().numpy().copy()
         if not self._one_dtype:
             # Joined, the float64 ones would widen the others.
             return self._each(spectra, tables, finite, work)
         return PackedRows(
             self._plan,
-            _copied(self._values, spectra.values),
-            _copied(self._bounds, spectra.bounds),
+            copied(self._values, spectra.values),
+            copied(self._bounds, spectra.bounds),
             tables,
             finite,
             work,
@@ -110,7 +112,7 @@ class RowMaker:
         return {entry[0][0]: make_row(*entry) for entry in parts}
 
 
-def _block(tensors: Sequence[Tensor]) -> Array | None:
+def shared_block(tensors: Sequence[Tensor]) -> Array | None:
     """The memory that 1-D tensors share, one after the other, on the CPU; None where they do not.
 
     It is read at every step: a copy of it is a tenth of the cost of joining its parts.
@@ -128,7 +130,8 @@ def _block(tensors: Sequence[Tensor]) -> Array | None:
     return array
 
 
-def _copied(block: Array | None, tensors: Sequence[Tensor]) -> Array:
+def copied(block: Array | None, tensors: Sequence[Tensor]) -> Array:
+    """A copy of 1-D tensors one after the other, from their `shared_block` where there is one."""
     return torch.cat(list(tensors)).cpu().numpy() if block is None else block.copy()
 
 

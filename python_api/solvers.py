@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from python_api.frame import MatrixRow
+from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
 from python_api.rows import RowMaker, leading_rows, rounding, to_arrays
 from spectral_kernels.results import SVD, Snapshot
@@ -31,6 +31,8 @@ class Measured(NamedTuple):
     are computed."""
     finite: list[bool]
     rows: Mapping[str, MatrixRow]
+    identities: Mapping[str, Array] = {}
+    """Which vector is where, as of `spectral_kernels.SpectrumTracker`; none without tracking."""
 
 
 class Solver(Protocol):

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from python_api.frame import MatrixRow
+from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
-from python_api.rows import RowMaker, Spectra, leading_rows, rounding
+from python_api.rows import RowMaker, Spectra, copied, leading_rows, rounding, shared_block
 from python_api.solvers import Measured
+from python_api.views import ArrayViews, consecutive
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
 from spectral_kernels.svd.op import svdvals_list
@@ -38,6 +39,7 @@ class _Tracked(NamedTuple):
     svd: SVD
     bounds: Tensor
     norm: Tensor
+    identities: Tensor
     work: str
 
 
@@ -86,6 +88,9 @@ class TrackedSolver:
         self._follow(needed)
         self._svds: list[SVD] = []
         self._spectra = Spectra([], [], [])
+        self._identities: list[Tensor] = []
+        self._identity_block: Array | None = None
+        self._places: dict[str, slice] = {}
         self._rows = RowMaker([matrices[i] for i in self._complete], "tracked")
 
     @property
@@ -113,7 +118,11 @@ class TrackedSolver:
         if self._partial:
             rows = {matrix.name: rows[matrix.name] for matrix in self._matrices}
         finite = [entry.work != NOT_FINITE for entry in tracked]
-        return Measured([entry.svd for entry in tracked], finite, rows)
+        identities = {
+            matrix.name: entry.identities.cpu().numpy().copy()
+            for matrix, entry in zip(self._matrices, tracked, strict=True)
+        }
+        return Measured([entry.svd for entry in tracked], finite, rows, identities)
 
     def _follow(self, vectors: Sequence[bool]) -> None:
         """Track vectors of large matrices only where they are needed, unless values come of it."""
@@ -131,9 +140,15 @@ class TrackedSolver:
             bounds: Any = tracker.bounds
             norms: Any = tracker.error_norms
             self._svds, self._spectra = svds, Spectra([svd.S for svd in svds], bounds, norms)
+            names: Any = tracker.identities
+            self._identities, self._identity_block = names, shared_block(names)
+            lengths = [len(svd.S) for svd in svds]
+            self._places = consecutive([matrix.name for matrix in self._matrices], lengths)
         work = tracker.work
         finite = [entry != NOT_FINITE for entry in work]
-        return Measured(svds, finite, self._rows.rows(self._spectra, finite, work))
+        rows = self._rows.rows(self._spectra, finite, work)
+        identities = copied(self._identity_block, self._identities)
+        return Measured(svds, finite, rows, ArrayViews(identities, self._places))
 
     def _complete_rows(self, tracked: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
         own = [tracked[i] for i in self._complete]
@@ -174,12 +189,14 @@ class TrackedSolver:
             self._leading, known, *rounding(values), told, strict=True
         ):
             if entry is None:
-                none = S.new_empty((0, 0))
+                none, nobody = S.new_empty((0, 0)), torch.empty(0, dtype=torch.int64)
                 work = NOT_FINITE if math.isnan(gap) else WORK[SOLVED]
-                found[i] = _Tracked(SVD(none, S, none), bounds, norm, work)
+                found[i] = _Tracked(SVD(none, S, none), bounds, norm, nobody, work)
             else:
                 work = entry.work + UNSETTLED if gap > 0 else entry.work
-                found[i] = _Tracked(SVD(entry.svd.U, S, entry.svd.Vh), bounds, norm, work)
+                found[i] = _Tracked(
+                    SVD(entry.svd.U, S, entry.svd.Vh), bounds, norm, entry.identities, work
+                )
 
     def _missing(self, known: _Tracked | None, S: Tensor) -> Tensor:
         """By how much values exceed those of the vectors beyond the tolerance; NaN for NaN."""
@@ -229,5 +246,7 @@ def _update(tracker: Any, matrices: list[Tensor]) -> list[_Tracked]:
     svds = tracker.update(matrices)
     return [
         _Tracked(*entry)
-        for entry in zip(svds, tracker.bounds, tracker.error_norms, tracker.work, strict=True)
+        for entry in zip(
+            svds, tracker.bounds, tracker.error_norms, tracker.identities, tracker.work, strict=True
+        )
     ]

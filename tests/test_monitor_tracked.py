@@ -344,3 +344,24 @@ def test_what_the_solver_keeps_is_told_in_advance(dtype: torch.dtype) -> None:
     # A few numbers for each matrix come on top: names, drift, summaries.
     assert sum(told.values()) <= held <= 1.03 * sum(told.values())
     assert told.keys() == weights.keys()
+
+
+@pytest.mark.parametrize("k", [None, 6])
+def test_identities_are_those_of_the_tracker(k: int | None, backend: str) -> None:
+    """Two values cross while their vectors stand still: their numbers change places."""
+    U, V = (torch.linalg.qr(torch.randn(n, 8)).Q for n in (12, 10))
+    sigma = torch.linspace(8.0, 1.0, 8)
+    weights = {"a": (U * sigma) @ V.mT, "b": torch.randn(9, 7)}
+    watch = SpectralMonitor(weights, k=k, pairs=None)
+    assert due(watch.step()).identities["a"].tolist()[:3] == [0, 1, 2]
+    for t in (0.3, 0.6, 1.0):
+        moved = sigma.clone()
+        moved[1:3] = torch.tensor([7.0 - 1.2 * t, 6.0 + t])
+        weights["a"].copy_((U * moved) @ V.mT)
+        frame = due(watch.step())
+    assert frame.identities["a"].tolist()[:3] == [0, 2, 1]
+    assert frame.identities["b"].tolist() == list(range(7 if k is None else 6))
+    # What a frame says does not change with the next step.
+    weights["a"].copy_((U * sigma) @ V.mT)
+    assert due(watch.step()).identities["a"].tolist()[:3] == [0, 1, 2]
+    assert frame.identities["a"].tolist()[:3] == [0, 2, 1]

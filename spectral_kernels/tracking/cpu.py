@@ -21,8 +21,8 @@ _DONE = {-1.0: NOT_FINITE, **{float(code): work for code, work in enumerate(WORK
 class _Batch:
     """Results of one batch (B, m, n), and the addresses that the kernel needs.
 
-    ``S`` and ``bounds`` (B r,), ``report`` (B, 2): its parts of blocks for all batches, which one
-    copy then reads.
+    ``S``, ``bounds`` and ``identities`` (B r,), ``report`` (B, 2): its parts of blocks for all
+    batches, which one copy then reads.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class _Batch:
         S: Tensor,
         bounds: Tensor,
         report: Tensor,
+        identities: Tensor,
     ) -> None:
         batch, m, n = A.shape
         r = min(m, n)
@@ -40,7 +41,7 @@ class _Batch:
         Ut = torch.empty(batch, r, m, dtype=dtype)
         S, bounds = S.view(batch, r), bounds.view(batch, r)
         Vh = torch.empty(batch, r, n, dtype=dtype)
-        identities = torch.empty(batch, r, dtype=torch.int64)
+        identities = identities.view(batch, r)
         self.count = batch
         self.state = state
         self.tolerance = tolerance
@@ -77,7 +78,8 @@ class Updates:
         bounds = _blocks([(torch.float64, len(S)) for S in values])
         self._report = torch.empty(sum(len(A) for A in own), 2, dtype=torch.float64)
         reports = torch.split(self._report, [len(A) for A in own])
-        parts = zip(values, bounds, reports, strict=True)
+        identities = _blocks([(torch.int64, len(S)) for S in values])
+        parts = zip(values, bounds, reports, identities, strict=True)
         self._batches: list[_Batch] = []
         self._entries: list[_Batch | torch_backend.Updates] = []
         for A, state, ours in zip(matrices, states, compiled, strict=True):
