@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append", "write_atomically"]
+__all__ = ["append", "read_layout", "write_atomically"]
 
 
 def append(file: FileIO, data: Any) -> None:
@@ -23,6 +24,20 @@ def append(file: FileIO, data: Any) -> None:
         written = len(whole) - len(rest)
         os.truncate(file.fileno(), os.fstat(file.fileno()).st_size - written)
         raise
+
+
+def read_layout(path: Path, version: int) -> dict[str, Any] | None:
+    """What a JSON file says of the binary one beside it; None where there is none.
+
+    Raises:
+        ValueError: another version than this one wrote it.
+    """
+    if not path.exists():
+        return None
+    layout: dict[str, Any] = json.loads(path.read_text())
+    if layout.get("version") != version:
+        raise ValueError(f"{path}: version {layout.get('version')!r}, expected {version}")
+    return layout
 
 
 def write_atomically(path: Path, data: bytes) -> None:

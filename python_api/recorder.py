@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from python_api.chance import Chance
-from python_api.files import append, write_atomically
+from python_api.files import append, read_layout, write_atomically
 from python_api.frame import SpectralFrame
 from python_api.loggers import Sink
 from python_api.metric_lines import MetricLines
@@ -78,7 +78,7 @@ class Recorder:
         self.last_step = repair(self.run_dir, resume_from)
         self.vector_dtype = vectors
         self._vectors = VectorWriter(self.run_dir, vectors)
-        self._layout = _read_layout(self.run_dir)
+        self._layout = read_layout(self.run_dir / LAYOUT, _VERSION)
         self._columns: list[tuple[str, Any, int]] = []
         # Where the arrays of the last frame were: mostly the same objects at every step.
         self._seen: list[Any] = []
@@ -202,7 +202,7 @@ def repair(run_dir: Path, resume_from: int | None) -> int | None:
     last = _repair_metrics(run_dir / METRICS_FILE, resume_from)
     truncate_vectors(run_dir, last)
     path = run_dir / ARRAYS
-    layout = _read_layout(run_dir)
+    layout = read_layout(run_dir / LAYOUT, _VERSION)
     if last is None:
         # Nothing is recorded: the next frame may have other matrices.
         path.unlink(missing_ok=True)
@@ -231,16 +231,6 @@ def _repair_metrics(path: Path, resume_from: int | None) -> int | None:
             last, end = step, end + len(line)
     os.truncate(path, end)
     return last
-
-
-def _read_layout(run_dir: Path) -> dict[str, Any] | None:
-    path = run_dir / LAYOUT
-    if not path.exists():
-        return None
-    layout: dict[str, Any] = json.loads(path.read_text())
-    if layout.get("version") != _VERSION:
-        raise ValueError(f"{path}: version {layout.get('version')!r}, expected {_VERSION}")
-    return layout
 
 
 def _groups(frame: SpectralFrame) -> list[tuple[str, ArrayViews[Any]]]:

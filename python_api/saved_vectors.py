@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from python_api.files import append, write_atomically
+from python_api.files import append, read_layout, write_atomically
 from spectral_kernels.results import SVD
 
 __all__ = ["FINAL_AGREEMENT", "SavedVectors", "VectorWriter", "bytes_per_step", "truncate_vectors"]
@@ -95,7 +95,7 @@ class VectorWriter:
             self._file = None
 
     def _open(self, vectors: Mapping[str, SVD]) -> None:
-        layout = _read_layout(self._run_dir)
+        layout = read_layout(self._run_dir / VECTOR_LAYOUT, _VERSION)
         if layout is None:
             layout = {
                 "version": _VERSION,
@@ -125,7 +125,7 @@ class SavedVectors:
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         path = Path(run_dir)
-        layout = _read_layout(path)
+        layout = read_layout(path / VECTOR_LAYOUT, _VERSION)
         if layout is None or not (path / VECTORS).exists():
             raise FileNotFoundError(
                 f"{path}: no {VECTORS}; a run keeps its vectors where its monitor has "
@@ -175,7 +175,7 @@ def truncate_vectors(run_dir: Path, last: int | None) -> None:
         for name in (VECTORS, VECTOR_LAYOUT, FINAL_AGREEMENT):
             (run_dir / name).unlink(missing_ok=True)
     elif path.exists():
-        layout = _read_layout(run_dir)
+        layout = read_layout(run_dir / VECTOR_LAYOUT, _VERSION)
         assert layout is not None  # written before the first record
         kind = _record_type(layout, _entries(layout)[1])
         steps = SavedVectors(run_dir).steps
@@ -184,16 +184,6 @@ def truncate_vectors(run_dir: Path, last: int | None) -> None:
 
 def _describe(svd: SVD) -> tuple[tuple[int, int], int]:
     return (svd.U.shape[0], svd.Vh.shape[1]), svd.Vh.shape[0]
-
-
-def _read_layout(run_dir: Path) -> dict[str, Any] | None:
-    path = run_dir / VECTOR_LAYOUT
-    if not path.exists():
-        return None
-    layout: dict[str, Any] = json.loads(path.read_text())
-    if layout.get("version") != _VERSION:
-        raise ValueError(f"{path}: version {layout.get('version')!r}, expected {_VERSION}")
-    return layout
 
 
 def _entries(layout: Mapping[str, Any]) -> tuple[dict[str, _Entry], int]:

@@ -73,9 +73,7 @@ class ExactSolver:
 
     def measure(self, vectors: Sequence[bool]) -> Measured:
         """Copies of all matrices, solved."""
-        snapshot = snapshot_list([matrix.read() for matrix in self.matrices])
-        svds = self.solve(snapshot, vectors)
-        return Measured(svds, _finite(snapshot), self.rows(snapshot, svds))
+        return _measure_copies(self, vectors)
 
     def solve(self, snapshot: Snapshot, vectors: Sequence[bool]) -> list[SVD]:
         """Whole SVDs where vectors are needed, values alone elsewhere."""
@@ -102,6 +100,12 @@ class ExactSolver:
         """Nothing to load."""
 
 
+def _measure_copies(solver: ExactSolver | RandomizedSolver, vectors: Sequence[bool]) -> Measured:
+    snapshot = snapshot_list([matrix.read() for matrix in solver.matrices])
+    svds = solver.solve(snapshot, vectors)
+    return Measured(svds, _finite(snapshot), solver.rows(snapshot, svds))
+
+
 def _finite(snapshot: Snapshot) -> list[bool]:
     return [entry != 0.0 for entry in snapshot.finite.tolist()]
 
@@ -122,9 +126,7 @@ class RandomizedSolver:
 
     def measure(self, vectors: Sequence[bool]) -> Measured:
         """Copies of all matrices, their leading triplets."""
-        snapshot = snapshot_list([matrix.read() for matrix in self.matrices])
-        svds = self.solve(snapshot, vectors)
-        return Measured(svds, _finite(snapshot), self.rows(snapshot, svds))
+        return _measure_copies(self, vectors)
 
     def solve(self, snapshot: Snapshot, vectors: Sequence[bool]) -> list[SVD]:
         """Leading triplets; the right vectors are kept for the next step."""

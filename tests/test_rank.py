@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import spectral_kernels as sk
 from spectral_kernels.rank import reference
-from spectral_kernels.rank.op import summary_tables_list
+from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.results import METRICS
 from spectral_kernels.svd.reference import svdvals
 
@@ -129,23 +129,29 @@ def test_summarize_singular_values(backend: str) -> None:
     check_summary(alike[1], S[1], 7, 50, torch.float64)
 
 
-def test_list_functions_equal_the_public_ones(backend: str) -> None:
+def tables_of(spectra: list[torch.Tensor], shapes: list[tuple[int, int]]) -> torch.Tensor:
+    bounds = [torch.zeros(S.shape, dtype=torch.float64) for S in spectra]
+    norms = [torch.zeros(S.shape[:-1], dtype=torch.float64) for S in spectra]
+    return BoundedSummaries(spectra, bounds, norms, shapes).run()[0]
+
+
+def test_prepared_summaries_equal_the_public_ones(backend: str) -> None:
     A = [torch.randn(9, 7), torch.randn(40, 40)]
     public = sk.spectral_summary(A)
     spectra = [s.singular_values for s in public]
     shapes = [(9, 7), (40, 40)]
-    tables = summary_tables_list(spectra, shapes)
-    assert [t.shape for t in tables] == [(7,), (7,)]
-    assert tables[1].dtype == torch.float64
+    tables = tables_of(spectra, shapes)
+    assert tables.shape == (2, 7)
+    assert tables.dtype == torch.float64
     for summary, table in zip(public, tables, strict=True):
         for metric, value in zip(METRICS, table.float(), strict=True):
             assert torch.equal(getattr(summary, metric), value)
     # Mixed dtypes, and a batch.
     mixed = [torch.rand(2, 3).sort(descending=True).values, torch.ones(4, dtype=torch.float64)]
-    got = summary_tables_list(mixed, [(3, 3), (4, 4)])
-    assert [t.shape for t in got] == [(2, 7), (7,)]
-    assert float(got[1][METRICS.index("nuclear_norm")]) == 4.0
-    assert summary_tables_list([], []) == []
+    got = tables_of(mixed, [(3, 3), (4, 4)])
+    assert got.shape == (3, 7)
+    assert float(got[2, METRICS.index("nuclear_norm")]) == 4.0
+    assert tables_of([], []).shape == (0, 7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -137,11 +137,7 @@ inline void start(const SturmMatrix& t, BracketStack& todo) {
   }
 }
 
-inline int64_t sturm_workspace(int64_t n) {
-  return (n + 1) * static_cast<int64_t>(sizeof(Bracket) / sizeof(double));
-}
-
-// Eigenvalues of T, ascending, each within a few eps of one.
+// Eigenvalues of T, ascending, each within a few eps of one. work: n + 1 Brackets.
 inline void sturm_eigenvalues(const SturmMatrix& t, double* eigenvalues, double* work) {
   BracketStack todo = {reinterpret_cast<Bracket*>(work), 0, eigenvalues};
   start(t, todo);

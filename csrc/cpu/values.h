@@ -40,7 +40,8 @@ inline int64_t gram_size(const MatrixView& a) {
   return ld * ld;
 }
 
-// For either step: the slices of X make room for all that comes after.
+// For either step: the slices of X make room for all that comes after, n + 1 brackets among it.
+static_assert(sizeof(Bracket) <= kSlice * sizeof(double), "brackets fit where slices were");
 inline int64_t gram_workspace(const MatrixView& a) {
   return (kSlice + 4) * leading_dimension(a.short_side());
 }

@@ -164,14 +164,6 @@ def alignment_diagonals_list(pairs: list[tuple[Tensor, Tensor]], k: int = 100) -
     return results
 
 
-def agreement_list(pairs: list[tuple[SVD, SVD]], k: int = 100) -> list[Tensor]:
-    """Return ``singular_vector_agreement`` of many pairs; see ``alignment_diagonals_list``."""
-    left = [(a.U, b.U.mT) for a, b in pairs]
-    right = [(a.Vh.mT, b.Vh) for a, b in pairs]
-    both = alignment_diagonals_list([*left, *right], k)
-    return [u * v for u, v in zip(both[: len(left)], both[len(left) :], strict=True)]
-
-
 def _score(diagonal: Tensor) -> Tensor:
     return diagonal.sum(dim=-1) / max(diagonal.shape[-1], 1)
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from spectral_kernels import checks, contracts, dispatch
@@ -173,17 +172,6 @@ def summarize_singular_values(
         checks.check_devices(**{f"S[{i}]": tensor for i, tensor in enumerate(tensors)})
     shapes = given_shapes(shape, tensors)
     return _leave_summaries([x.to(result_dtype(x.dtype)) for x in tensors], shapes, leave)
-
-
-def summary_tables_list(spectra: list[Tensor], shapes: list[tuple[int, int]]) -> list[Tensor]:
-    """Return one float64 table (..., 7) per spectrum, columns as in ``METRICS``.
-
-    Unchecked, without gradients, one compiled call for the whole list.
-    """
-    if not spectra:
-        return []
-    with torch.no_grad():
-        return _tables(spectra, shapes, _DEFAULT_RTOL)
 
 
 def _summary(S: Tensor, table: Tensor) -> SpectralSummary:
