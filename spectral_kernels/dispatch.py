@@ -55,7 +55,7 @@ OPERATIONS = {
     "svd": ("cpu", "torch"),
     "rsvd": ("cpu", "torch"),
     "rank": ("cpu", "triton", "torch"),
-    "alignment": ("cpu", "torch"),
+    "alignment": ("cpu", "triton", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
     "tracking": ("cpu", "torch"),
     "tracking.leading": ("cpu", "torch"),
