@@ -110,8 +110,15 @@ class SanitizedLauncher(HostLauncher):
 
 def _without_randomised_addresses(command: list[str]) -> list[str]:
     # ThreadSanitizer of older compilers refuses address layouts that newer kernels choose.
-    setarch = shutil.which("setarch")
-    return [setarch, "-R", *command] if setarch else command
+    return ["setarch", "-R", *command] if _setarch() else command
+
+
+@functools.cache
+def _setarch() -> bool:
+    """Whether it is there and allowed, which it need not be in a container."""
+    if shutil.which("setarch") is None:
+        return False
+    return subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode == 0
 
 
 def _extent(x: Tensor) -> tuple[int, int]:
