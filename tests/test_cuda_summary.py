@@ -79,6 +79,8 @@ def test_bounds(device: str) -> None:
     bounds[0][1] *= 1e-12
     bounds[0][2, 3] = float("nan")
     bounds[0][3, 0] = -1.0
+    # Zeros that are known to be zero, and zeros of which one may be anything.
+    bounds[2][1, 3] = 0.5
     norms = [0.7 * b.norm(dim=-1) for b in bounds]
     norms[0][4] = float("inf")
     prepared = cuda_backend.BoundedTables(values, bounds, norms, shapes)
