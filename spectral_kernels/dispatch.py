@@ -55,9 +55,8 @@ OPERATIONS = {
     "svd": ("cpu", "torch"),
     "rsvd": ("cpu", "torch"),
     "rank": ("cpu", "triton", "torch"),
-    "alignment": ("cpu", "triton", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
-    "tracking": ("cpu", "torch"),
+    "tracking": ("cpu", "triton", "torch"),
     "tracking.leading": ("cpu", "torch"),
     "decomposed": ("torch",),
 }
