@@ -60,6 +60,7 @@ OPERATIONS = {
     "tracking": ("cpu", "torch"),
     "tracking.leading": ("cpu", "torch"),
     "decomposed": ("torch",),
+    "products": ("triton", "torch"),
 }
 
 _chosen: dict[tuple[str, str, str | None], ModuleType] = {}
