@@ -53,7 +53,7 @@ BACKENDS = (
 # BLAS does best on the CPU.
 OPERATIONS = {
     "svd": ("cpu", "torch"),
-    "rsvd": ("cpu", "torch"),
+    "rsvd": ("cpu", "triton", "torch"),
     "rank": ("cpu", "triton", "torch"),
     "alignment": ("cpu", "torch"),
     "snapshot": ("cpu", "torch"),

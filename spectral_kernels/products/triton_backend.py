@@ -72,7 +72,7 @@ def plan(count: int, depth: int, side: int) -> dict[str, int]:
     """Return the launch parameters, and how many parts the depth is split into.
 
     Tiles of 64 x 64: twice the flops per byte of 32 x 32, and the sum takes 32 registers of each of
-    256 threads (with half of them it spills). The depth is split where the tiles alone would leave SMs idle, into parts of at
+    256 threads. The depth is split where the tiles alone would leave SMs idle, into parts of at
     least 256, so that the sums written stay below the matrix read. Not measured.
     """
     block = max(16, min(64, triton_runtime.next_power_of_2(side)))
@@ -84,7 +84,7 @@ def plan(count: int, depth: int, side: int) -> dict[str, int]:
     return {
         "TILES": tiles,
         "BLOCK": block,
-        "DEPTH": 32,
+        "DEPTH": 16,
         "num_warps": 8 if block == 64 else 4,
         "num_stages": 2,
         "splits": splits,

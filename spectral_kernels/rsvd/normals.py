@@ -45,7 +45,7 @@ def normals(
 
 def _philox(counter: tuple[Tensor, ...], seed: int) -> tuple[Tensor, ...]:
     """Philox4x32-10 on words in int64: a product's upper half is right although it wraps."""
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    c0, c1, c2, c3 = counter
     low, high = seed & _WORD, seed >> 32 & _WORD
     for _ in range(10):
         a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
