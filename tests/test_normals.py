@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -106,3 +107,22 @@ def test_backends_start_from_the_same_block(given: int, monkeypatch: pytest.Monk
         generator = torch.Generator().manual_seed(3)
         found.append(sk.rsvd(A, 6, power_iters=0, generator=generator, start=start).S)
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
+
+
+def test_compiled_kernels_fuse_no_products_into_sums() -> None:
+    """What the interpreter cannot show: the kernel that makes random numbers has no fma in it."""
+    pytest.importorskip("triton")
+    import triton_resources
+
+    from spectral_kernels.rsvd import triton_factor_kernels
+
+    (variant,) = (v for v in triton_resources.variants("rsvd") if v.name == "apply and fill")
+    assert variant.kernel is triton_factor_kernels.apply
+    for fusion, fused in ((False, False), (True, True)):
+        options = {**variant.options, "enable_fp_fusion": fusion}
+        changed = dataclasses.replace(variant, options=options)
+        code = triton_resources.compile_for(changed, 90).asm["sass"]
+        # A step of the logarithm: p * t + 0.11676998. The root has fused products of its own.
+        steps = [line for line in code.splitlines() if "0.11676998" in line]
+        assert steps
+        assert any("FFMA" in line for line in steps) is fused

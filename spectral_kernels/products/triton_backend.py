@@ -20,6 +20,9 @@ def gram(A: Tensor) -> Tensor:
     if A.numel() == 0:
         return A.new_zeros((*batch, side, side), dtype=torch.float64)
     flat = X.reshape(-1, depth, side)
+    if flat.dtype in (torch.float16, torch.bfloat16):
+        # The compiler of Triton 3.6 fails at 16 bits widened to a product of float64.
+        flat = flat.float()
     offsets = torch.arange(len(flat), device=A.device) * flat.stride(0)
     G = partial_grams(
         flat, offsets, depth, side, flat.stride(1), flat.stride(2), align=alignment(flat, [])

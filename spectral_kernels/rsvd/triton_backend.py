@@ -1,9 +1,9 @@
 """Randomized SVD on Triton kernels: products in 3xTF32, Cholesky QR in float64, nothing waits.
 
 Halko, Martinsson, Tropp 2011, Algorithms 4.4 and 5.1. Matrices of one shape and layout share their
-launches. The block Y = A Omega is orthonormalised to Q; B^T = A^T Q = V R by the same means, and the
-small R = P S W^T gives U = Q W and V P. The singular value decomposition of R is that of
-``svd``'s backend, in float64.
+launches. The block Y = A Omega is orthonormalised to Q; B^T = A^T Q = V R by the same means, and
+the small R = P S W^T gives U = Q W and V P. The singular value decomposition of R is that of the
+backend of ``svd``, in float64.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from spectral_kernels import dispatch, numerics
 from spectral_kernels.results import SVD
 from spectral_kernels.rsvd import torch_backend, triton_kernels, triton_launch
 from spectral_kernels.rsvd.normals import start_block
-from spectral_kernels.rsvd.triton_launch import WIDEST, Batch
+from spectral_kernels.rsvd.triton_batch import Batch
+from spectral_kernels.rsvd.triton_launch import WIDEST
 
 _BAD_BITS = 0x7F800000
 # is_ordinary of triton_kernels.py: bits of 2^-60 and 2^60.
@@ -63,7 +64,7 @@ def _solve(
     matrices: list[Tensor], starts: list[Tensor], how: tuple[list[int], int, int, int, int]
 ) -> list[SVD]:
     numbers, k, width, power_iters, seed = how
-    *shape, m, n = matrices[0].shape
+    *shape, _, n = matrices[0].shape
     batch = Batch.of(matrices, numbers)
     count = len(batch) // len(matrices)
     given = torch.cat([start.reshape(count, n, start.shape[-1]) for start in starts])

@@ -62,7 +62,8 @@ def product(
     scale = 1.0
     if START != FIRST:
         bits = tl.load(largest_ptr + entry)
-        if START == AGAIN:
+        # Not one condition: the first is settled at compile time.
+        if START == AGAIN:  # noqa: SIM102
             if is_ordinary(bits):
                 return
         scale = scale_of(bits)
@@ -96,7 +97,7 @@ def product(
             x = tl.where((c >= given)[None, :], random, x)
         part = tl.dot(a, x, input_precision="tf32x3", out_dtype=tl.float32)
         total += part.to(tl.float64)
-    if START == FIRST:
+    if START == FIRST:  # noqa: SIM102
         if tile % TILES == 0:
             # Order does not matter to a maximum of integers: the same at every run.
             tl.atomic_max(largest_ptr + entry, tl.max(tl.max(most, 1), 0))

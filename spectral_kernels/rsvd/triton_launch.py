@@ -1,65 +1,20 @@
-"""Launch parameters and launchers of the kernels of subspace iteration; no decision about numbers."""
+"""Launch parameters and launchers of the kernels of subspace iteration."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from spectral_kernels import triton_runtime
-from spectral_kernels.products.triton_backend import PROGRAMS, alignment, partial_grams, share
+from spectral_kernels.products.triton_backend import PROGRAMS, partial_grams, share
 from spectral_kernels.rsvd import triton_factor_kernels, triton_kernels
+from spectral_kernels.rsvd.triton_batch import Batch
 
 # Of a row of ``factor``, whose steps are one after the other: wider blocks are for plain torch.
 WIDEST = 128
 
 # Random numbers are the same bits everywhere only where every operation is rounded by itself.
 _UNFUSED = {**triton_runtime.OPTIONS, "enable_fp_fusion": False}
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Matrices of one shape and layout: where they are, and their numbers.
-
-    ``first`` (..., m, n) tells base pointer, dtype and strides; ``offsets`` (B,) int64 where each
-    begins, in elements from there, multiples of ``align``; ``places`` (B, 2) int64 the index of
-    the matrix in its list and of the entry in its batch, which random numbers depend on.
-    """
-
-    first: Tensor
-    offsets: Tensor
-    places: Tensor
-    align: int
-
-    @staticmethod
-    def of(matrices: list[Tensor], numbers: list[int]) -> Batch:
-        """Take in tensors (..., m, n) of one shape, dtype, device and layout, none of them empty."""
-        first = matrices[0]
-        size = first.element_size()
-        steps = _batch_offsets(first)
-        begins = [(A.data_ptr() - first.data_ptr()) // size for A in matrices]
-        table = torch.tensor(
-            [
-                (begin + step, number, entry)
-                for begin, number in zip(begins, numbers, strict=True)
-                for entry, step in enumerate(steps)
-            ]
-        )
-        table = triton_runtime.on_device(table, first.device)
-        return Batch(
-            first, table[:, 0].contiguous(), table[:, 1:].contiguous(), alignment(first, begins)
-        )
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-
-def _batch_offsets(A: Tensor) -> list[int]:
-    offsets = [0]
-    for size, stride in zip(A.shape[:-2], A.stride()[:-2], strict=True):
-        offsets = [place + i * stride for place in offsets for i in range(size)]
-    return offsets
 
 
 def product_plan(count: int, rows: int, depth: int, width: int) -> dict[str, int]:

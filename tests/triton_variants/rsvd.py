@@ -37,7 +37,7 @@ def _factor(width: int) -> Variant:
     )
 
 
-def _apply(name: str, fill: bool, columns: int) -> Variant:
+def _apply(name: str, fill: bool, columns: int, parts: int) -> Variant:
     pointers = {"y_ptr": "*fp32", "t_ptr": "*fp64", "out_ptr": "*fp32"}
     names = ("parts", "rows", "width", "columns", "stride_tb", "stride_tk", "stride_om")
     variant = Variant.of_plan(
@@ -48,6 +48,9 @@ def _apply(name: str, fill: bool, columns: int) -> Variant:
         tuple(pointers),
     )
     variant.constants.update(stride_tc=1, stride_oc=1)
+    if parts == 1:
+        del variant.signature["parts"]
+        variant.constants["parts"] = 1
     return variant
 
 
@@ -67,6 +70,7 @@ VARIANTS = [
     _factor(16),
     _factor(40),
     _factor(112),
-    _apply("and fill", True, 40),
-    _apply("for vectors", False, 32),
+    _apply("of parts and fill", True, 40, 4),
+    _apply("and fill", True, 40, 1),
+    _apply("for vectors", False, 32, 1),
 ]
