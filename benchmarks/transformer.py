@@ -45,11 +45,13 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The 72 matrices are those of ``blocks``."""
 
-    def __init__(self, layers: int = LAYERS, d: int = D, heads: int = HEADS) -> None:
+    def __init__(
+        self, layers: int = LAYERS, d: int = D, heads: int = HEADS, tokens: int = TOKENS
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(TOKENS, d)
+        self.embedding = nn.Embedding(tokens, d)
         self.blocks = nn.ModuleList(Block(d, heads) for _ in range(layers))
-        self.head = nn.Linear(d, TOKENS, bias=False)
+        self.head = nn.Linear(d, tokens, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)

@@ -55,13 +55,14 @@ BACKENDS = (
 # BLAS does best on the CPU.
 OPERATIONS = {
     "svd": ("cpu", "torch"),
-    "rsvd": ("cpu", "torch"),
+    "rsvd": ("cpu", "triton", "torch"),
     "rank": ("cpu", "cuda", "triton", "torch"),
     "alignment": ("cpu", "triton", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
-    "tracking": ("cpu", "torch"),
+    "tracking": ("cpu", "triton", "torch"),
     "tracking.leading": ("cpu", "torch"),
     "decomposed": ("torch",),
+    "products": ("triton", "torch"),
 }
 
 _chosen: dict[tuple[str, str, str | None], ModuleType] = {}

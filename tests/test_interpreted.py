@@ -21,6 +21,7 @@ SHARED = [
     "test_alignment.py",
     "test_clusters.py",
     "test_rank.py",
+    "test_rsvd.py",
     "test_snapshot.py",
     "test_summary_bounds.py",
 ]
