@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from spectral_kernels import dispatch, triton_runtime
+from spectral_kernels.cuda import image, launcher
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,14 @@ def _torch() -> Capability:
 
 
 def _cuda() -> Capability:
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name()
-        return Capability("cuda", True, f"{name}; see the rows of the backends")
-    if torch.version.cuda is None:
-        remedy = "install a CUDA build of torch (pytorch.org/get-started)"
-        return Capability("cuda", False, "this torch is built without CUDA", remedy)
-    return Capability("cuda", False, "torch finds no CUDA device", "check the driver: nvidia-smi")
+    reason = launcher.refusal()
+    if reason is not None:
+        detail, _, remedy = reason.partition("; ")
+        return Capability("cuda", False, detail, remedy)
+    offered = ", ".join(name for name, have in dispatch.OPERATIONS.items() if "cuda" in have)
+    how = "compiled when first used" if image.missing() else "compiled for this installation"
+    detail = f"{torch.cuda.get_device_name()}; kernels for {offered}; {how}"
+    return Capability("cuda", True, detail)
 
 
 def _triton() -> Capability:

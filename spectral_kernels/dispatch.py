@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from spectral_kernels import triton_runtime
+from spectral_kernels.cuda import launcher
 
 ENVIRONMENT = "SPECTRAL_KERNELS_BACKEND"
 
@@ -44,6 +45,7 @@ def compiled_refusal() -> str | None:
 # First that can, runs.
 BACKENDS = (
     Backend("cpu", "cpu", frozenset({"cpu"}), compiled_refusal),
+    Backend("cuda", "cuda_backend", frozenset({"cuda"}), launcher.refusal),
     # Interpreted kernels run on CPU tensors too, for tests: the compiled ones come first.
     Backend("triton", "triton_backend", triton_runtime.devices, triton_runtime.refusal),
     Backend("torch", "torch_backend", None, lambda: None),
@@ -53,13 +55,14 @@ BACKENDS = (
 # BLAS does best on the CPU.
 OPERATIONS = {
     "svd": ("cpu", "torch"),
-    "rsvd": ("cpu", "torch"),
-    "rank": ("cpu", "triton", "torch"),
+    "rsvd": ("cpu", "triton", "torch"),
+    "rank": ("cpu", "cuda", "triton", "torch"),
     "alignment": ("cpu", "triton", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
-    "tracking": ("cpu", "torch"),
+    "tracking": ("cpu", "triton", "torch"),
     "tracking.leading": ("cpu", "torch"),
     "decomposed": ("torch",),
+    "products": ("triton", "torch"),
 }
 
 _chosen: dict[tuple[str, str, str | None], ModuleType] = {}

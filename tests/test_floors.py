@@ -23,7 +23,7 @@ FACE = "spectral_kernels/__init__.py"
 # matplotlib and pandas of the training scripts follow the same rule: they ask the file named here.
 ADAPTERS: dict[str, str | tuple[str, ...] | None] = {
     "click": None,
-    "cupy": "spectral_kernels/cupy_arrays.py",
+    "cupy": ("spectral_kernels/cupy_arrays.py", "spectral_kernels/cuda/nvrtc.py"),
     "jinja2": "python_api/report.py",
     "lightning": None,
     "matplotlib": "python_api/plots.py",

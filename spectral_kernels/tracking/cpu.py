@@ -45,7 +45,8 @@ class _Batch:
         self.count = batch
         self.state = state
         self.tolerance = tolerance
-        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, [])
+        self.work: list[str] = []
+        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, self.work)
         self._matrix, self._owner = matrix_argument(A)
         self._size = A.element_size()
         arrays = (state.drift, state.names, Ut, S, Vh, bounds, identities, report)
@@ -98,7 +99,7 @@ class Updates:
             state = batch.state
             state.warm[:] = [
                 warm or entry != NOT_FINITE
-                for warm, entry in zip(state.warm, batch.tracked.work, strict=True)
+                for warm, entry in zip(state.warm, batch.work, strict=True)
             ]
         self._cold = not all(warm for batch in self._batches for warm in batch.state.warm)
         self._jobs = self._all_jobs()
@@ -113,7 +114,7 @@ class Updates:
         done = [_DONE[code] for code in self._codes.tolist()]
         at = 0
         for batch in self._batches:
-            batch.tracked.work[:] = done[at : at + batch.count]
+            batch.work[:] = done[at : at + batch.count]
             at += batch.count
         if self._cold:
             self._warm_up()
@@ -138,4 +139,6 @@ def _blocks(parts: list[tuple[torch.dtype, int]]) -> list[Tensor]:
 
 def prepare(matrices: list[Tensor], states: list[State], tolerance: float) -> Updates:
     """Return the updates of matrices that lie where they lie now."""
+    for A, state in zip(matrices, states, strict=True):
+        state.to_host(A.device)
     return Updates(matrices, states, tolerance)

@@ -44,6 +44,8 @@ class Updates(NamedTuple):
 
 def prepare(matrices: list[Tensor], states: list[State], tolerance: float) -> Updates:
     """Return the updates of matrices that lie where they lie now."""
+    for A, state in zip(matrices, states, strict=True):
+        state.to_host(A.device)
     return Updates(matrices, states, tolerance)
 
 

@@ -1,0 +1,1 @@
+"""How the CUDA kernels of csrc/cuda get to a device: image, table, launch."""
