@@ -1,0 +1,134 @@
+// The SVD of one matrix per block, W = X V in shared memory: one-sided Jacobi as in
+// jacobi_registers.cu. V (n x n) is in shared memory too where both fit; else in the output for the
+// short side's vectors, which the L2 cache holds.
+//
+// Columns are contiguous, `ld` apart. kLanes lanes work on a pair: each holds up to kRows rows of
+// both columns in registers from the sums to the rotation, and reads what lies beyond twice. The
+// pairs of a round share no column, so one barrier a round is all: n - 1 of them in a sweep.
+// With ld odd times kLanes modulo the banks, neighbouring pairs of a warp read different banks.
+//
+// A sweep moves 4 n (n - 1) (m + n) / 2 words through shared memory (2 n (n - 1) n / 2 of them not
+// for values only) and does 7 + 4 multiply-adds for each 8 words: shared memory is the limit. 8 to
+// 12 sweeps are usual. Shared memory: n (ld + ld_v) + 3 n + 2 m words.
+#include "cuda/jacobi_finish.cuh"
+
+namespace spectral {
+
+struct SvdSharedParams : SvdParams {
+  // ld_v is 0 where V is not in shared memory.
+  int64_t ld, ld_v;
+};
+
+// Rows from `first` on of the columns at x and y turn by r, kLanes lanes at a time.
+template <int kLanes, class T>
+SK_DEVICE void turn_along(T* x, T* y, int first, int rows, const JacobiRotation<T>& r) {
+  for (int i = first + static_cast<int>(threadIdx.x) % kLanes; i < rows; i += kLanes) {
+    const T p = x[i], q = y[i];
+    x[i] = rotated(p, q, r.s, r.h);
+    y[i] = rotated(q, p, -r.s, -r.h);
+  }
+}
+
+// kLanes lanes make the columns at x and y orthogonal; lanes of a pair that is not there pass null.
+template <class T, int kLanes, int kRows>
+SK_DEVICE JacobiRotation<T> turn_pair(T* x, T* y, int rows) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int present = x == nullptr ? 0 : rows;
+  T p[kRows], q[kRows], a = 0, b = 0, d = 0;
+  SK_UNROLL
+  for (int k = 0; k < kRows; ++k) {
+    const int i = lane + k * kLanes;
+    p[k] = i < present ? x[i] : T(0);
+    q[k] = i < present ? y[i] : T(0);
+    a = fma(p[k], p[k], a);
+    b = fma(q[k], q[k], b);
+    d = fma(p[k], q[k], d);
+  }
+  for (int i = lane + kRows * kLanes; i < present; i += kLanes) {
+    a = fma(x[i], x[i], a);
+    b = fma(y[i], y[i], b);
+    d = fma(x[i], y[i], d);
+  }
+  const JacobiRotation<T> r =
+      jacobi_rotation(group_sum<kLanes>(a), group_sum<kLanes>(b), group_sum<kLanes>(d));
+  if (!r.active) return r;
+  SK_UNROLL
+  for (int k = 0; k < kRows; ++k) {
+    const int i = lane + k * kLanes;
+    if (i >= rows) continue;
+    x[i] = rotated(p[k], q[k], r.s, r.h);
+    y[i] = rotated(q[k], p[k], -r.s, -r.h);
+  }
+  turn_along<kLanes>(x, y, kRows * kLanes, rows, r);
+  return r;
+}
+
+// One sweep over all pairs; true, in every thread, where any column of the block turned.
+template <class T, int kLanes, int kRows>
+SK_DEVICE bool sweep(const BlockSvd<T>& s) {
+  constexpr int kPairs = kWarp / kLanes;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp,
+            lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int players = s.columns + s.columns % 2, pairs = players / 2;
+  bool turned = false;
+  for (int round = 0; round < players - 1; ++round) {
+    // Warps go round together, whether their last lanes have a pair or not.
+    for (int first = warp * kPairs; first < pairs; first += warps * kPairs) {
+      const int k = first + lane / kLanes;
+      const Pair pair = pair_of(k, round, players);
+      // An odd column out meets nobody.
+      const bool present = k < pairs && pair.first < s.columns;
+      const JacobiRotation<T> r =
+          turn_pair<T, kLanes, kRows>(present ? s.w + pair.first * s.ld : nullptr,
+                                      present ? s.w + pair.second * s.ld : nullptr, s.rows);
+      turned |= r.active;
+      if (!r.active || !s.vectors) continue;
+      // Two calls: the compiler knows one of them to be in shared memory.
+      if (s.ld_v != 0)
+        turn_along<kLanes>(s.v() + pair.first * s.ld_v, s.v() + pair.second * s.ld_v, 0, s.columns,
+                           r);
+      else
+        turn_along<kLanes>(s.far_v + static_cast<int64_t>(pair.first) * s.columns,
+                           s.far_v + static_cast<int64_t>(pair.second) * s.columns, 0, s.columns,
+                           r);
+    }
+    if (round < players - 2) __syncthreads();
+  }
+  return __syncthreads_or(turned);
+}
+
+template <class T, int kLanes, int kRows>
+SK_DEVICE void svd_shared(const SvdSharedParams& p) {
+  const BlockSvd<T> s = carve(p, p.ld, p.ld_v, SK_SHARED(T));
+  int exponent = 0;
+  if (!load_scaled(p, s, exponent)) {
+    store_not_a_number(p, s);
+    return;
+  }
+  for (int k = 0; k < kMostSweeps; ++k)
+    if (!sweep<T, kLanes, kRows>(s)) break;
+  column_norms<kLanes>(s);
+  store_values(p, s, exponent);
+  if (!s.vectors) return;
+  normalise_and_complete<kLanes>(s);
+  store_vectors<kLanes>(p, s);
+}
+
+// Named by element type, lanes of a pair and rows that each holds. The last number bounds registers:
+// up to 64 rows a block has 256 threads, and four of them share a multiprocessor (three, float64).
+#define SK_SHARED_SVD(suffix, T, kLanes, kRows, threads)                          \
+  SK_KERNEL(svd_shared_##suffix##_##kLanes##x##kRows, SvdSharedParams, threads) { \
+    svd_shared<T, kLanes, kRows>(p);                                              \
+  }
+
+SK_SHARED_SVD(f32, float, 8, 8, 1024)
+SK_SHARED_SVD(f32, float, 8, 16, 512)
+SK_SHARED_SVD(f32, float, 16, 16, 512)
+SK_SHARED_SVD(f32, float, 32, 16, 512)
+SK_SHARED_SVD(f64, double, 8, 8, 768)
+SK_SHARED_SVD(f64, double, 8, 16, 512)
+SK_SHARED_SVD(f64, double, 16, 16, 512)
+SK_SHARED_SVD(f64, double, 32, 16, 512)
+
+}  // namespace spectral
