@@ -115,28 +115,4 @@ SK_DEVICE T group_max(T x) {
   return x;
 }
 
-// A batch of m x n matrices of any strides (in elements), and where its factors go: Ut (r x m),
-// S (r), Vh (r x n) of each, contiguous, of the type that is computed in. ut and vh are null where
-// only values are asked for. The solvers work on X, which is A or A^T, whichever is not wide.
-struct SvdParams {
-  const void* a;
-  void* ut;
-  void* s;
-  void* vh;
-  int64_t code, batch, m, n, stride_b, stride_m, stride_n;
-};
-
-struct SvdShape {
-  int rows, columns;
-  int64_t stride_row, stride_column;
-  bool tall;
-};
-
-template <class Params>
-SK_DEVICE SvdShape shape_of(const Params& p) {
-  if (p.m >= p.n)
-    return {static_cast<int>(p.m), static_cast<int>(p.n), p.stride_m, p.stride_n, true};
-  return {static_cast<int>(p.n), static_cast<int>(p.m), p.stride_n, p.stride_m, false};
-}
-
 }  // namespace spectral

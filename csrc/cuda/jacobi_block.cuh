@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/jacobi.cuh"
+#include "cuda/svd_jobs.cuh"
 
 namespace spectral {
 
@@ -22,59 +23,35 @@ struct BlockSvd {
 };
 
 template <class T>
-struct Output {
-  T *s, *of_w, *of_v;
-};
-
-template <class T>
-SK_DEVICE Output<T> output_of(const SvdParams& p, const SvdShape& shape, int64_t matrix) {
-  T* const of_w = static_cast<T*>(shape.tall ? p.ut : p.vh);
-  T* const of_v = static_cast<T*>(shape.tall ? p.vh : p.ut);
-  const int64_t first = matrix * shape.columns;
-  return {static_cast<T*>(p.s) + first, of_w + first * shape.rows, of_v + first * shape.columns};
-}
-
-template <class T>
-SK_DEVICE BlockSvd<T> carve(const SvdParams& p, int64_t ld, int64_t ld_v, T* shared) {
-  const SvdShape shape = shape_of(p);
-  BlockSvd<T> s;
-  s.rows = shape.rows;
-  s.columns = shape.columns;
-  s.tall = shape.tall;
-  s.vectors = p.ut != nullptr;
-  s.ld = static_cast<int>(ld);
-  s.ld_v = static_cast<int>(ld_v);
-  s.w = shared;
-  s.far_v = s.vectors && s.ld_v == 0 ? output_of<T>(p, shape, blockIdx.x).of_v : nullptr;
-  return s;
+SK_DEVICE BlockSvd<T> carve(const SvdMatrix<T>& a, int64_t ld, int64_t ld_v, T* shared) {
+  return {a.rows, a.columns, static_cast<int>(ld), static_cast<int>(ld_v), a.tall, a.vectors,
+          shared, a.of_v};
 }
 
 // f(row, column, element) for the entries of X that this thread loads: neighbouring threads take
 // entries that are neighbours in memory.
 template <class T, class Function>
-SK_DEVICE void for_each_entry(const BlockSvd<T>& s, const SvdShape& shape, Function f) {
-  const bool by_rows = shape.stride_column <= shape.stride_row;
+SK_DEVICE void for_each_entry(const BlockSvd<T>& s, const SvdMatrix<T>& a, Function f) {
+  const bool by_rows = a.stride_column <= a.stride_row;
   const int fast = by_rows ? s.columns : s.rows;
   for (int k = static_cast<int>(threadIdx.x); k < s.rows * s.columns;
        k += static_cast<int>(blockDim.x)) {
-    const int a = k / fast, b = k % fast;
+    const int slow = k / fast, quick = k % fast;
     if (by_rows)
-      f(a, b, s.w[b * s.ld + a]);
+      f(slow, quick, s.w[quick * s.ld + slow]);
     else
-      f(b, a, s.w[a * s.ld + b]);
+      f(quick, slow, s.w[slow * s.ld + quick]);
   }
 }
 
 // W = X 2^-e with max|a| in [0.5, 1), V = I; true, in all threads alike, where X is finite.
 template <class T>
-SK_DEVICE bool load_scaled(const SvdParams& p, const BlockSvd<T>& s, int& exponent) {
-  const SvdShape shape = shape_of(p);
-  const int64_t start = static_cast<int64_t>(blockIdx.x) * p.stride_b;
+SK_DEVICE bool load_scaled(const SvdMatrix<T>& a, const BlockSvd<T>& s, int& exponent) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   T largest = 0;
   bool finite = true;
-  for_each_entry(s, shape, [&](int i, int j, T& entry) {
-    entry = load_as<T>(p.a, p.code, start + i * shape.stride_row + j * shape.stride_column);
+  for_each_entry(s, a, [&](int i, int j, T& entry) {
+    entry = a.entry(i, j);
     finite = finite && isfinite(entry);
     largest = fmax(largest, fabs(entry));
   });
@@ -93,7 +70,7 @@ SK_DEVICE bool load_scaled(const SvdParams& p, const BlockSvd<T>& s, int& expone
   exponent = binary_exponent(largest);
   const PowerOfTwo<T> scale(-exponent);
   // Every thread scales what it loaded itself.
-  for_each_entry(s, shape, [&](int, int, T& entry) { entry = scale.times(entry); });
+  for_each_entry(s, a, [&](int, int, T& entry) { entry = scale.times(entry); });
   __syncthreads();
   return true;
 }

@@ -48,17 +48,17 @@ SK_DEVICE int least_covered_axis(const T (&x)[kSide], int rows) {
 // Scales every column to length one; a column of noise becomes a unit vector orthogonal to all
 // others. Every lane of a group works on a copy of that vector.
 template <class T, int kSide>
-SK_DEVICE void complete_columns(T (&x)[kSide], T sigma, const SvdShape& shape) {
+SK_DEVICE void complete_columns(T (&x)[kSide], T sigma, int rows, int columns) {
   const int column = static_cast<int>(threadIdx.x) % kSide;
-  bool missing = !(sigma * sigma > kNoiseSquared<T>) && column < shape.columns;
-  const T factor = missing || column >= shape.columns ? T(0) : T(1) / sigma;
+  bool missing = !(sigma * sigma > kNoiseSquared<T>) && column < columns;
+  const T factor = missing || column >= columns ? T(0) : T(1) / sigma;
   SK_UNROLL
   for (int i = 0; i < kSide; ++i)
     x[i] = factor * x[i];
-  for (int k = 0; k < shape.columns; ++k) {
+  for (int k = 0; k < columns; ++k) {
     const bool here = missing && column == k;
     if (!__any_sync(kFullWarp, here)) continue;
-    const int axis = least_covered_axis(x, shape.rows);
+    const int axis = least_covered_axis(x, rows);
     T z[kSide];
     SK_UNROLL
     for (int i = 0; i < kSide; ++i)

@@ -152,32 +152,29 @@ SK_DEVICE void fill(T* x, int64_t count, T value) {
 }
 
 template <class T>
-SK_DEVICE void store_not_a_number(const SvdParams& p, const BlockSvd<T>& s) {
-  const Output<T> out = output_of<T>(p, shape_of(p), blockIdx.x);
+SK_DEVICE void store_not_a_number(const SvdMatrix<T>& a, const BlockSvd<T>& s) {
   const T nan = not_a_number<T>();
-  fill(out.s, s.columns, nan);
+  fill(a.s, s.columns, nan);
   if (!s.vectors) return;
-  fill(out.of_w, static_cast<int64_t>(s.columns) * s.rows, nan);
-  fill(out.of_v, static_cast<int64_t>(s.columns) * s.columns, nan);
+  fill(a.of_w, static_cast<int64_t>(s.columns) * s.rows, nan);
+  fill(a.of_v, static_cast<int64_t>(s.columns) * s.columns, nan);
 }
 
 template <class T>
-SK_DEVICE void store_values(const SvdParams& p, const BlockSvd<T>& s, int exponent) {
-  const Output<T> out = output_of<T>(p, shape_of(p), blockIdx.x);
+SK_DEVICE void store_values(const SvdMatrix<T>& a, const BlockSvd<T>& s, int exponent) {
   for (int j = static_cast<int>(threadIdx.x); j < s.columns; j += static_cast<int>(blockDim.x))
-    out.s[rank_of(s, j)] = ldexp(s.sigma()[j], exponent);
+    a.s[rank_of(s, j)] = ldexp(s.sigma()[j], exponent);
 }
 
 template <int kLanes, class T>
-SK_DEVICE void store_vectors(const SvdParams& p, const BlockSvd<T>& s) {
-  const Output<T> out = output_of<T>(p, shape_of(p), blockIdx.x);
+SK_DEVICE void store_vectors(const SvdMatrix<T>& a, const BlockSvd<T>& s) {
   const T* v = s.ld_v != 0 ? s.v() : s.far_v;
   int ld_v = s.ld_v != 0 ? s.ld_v : s.columns;
   if (s.tall)
     column_signs<kLanes>(s, s.w, s.ld, s.rows);
   else
     column_signs<kLanes>(s, v, ld_v, s.columns);
-  store_columns(s, s.w, s.ld, s.rows, out.of_w);
+  store_columns(s, s.w, s.ld, s.rows, a.of_w);
   if (s.ld_v == 0) {
     // V lies where its rows are to be put in order: W, which is written, makes room for a copy.
     __syncthreads();
@@ -187,7 +184,7 @@ SK_DEVICE void store_vectors(const SvdParams& p, const BlockSvd<T>& s) {
     v = s.w;
     __syncthreads();
   }
-  store_columns(s, v, ld_v, s.columns, out.of_v);
+  store_columns(s, v, ld_v, s.columns, a.of_v);
 }
 
 }  // namespace spectral

@@ -10,6 +10,7 @@
 // 2 kSide + 1 shuffles and 7 kSide multiply-adds of a warp (kSide + 1 and 5 kSide without vectors;
 // a shuffle of float64 is two). 5 to 9 sweeps are usual; the last one finds nothing to turn.
 #include "cuda/jacobi_columns.cuh"
+#include "cuda/svd_jobs.cuh"
 
 namespace spectral {
 
@@ -59,59 +60,69 @@ SK_DEVICE void sweep_until_orthogonal(T (&x)[kSide], T (&v)[kSide], int columns)
   }
 }
 
+// This lane's column of X 2^-exponent, with max|a| in [0.5, 1) for the matrix; false, in all lanes
+// of the matrix, where it is not finite. It goes on as zeros then, which keeps the warp together.
+template <class T, int kSide>
+SK_DEVICE bool load_column(const SvdMatrix<T>& a, bool mine, T (&x)[kSide], int& exponent) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, column = lane % kSide;
+  T largest = 0;
+  bool finite = true;
+  SK_UNROLL
+  for (int i = 0; i < kSide; ++i) {
+    x[i] = mine && i < a.rows ? a.entry(i, column) : T(0);
+    finite = finite && isfinite(x[i]);
+    largest = fmax(largest, fabs(x[i]));
+  }
+  const unsigned neighbours = (kFullWarp >> (kWarp - kSide)) << (lane - column);
+  finite = (__ballot_sync(kFullWarp, !finite) & neighbours) == 0;
+  largest = group_max<kSide>(largest);
+  exponent = finite ? binary_exponent(largest) : 0;
+  const PowerOfTwo<T> scale(-exponent);
+  SK_UNROLL
+  for (int i = 0; i < kSide; ++i)
+    x[i] = finite ? scale.times(x[i]) : T(0);
+  return finite;
+}
+
 template <class T, int kSide, bool kVectors>
 SK_DEVICE void svd_registers(const SvdParams& p) {
   constexpr int kMatrices = kWarp / kSide;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, column = lane % kSide;
   const int64_t warp =
       static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+  const int64_t index = warp * kMatrices + lane / kSide;
+  const SvdMatrix<T> given = matrix_of<T>(p, index);
   // The whole warp leaves together; from here on all of it takes part in every shuffle.
-  if (warp * kMatrices >= p.batch) return;
-  const int64_t matrix = warp * kMatrices + lane / kSide;
-  const SvdShape shape = shape_of(p);
-  const bool mine = matrix < p.batch && column < shape.columns;
-
-  T x[kSide], v[kSide], largest = 0;
-  bool finite = true;
-  const int64_t start = matrix * p.stride_b + column * shape.stride_column;
-  SK_UNROLL
-  for (int i = 0; i < kSide; ++i) {
-    x[i] = mine && i < shape.rows ? load_as<T>(p.a, p.code, start + i * shape.stride_row) : T(0);
-    v[i] = i == column ? T(1) : T(0);
-    finite = finite && isfinite(x[i]);
-    largest = fmax(largest, fabs(x[i]));
-  }
-  // A matrix with NaN or Inf goes on as zeros, which keeps the warp together and sweeps nothing.
-  const unsigned neighbours = (kFullWarp >> (kWarp - kSide)) << (lane - column);
-  const bool bad = (__ballot_sync(kFullWarp, !finite) & neighbours) != 0;
-  const int exponent = bad ? 0 : binary_exponent(group_max<kSide>(largest));
-  const PowerOfTwo<T> scale(-exponent);
+  if (!__any_sync(kFullWarp, given.there)) return;
+  const bool mine = given.there && column < given.columns;
+  T x[kSide], v[kSide];
+  int exponent;
+  const bool finite = load_column(given, mine, x, exponent);
   SK_UNROLL
   for (int i = 0; i < kSide; ++i)
-    x[i] = bad ? T(0) : scale.times(x[i]);
+    v[i] = i == column ? T(1) : T(0);
 
-  sweep_until_orthogonal<T, kSide, kVectors>(x, v, shape.columns);
+  sweep_until_orthogonal<T, kSide, kVectors>(x, v, given.columns);
 
+  // Found again: kept through the sweeps, its addresses cost registers that float64 has not.
+  const SvdMatrix<T> a = matrix_of<T>(p, index);
   // Descending, equal ones in the order of their columns.
   const T sigma = column_norm(x);
   int rank = 0;
-  for (int k = 0; k < shape.columns; ++k) {
+  for (int k = 0; k < a.columns; ++k) {
     const T other = __shfl_sync(kFullWarp, sigma, lane - column + k);
     rank += other > sigma || (other == sigma && k < column);
   }
-  const int64_t first = matrix * shape.columns + rank;
-  if (mine) static_cast<T*>(p.s)[first] = bad ? not_a_number<T>() : ldexp(sigma, exponent);
+  if (mine) a.s[rank] = finite ? ldexp(sigma, exponent) : not_a_number<T>();
   if (!kVectors) return;
-  complete_columns(x, sigma, shape);
+  complete_columns(x, sigma, a.rows, a.columns);
   if (!mine) return;
-  // Scattered words: a lane writes a row of the output. 5 % of the traffic of the sweeps.
-  T* const of_x = static_cast<T*>(shape.tall ? p.ut : p.vh) + first * shape.rows;
-  T* const of_v = static_cast<T*>(shape.tall ? p.vh : p.ut) + first * shape.columns;
-  const T unit = bad ? not_a_number<T>() : column_sign(x, v, shape.tall);
+  // Scattered words, because a lane writes a row: little beside the sweeps.
+  const T unit = finite ? column_sign(x, v, a.tall) : not_a_number<T>();
   SK_UNROLL
   for (int i = 0; i < kSide; ++i) {
-    if (i < shape.rows) of_x[i] = unit * x[i];
-    if (i < shape.columns) of_v[i] = unit * v[i];
+    if (i < a.rows) a.of_w[rank * a.rows + i] = unit * x[i];
+    if (i < a.columns) a.of_v[rank * a.columns + i] = unit * v[i];
   }
 }
 

@@ -100,23 +100,28 @@ SK_DEVICE bool sweep(const BlockSvd<T>& s) {
 
 template <class T, int kLanes, int kRows>
 SK_DEVICE void svd_shared(const SvdSharedParams& p) {
-  const BlockSvd<T> s = carve(p, p.ld, p.ld_v, SK_SHARED(T));
+  const SvdMatrix<T> given = matrix_of<T>(p, blockIdx.x);
+  const BlockSvd<T> s = carve(given, p.ld, p.ld_v, SK_SHARED(T));
   int exponent = 0;
-  if (!load_scaled(p, s, exponent)) {
-    store_not_a_number(p, s);
+  const bool finite = load_scaled(given, s, exponent);
+  for (int k = 0; finite && k < kMostSweeps; ++k)
+    if (!sweep<T, kLanes, kRows>(s)) break;
+  // Found again: kept through the sweeps, its addresses cost registers.
+  const SvdMatrix<T> a = matrix_of<T>(p, blockIdx.x);
+  if (!finite) {
+    store_not_a_number(a, s);
     return;
   }
-  for (int k = 0; k < kMostSweeps; ++k)
-    if (!sweep<T, kLanes, kRows>(s)) break;
   column_norms<kLanes>(s);
-  store_values(p, s, exponent);
+  store_values(a, s, exponent);
   if (!s.vectors) return;
   normalise_and_complete<kLanes>(s);
-  store_vectors<kLanes>(p, s);
+  store_vectors<kLanes>(a, s);
 }
 
-// Named by element type, lanes of a pair and rows that each holds. The last number bounds registers:
-// up to 64 rows a block has 256 threads, and four of them share a multiprocessor (three, float64).
+// Named by element type, lanes of a pair and rows that each holds. The last number bounds
+// registers: up to 64 rows a block has 256 threads, and four of them share a multiprocessor (three,
+// float64).
 #define SK_SHARED_SVD(suffix, T, kLanes, kRows, threads)                          \
   SK_KERNEL(svd_shared_##suffix##_##kLanes##x##kRows, SvdSharedParams, threads) { \
     svd_shared<T, kLanes, kRows>(p);                                              \
