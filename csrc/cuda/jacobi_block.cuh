@@ -12,7 +12,7 @@ namespace spectral {
 template <class T>
 struct BlockSvd {
   int rows, columns, ld, ld_v;
-  bool tall, vectors;
+  bool tall;
   T *w, *far_v;
   SK_DEVICE T* v() const { return w + columns * ld; }
   SK_DEVICE T* sigma() const { return v() + columns * ld_v; }
@@ -24,8 +24,7 @@ struct BlockSvd {
 
 template <class T>
 SK_DEVICE BlockSvd<T> carve(const SvdMatrix<T>& a, int64_t ld, int64_t ld_v, T* shared) {
-  return {a.rows, a.columns, static_cast<int>(ld), static_cast<int>(ld_v), a.tall, a.vectors,
-          shared, a.of_v};
+  return {a.rows, a.columns, static_cast<int>(ld), static_cast<int>(ld_v), a.tall, shared, a.of_v};
 }
 
 // f(row, column, element) for the entries of X that this thread loads: neighbouring threads take
@@ -57,7 +56,7 @@ SK_DEVICE bool load_scaled(const SvdMatrix<T>& a, const BlockSvd<T>& s, int& exp
   });
   T* const v = s.ld_v != 0 ? s.v() : s.far_v;
   const int ld_v = s.ld_v != 0 ? s.ld_v : s.columns;
-  for (int k = thread; s.vectors && k < s.columns * s.columns; k += threads) {
+  for (int k = thread; k < s.columns * s.columns; k += threads) {
     const int j = k / s.columns, i = k % s.columns;
     v[static_cast<int64_t>(j) * ld_v + i] = i == j ? T(1) : T(0);
   }

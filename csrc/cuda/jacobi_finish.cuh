@@ -155,7 +155,6 @@ template <class T>
 SK_DEVICE void store_not_a_number(const SvdMatrix<T>& a, const BlockSvd<T>& s) {
   const T nan = not_a_number<T>();
   fill(a.s, s.columns, nan);
-  if (!s.vectors) return;
   fill(a.of_w, static_cast<int64_t>(s.columns) * s.rows, nan);
   fill(a.of_v, static_cast<int64_t>(s.columns) * s.columns, nan);
 }

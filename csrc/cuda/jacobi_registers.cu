@@ -126,20 +126,26 @@ SK_DEVICE void svd_registers(const SvdParams& p) {
   }
 }
 
-// Named by element type and side: svd_registers_f32_8 and so on, for n up to 8, 16 and 32.
-#define SK_REGISTERS(suffix, T, kSide)                              \
-  SK_KERNEL(svd_registers_##suffix##_##kSide, SvdParams, 128) {     \
-    svd_registers<T, kSide, true>(p);                               \
-  }                                                                 \
+// Named by element type and side, for sides up to 8, 16 and 32. Values of the largest have a faster
+// kernel, bidiagonal.cu.
+#define SK_VECTORS(suffix, T, kSide)                            \
+  SK_KERNEL(svd_registers_##suffix##_##kSide, SvdParams, 128) { \
+    svd_registers<T, kSide, true>(p);                           \
+  }
+#define SK_VALUES(suffix, T, kSide)                                 \
   SK_KERNEL(svdvals_registers_##suffix##_##kSide, SvdParams, 128) { \
     svd_registers<T, kSide, false>(p);                              \
   }
 
-SK_REGISTERS(f32, float, 8)
-SK_REGISTERS(f32, float, 16)
-SK_REGISTERS(f32, float, 32)
-SK_REGISTERS(f64, double, 8)
-SK_REGISTERS(f64, double, 16)
-SK_REGISTERS(f64, double, 32)
+SK_VECTORS(f32, float, 8)
+SK_VECTORS(f32, float, 16)
+SK_VECTORS(f32, float, 32)
+SK_VECTORS(f64, double, 8)
+SK_VECTORS(f64, double, 16)
+SK_VECTORS(f64, double, 32)
+SK_VALUES(f32, float, 8)
+SK_VALUES(f32, float, 16)
+SK_VALUES(f64, double, 8)
+SK_VALUES(f64, double, 16)
 
 }  // namespace spectral

@@ -7,9 +7,9 @@
 // pairs of a round share no column, so one barrier a round is all: n - 1 of them in a sweep.
 // With ld odd times kLanes modulo the banks, neighbouring pairs of a warp read different banks.
 //
-// A sweep moves 4 n (n - 1) (m + n) / 2 words through shared memory (2 n (n - 1) n / 2 of them not
-// for values only) and does 7 + 4 multiply-adds for each 8 words: shared memory is the limit. 8 to
-// 12 sweeps are usual. Shared memory: n (ld + ld_v) + 3 n + 2 m words.
+// A sweep moves 2 n (n - 1) (m + n) elements through shared memory, with 11 multiply-adds for each
+// 8 of them: shared memory is the limit. 8 to 12 sweeps are usual; the last one reads W alone.
+// Shared memory: n (ld + ld_v) + 3 n + 2 m elements.
 #include "cuda/jacobi_finish.cuh"
 
 namespace spectral {
@@ -83,7 +83,7 @@ SK_DEVICE bool sweep(const BlockSvd<T>& s) {
           turn_pair<T, kLanes, kRows>(present ? s.w + pair.first * s.ld : nullptr,
                                       present ? s.w + pair.second * s.ld : nullptr, s.rows);
       turned |= r.active;
-      if (!r.active || !s.vectors) continue;
+      if (!r.active) continue;
       // Two calls: the compiler knows one of them to be in shared memory.
       if (s.ld_v != 0)
         turn_along<kLanes>(s.v() + pair.first * s.ld_v, s.v() + pair.second * s.ld_v, 0, s.columns,
@@ -114,7 +114,6 @@ SK_DEVICE void svd_shared(const SvdSharedParams& p) {
   }
   column_norms<kLanes>(s);
   store_values(a, s, exponent);
-  if (!s.vectors) return;
   normalise_and_complete<kLanes>(s);
   store_vectors<kLanes>(a, s);
 }

@@ -9,7 +9,7 @@ namespace spectral {
 constexpr int kMostSvdJobs = 40;
 
 // Strides in elements, any. Ut (r x m), S (r) and Vh (r x n) of each matrix are contiguous and of
-// the type that is computed in; ut and vh are null where only values are asked for.
+// the type that is computed in; ut and vh are null for the kernels that find values only.
 struct SvdJob {
   const void* a;
   void *ut, *s, *vh;
@@ -26,7 +26,7 @@ struct SvdParams {
 template <class T>
 struct SvdMatrix {
   int rows, columns;
-  bool there, tall, vectors;
+  bool there, tall;
   const void* a;
   int64_t code, start, stride_row, stride_column;
   T *s, *of_w, *of_v;
@@ -49,14 +49,12 @@ SK_DEVICE SvdMatrix<T> matrix_of(const SvdParams& p, int64_t index) {
   x.there = j < p.jobs;
   if (!x.there) return x;
   const SvdJob& job = p.job[j];
-  x.vectors = job.ut != nullptr;
   x.a = job.a;
   x.start = index * job.stride_b;
   x.stride_row = x.tall ? job.stride_m : job.stride_n;
   x.stride_column = x.tall ? job.stride_n : job.stride_m;
   const int64_t first = index * x.columns;
   x.s = static_cast<T*>(job.s) + first;
-  if (!x.vectors) return x;
   x.of_w = static_cast<T*>(x.tall ? job.ut : job.vh) + first * x.rows;
   x.of_v = static_cast<T*>(x.tall ? job.vh : job.ut) + first * x.columns;
   return x;
