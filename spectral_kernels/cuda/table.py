@@ -23,5 +23,15 @@ KERNELS = {
     for kernel in (
         # values, table, code, count, r, rtol
         Kernel("summarize", "summary.cu", "PPqqqd"),
+        # a, values, table, code, rows, n, stride_batch, stride_rows, stride_n, rtol
+        *(
+            Kernel(f"bidiagonal_{x}", "bidiagonal.cu", "PPPqqqqqqd")
+            for x in (
+                *("float_1", "float_2", "float_4", "float_8"),
+                *("double_1", "double_2", "double_4", "double_8", "double_16"),
+            )
+        ),
+        # gram, values, table, n, rtol
+        *(Kernel(f"gram_values_{x}", "gram_values.cu", "PPPqd") for x in (1, 2, 4, 6)),
     )
 }
