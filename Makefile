@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-KERNEL_FILES := $(shell find csrc -name "*.cpp" -o -name "*.h")
-CXX_FILES := $(KERNEL_FILES) $(wildcard tests/native/*.cpp)
+KERNEL_FILES := $(shell find csrc -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
+CXX_FILES := $(KERNEL_FILES) $(wildcard tests/native/*.cpp tests/native/*.h)
 PYTHON_DIRS := spectral_kernels python_api experiments benchmarks tests setup.py
 # What the installed package and the compiled module are made from.
 BUILD_INPUTS := pyproject.toml constraints.txt setup.py $(KERNEL_FILES)
@@ -67,7 +67,7 @@ bench: $(VENV)/installed ## time the kernels beside their peers; tables in bench
 
 clean: ## delete .venv, caches and compiled files; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f spectral_kernels/_C*.so
+	rm -f spectral_kernels/_C*.so spectral_kernels/cuda/images/*.fatbin
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -1,17 +1,28 @@
 """Builds spectral_kernels._C: the same kernels once per instruction set, chosen at run time.
 
+Where nvcc is found (in $CUDA_HOME/bin or on the path) the CUDA kernels are compiled beside it, an
+image for each source; without nvcc they are compiled at run time from the sources, which every
+wheel carries.
+
 SPECTRAL_KERNELS_WERROR=1 turns warnings into errors; SPECTRAL_KERNELS_NO_EXTENSION=1 leaves the
-compiled module out (the package then runs on plain PyTorch).
+compiled module and the images out (the package then runs on plain PyTorch);
+SPECTRAL_KERNELS_NO_CUDA=1 leaves out the images.
 """
 
+import importlib.util
 import os
 import platform
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -33,11 +44,69 @@ COMMON = [
 ]
 
 
+CUDA = Path("spectral_kernels/cuda")
+
+
+def cuda_sources() -> ModuleType:
+    """Return spectral_kernels/cuda/sources.py without the package around it, which needs torch."""
+    spec = importlib.util.spec_from_file_location("cuda_sources", CUDA / "sources.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def nvcc() -> str | None:
+    """Return the path of nvcc, None where there is none or it is not wanted."""
+    if os.environ.get("SPECTRAL_KERNELS_NO_CUDA") == "1":
+        return None
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which("nvcc", path=f"{home}/bin" if home else None)
+
+
+def build_image(compiler: str, source: str, folder: Path) -> None:
+    """Compile one .cu file to ``folder``, unless the image of these very sources lies there.
+
+    An nvcc that cannot (too old, or at odds with the host compiler) costs the image, not the
+    installation, which can still make it at run time.
+    """
+    cuda = cuda_sources()
+    target = folder / cuda.fatbin_name(Path("csrc"), source)
+    if target.exists():
+        return
+    strict = os.environ.get("SPECTRAL_KERNELS_WERROR") == "1"
+    options = [*cuda.nvcc_options(Path("csrc")), *(["-Werror", "all-warnings"] if strict else [])]
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_suffix(f".{os.getpid()}")
+    command = [compiler, *options, str(Path("csrc/cuda", source)), "-o", str(unfinished)]
+    if subprocess.run(command, check=strict).returncode != 0:
+        print(f"nvcc fails on {source}: it will be compiled at run time, by CuPy", file=sys.stderr)
+        return
+    for old in folder.glob(f"{Path(source).stem}-*.fatbin"):
+        old.unlink()
+    unfinished.replace(target)
+
+
+class BuildWithCudaSources(build_py):
+    """Puts the CUDA sources into the package, so that they can be compiled where it runs."""
+
+    def run(self) -> None:
+        """Copy Python files, then the sources. A checkout in place uses its own csrc/."""
+        super().run()
+        if self.editable_mode:
+            return
+        for name in cuda_sources().packed_files(Path("csrc")):
+            target = Path(self.build_lib, CUDA, "csrc", name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path("csrc", name), target)
+
+
 class BuildPerInstructionSet(build_ext):
     """Compiles kernels.cpp once for every instruction set, each with its own flags."""
 
     def build_extension(self, ext: Pybind11Extension) -> None:
-        """Compile all units in parallel, then let setuptools link them."""
+        """Compile all units and CUDA images in parallel, then let setuptools link the units."""
         flags = [
             *COMMON,
             *(["-Werror"] if os.environ.get("SPECTRAL_KERNELS_WERROR") == "1" else []),
@@ -49,10 +118,22 @@ class BuildPerInstructionSet(build_ext):
         ]
         # -Wno-psabi: vectors never cross the boundary between the instruction sets.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
+            images = self.start_images(ext, pool)
             objects = pool.map(lambda unit: self.compile(ext, *unit), units)
+        for image in images:
+            image.result()
         ext.extra_objects = [*ext.extra_objects, *(o for group in objects for o in group)]
         ext.sources = []
         super().build_extension(ext)
+
+    def start_images(self, ext: Pybind11Extension, pool: ThreadPoolExecutor) -> list[Future[None]]:
+        """Start nvcc, where it is found, on every .cu file."""
+        compiler = nvcc()
+        if compiler is None:
+            return []
+        folder = Path(self.get_ext_fullpath(ext.name)).parent / "cuda/images"
+        names = cuda_sources().kernel_files(Path("csrc"))
+        return [pool.submit(build_image, compiler, name, folder) for name in names]
 
     def compile(self, ext, source, flags, isa, macros):
         """Compile one source with the flags of one instruction set; returns its objects."""
@@ -84,4 +165,7 @@ def extensions() -> list[Pybind11Extension]:
     ]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildPerInstructionSet})
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildPerInstructionSet, "build_py": BuildWithCudaSources},
+)

@@ -23,8 +23,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from spectral_kernels.cuda.launcher import Argument, Limits, packed
-from spectral_kernels.cuda.table import Kernel
+from spectral_kernels.cuda.table import Argument, Kernel, Limits, packed
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "tests/native"

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cpu/matrix_view.h"
+#include "include/summary_bounds.h"
 
 namespace spectral {
 
@@ -87,7 +88,6 @@ struct SnapshotStats {
   double max_abs, frobenius_norm, finite;
 };
 
-constexpr int kSummaryFields = 7;
 constexpr int64_t kGramPart = 16;
 
 struct Kernels {

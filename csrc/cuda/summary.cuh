@@ -7,34 +7,34 @@
 #pragma once
 
 #include "cuda/device.cuh"
+#include "include/summary_bounds.h"
 
 namespace spectral {
 
-// effective_rank, effective_rank_exp, stable_rank, numerical_rank, spectral_norm, nuclear_norm,
-// frobenius_norm: the columns of results.METRICS.
-constexpr int kSummaryColumns = 7;
-
 struct Summary {
-  double columns[kSummaryColumns];
+  double fields[kSummaryFields];
 };
+
+SK_DEVICE int lane_of_warp() {
+  return static_cast<int>(threadIdx.x % kWarp);
+}
 
 // Called by all lanes of a warp, and the result is the same in all. `value(i)` gives sigma_i >= 0
 // in any order. A zero matrix has rank 0 in every sense; one with NaN or Inf gives NaN.
 template <class Value>
 SK_DEVICE Summary summarize_spectrum(int64_t r, double rtol, Value value) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   double top = 0.0, bad = 0.0;
-  for (int64_t i = lane; i < r; i += kWarp) {
+  for (int64_t i = lane_of_warp(); i < r; i += kWarp) {
     const double sigma = value(i);
     // Zero for a finite value, NaN for any other.
     bad += sigma - sigma;
-    top = sigma > top ? sigma : top;
+    top = larger(top, sigma);
   }
   top = warp_max(top);
   bad = warp_sum(bad);
   const double scale = top > 0.0 ? top : 1.0;
   double sum = 0.0, squares = 0.0, logs = 0.0, rank = 0.0;
-  for (int64_t i = lane; i < r; i += kWarp) {
+  for (int64_t i = lane_of_warp(); i < r; i += kWarp) {
     const double x = static_cast<double>(value(i)) / scale;
     sum += x;
     squares += x * x;
@@ -46,19 +46,19 @@ SK_DEVICE Summary summarize_spectrum(int64_t r, double rtol, Value value) {
   logs = warp_sum(logs);
   rank = warp_sum(rank);
   const bool some = top > 0.0;
-  const double entropy = some ? fmax(0.0, log(sum) - logs / sum) : 0.0;
-  return {{entropy + bad, some ? exp(entropy) + bad : bad, squares + bad, rank + bad, top + bad,
+  const double entropy = some ? larger(0.0, log(sum) - logs / sum) : 0.0;
+  return {{entropy + bad, (some ? exp(entropy) : 0.0) + bad, squares + bad, rank + bad, top + bad,
            sum * top + bad, sqrt(squares) * top + bad}};
 }
 
-// Column k is written by lane k.
+// Field k is written by lane k.
 SK_DEVICE void store_summary(const Summary& summary, double* row) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int lane = lane_of_warp();
   double mine = 0.0;
   SK_UNROLL
-  for (int k = 0; k < kSummaryColumns; ++k)
-    mine = lane == k ? summary.columns[k] : mine;
-  if (lane < kSummaryColumns) row[lane] = mine;
+  for (int k = 0; k < kSummaryFields; ++k)
+    mine = lane == k ? summary.fields[k] : mine;
+  if (lane < kSummaryFields) row[lane] = mine;
 }
 
 }  // namespace spectral

@@ -1,30 +1,25 @@
 """Launches a kernel of the table on torch's current stream.
 
-A test can put another launcher in the place of the driver (``installed``): the same adapters then
-run on CPU tensors, with the kernels compiled for the host.
+A test can put another launcher in the place of the driver's (``installed``): the same adapters
+then run on CPU tensors, with the kernels compiled for the host.
 """
 
 from __future__ import annotations
 
 import contextlib
-import struct
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import torch
 
-from spectral_kernels.cuda.table import KERNELS, Kernel
+from spectral_kernels.cuda import image
+from spectral_kernels.cuda.driver import driver
+from spectral_kernels.cuda.on_device import DeviceLauncher
+from spectral_kernels.cuda.table import KERNELS, Argument, Kernel, Limits
 
-Argument = Tensor | int | float | None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a launch may ask of a device: shared memory of one block, and how many blocks run."""
-
-    shared_bytes: int
-    multiprocessors: int
+# What the kernels are compiled for at least.
+LEAST_CAPABILITY = (8, 0)
 
 
 class Launcher(Protocol):
@@ -41,7 +36,7 @@ class Launcher(Protocol):
         shared_bytes: int,
         arguments: tuple[Argument, ...],
     ) -> None:
-        """Start ``kernel``; ``packed(kernel, arguments)`` are the bytes of its parameters."""
+        """Start ``kernel``; ``table.packed`` makes the bytes of its parameters."""
 
 
 _installed: Launcher | None = None
@@ -58,12 +53,6 @@ def installed(launcher: Launcher) -> Iterator[None]:
         _installed = before
 
 
-def packed(kernel: Kernel, arguments: tuple[Argument, ...]) -> bytes:
-    """Return the kernel's struct of parameters: data pointers of tensors (0 for None), numbers."""
-    values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
-    return struct.pack(f"<{kernel.fields}".replace("P", "Q"), *values)
-
-
 def launch(name: str, grid: int, block: int, shared_bytes: int, *arguments: Argument) -> None:
     """Run the kernel ``name`` of the table; a grid of no blocks runs nothing.
 
@@ -72,11 +61,19 @@ def launch(name: str, grid: int, block: int, shared_bytes: int, *arguments: Argu
         grid: number of blocks.
         block: threads of a block, a multiple of 32.
         shared_bytes: dynamic shared memory of a block.
-        arguments: one for each member of the kernel's struct. The caller keeps tensors alive
-            and on the current device; nothing is checked here.
+        arguments: one for each member of the kernel's struct, at least one of them a tensor. The
+            caller keeps tensors alive and on one device; nothing is checked here.
+
+    Raises:
+        RuntimeError: the device refuses, with the driver's words; there is no driver or no code.
     """
-    if grid > 0:
+    if grid <= 0:
+        return
+    try:
         _current().launch(KERNELS[name], grid, block, shared_bytes, arguments)
+    except RuntimeError as error:
+        asked = f"{grid} blocks of {block} threads with {shared_bytes} bytes of shared memory"
+        raise RuntimeError(f"CUDA kernel {name!r}, {asked}: {error}") from error
 
 
 def limits() -> Limits:
@@ -84,7 +81,32 @@ def limits() -> Limits:
     return _current().limits()
 
 
+def refusal() -> str | None:
+    """Return why CUDA kernels cannot run, with the remedy, or None where they can."""
+    return None if _installed is not None else _refusal()
+
+
 def _current() -> Launcher:
-    if _installed is None:
-        raise RuntimeError("no launcher")
-    return _installed
+    return _installed if _installed is not None else _of_devices()
+
+
+@functools.cache
+def _of_devices() -> DeviceLauncher:
+    return DeviceLauncher(driver())
+
+
+@functools.cache
+def _refusal() -> str | None:
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA; install a CUDA build (pytorch.org/get-started)"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device; check the driver: nvidia-smi"
+    capability = torch.cuda.get_device_capability()
+    if capability < LEAST_CAPABILITY:
+        have, need = (f"{major}.{minor}" for major, minor in (capability, LEAST_CAPABILITY))
+        return f"the device has compute capability {have}; the kernels need {need} or newer"
+    try:
+        driver()
+    except RuntimeError as error:
+        return f"{error}; check the driver: nvidia-smi"
+    return image.refusal()

@@ -1,8 +1,13 @@
-"""The one table of CUDA kernels: where each is and what it is given."""
+"""The one table of CUDA kernels: where each is, and what it is given."""
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
+
+from torch import Tensor
+
+Argument = Tensor | int | float | None
 
 
 @dataclass(frozen=True)
@@ -18,20 +23,27 @@ class Kernel:
     fields: str
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a launch may ask of a device: shared memory of one block, and how many blocks run."""
+
+    shared_bytes: int
+    multiprocessors: int
+
+
+def packed(kernel: Kernel, arguments: tuple[Argument, ...]) -> bytes:
+    """Return the kernel's struct of parameters: data pointers of tensors (0 for None), numbers."""
+    values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
+    return struct.pack(f"<{kernel.fields.replace('P', 'Q')}", *values)
+
+
+# How many batches of spectra one launch of "summarize" takes.
+SUMMARY_JOBS = 40
+
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        # values, table, code, count, r, rtol
-        Kernel("summarize", "summary.cu", "PPqqqd"),
-        # a, values, table, code, rows, n, stride_batch, stride_rows, stride_n, rtol
-        *(
-            Kernel(f"bidiagonal_{x}", "bidiagonal.cu", "PPPqqqqqqd")
-            for x in (
-                *("float_1", "float_2", "float_4", "float_8"),
-                *("double_1", "double_2", "double_4", "double_8", "double_16"),
-            )
-        ),
-        # gram, values, table, n, rtol
-        *(Kernel(f"gram_values_{x}", "gram_values.cu", "PPPqd") for x in (1, 2, 4, 6)),
+        # jobs; for each: values, table, bounds, norms, errors, code, count, r, rtol
+        Kernel("summarize", "summary.cu", "q" + "5P3qd" * SUMMARY_JOBS),
     )
 }
