@@ -105,6 +105,11 @@ class BuildWithCudaSources(build_py):
 class BuildPerInstructionSet(build_ext):
     """Compiles kernels.cpp once for every instruction set, each with its own flags."""
 
+    def run(self) -> None:
+        """Build; setuptools clears ``inplace`` meanwhile and copies the module afterwards."""
+        self.in_checkout = bool(self.inplace)
+        super().run()
+
     def build_extension(self, ext: Pybind11Extension) -> None:
         """Compile all units and CUDA images in parallel, then let setuptools link the units."""
         flags = [
@@ -118,7 +123,7 @@ class BuildPerInstructionSet(build_ext):
         ]
         # -Wno-psabi: vectors never cross the boundary between the instruction sets.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = self.start_images(ext, pool)
+            images = self.start_images(pool)
             objects = pool.map(lambda unit: self.compile(ext, *unit), units)
         for image in images:
             image.result()
@@ -126,12 +131,12 @@ class BuildPerInstructionSet(build_ext):
         ext.sources = []
         super().build_extension(ext)
 
-    def start_images(self, ext: Pybind11Extension, pool: ThreadPoolExecutor) -> list[Future[None]]:
+    def start_images(self, pool: ThreadPoolExecutor) -> list[Future[None]]:
         """Start nvcc, where it is found, on every .cu file."""
         compiler = nvcc()
         if compiler is None:
             return []
-        folder = Path(self.get_ext_fullpath(ext.name)).parent / "cuda/images"
+        folder = Path("." if self.in_checkout else self.build_lib, CUDA, "images")
         names = cuda_sources().kernel_files(Path("csrc"))
         return [pool.submit(build_image, compiler, name, folder) for name in names]
 

@@ -23,12 +23,17 @@ def image(name: str, capability: tuple[int, int]) -> bytes:
     return nvrtc.cubin(name, capability)
 
 
+def missing() -> list[str]:
+    """Return the sources whose image, as they are now, did not come with this installation."""
+    return [name for name in sources.kernel_files(sources.folder()) if not shipped(name)]
+
+
 def refusal() -> str | None:
     """Return why the kernels have no device code, or None where they have or it can be made."""
-    missing = [name for name in sources.kernel_files(sources.folder()) if not shipped(name)]
-    if not missing or nvrtc.installed():
+    absent = missing()
+    if not absent or nvrtc.installed():
         return None
     return (
-        f"this installation has no compiled CUDA kernels ({', '.join(missing)}) and CuPy, which "
+        f"this installation has no compiled CUDA kernels ({', '.join(absent)}) and CuPy, which "
         f"could compile them, is not installed; {nvrtc.REMEDY}"
     )
