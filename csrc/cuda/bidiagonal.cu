@@ -13,15 +13,6 @@
 
 namespace spectral {
 
-// rows >= n: the launcher exchanges the sides of a wide matrix.
-struct BidiagonalParams {
-  const void* a;
-  void* s;
-  double* table;
-  int64_t code, rows, n, stride_batch, stride_rows, stride_n;
-  double rtol;
-};
-
 constexpr int kMostWarps = 16;
 
 // f(row, col) for every element, lanes along the side that is denser in memory.
@@ -51,13 +42,15 @@ SK_DEVICE int scale_exponent(const double* largest) {
 // Loads A into x and scales it to largest |a| in [0.5, 1); false where A is not finite. largest: a
 // double for each warp.
 template <class T>
-SK_DEVICE bool load_scaled(const BidiagonalParams& p, const Bidiagonal<T>& b, double* largest) {
-  const bool rows_inner = p.stride_rows < p.stride_n;
-  const int64_t start = static_cast<int64_t>(blockIdx.x) * p.stride_batch;
+SK_DEVICE bool load_scaled(const ValuesParams& p, const Bidiagonal<T>& b, double* largest) {
+  const BlockPlace at = place_of_block(p);
+  const ValuesJob& job = p.job[at.job];
+  const int64_t start = at.which * job.stride_batch;
+  const bool rows_inner = job.stride_rows < job.stride_n;
   double most = 0.0;
   bool bad = false;
   for_each_element(b.rows, b.n, rows_inner, [&](int row, int col) {
-    const T a = load_as<T>(p.a, p.code, start + row * p.stride_rows + col * p.stride_n);
+    const T a = load_as<T>(job.a, p.code, start + row * job.stride_rows + col * job.stride_n);
     b.x[col * b.ld + row] = a;
     bad = bad || !(a - a == T(0));
     most = fmax(most, static_cast<double>(fabs(a)));
@@ -71,15 +64,15 @@ SK_DEVICE bool load_scaled(const BidiagonalParams& p, const Bidiagonal<T>& b, do
   const T factor = static_cast<T>(ldexp(1.0, half));
   const T rest = static_cast<T>(ldexp(1.0, -exponent - half));
   for_each_element(b.rows, b.n, rows_inner, [&](int row, int col) {
-    T* at = b.x + col * b.ld + row;
-    *at = *at * factor * rest;
+    T* x = b.x + col * b.ld + row;
+    *x = *x * factor * rest;
   });
   __syncthreads();
   return true;
 }
 
 template <class T>
-SK_DEVICE Bidiagonal<T> bidiagonal_space(const BidiagonalParams& p, double* start) {
+SK_DEVICE Bidiagonal<T> bidiagonal_space(const ValuesParams& p, double* start) {
   Bidiagonal<T> b;
   b.rows = static_cast<int>(p.rows);
   b.n = static_cast<int>(p.n);
@@ -92,14 +85,6 @@ SK_DEVICE Bidiagonal<T> bidiagonal_space(const BidiagonalParams& p, double* star
   b.y = b.z + b.n;
   b.partial = b.y + b.n;
   return b;
-}
-
-template <class T>
-SK_DEVICE ValuesOut<T> values_out(const BidiagonalParams& p) {
-  const int64_t which = blockIdx.x;
-  return {static_cast<T*>(p.s) + which * p.n,
-          p.table == nullptr ? nullptr : p.table + which * kSummaryColumns, static_cast<int>(p.n),
-          p.rtol};
 }
 
 // The tridiagonal of the values of B over its norm, which is returned.
@@ -115,7 +100,7 @@ SK_DEVICE double tridiagonal_of(const Bidiagonal<double>& b, SturmRow* rows) {
 }
 
 template <class T, int R, int C>
-SK_DEVICE void bidiagonal_values(const BidiagonalParams& p) {
+SK_DEVICE void bidiagonal_values(const ValuesParams& p) {
   constexpr bool kSquared = sizeof(T) == 4;
   double* shared = SK_SHARED(double);
   const Bidiagonal<T> b = bidiagonal_space<T>(p, shared + kMostWarps + 2);
@@ -141,31 +126,31 @@ SK_DEVICE void bidiagonal_values(const BidiagonalParams& p) {
 }
 
 // As many threads as their registers allow: rows in lanes take 4 R + C R of them, twice for double.
-SK_KERNEL(bidiagonal_float_1, BidiagonalParams, 512) {
+SK_KERNEL(bidiagonal_float_1, ValuesParams, 512) {
   bidiagonal_values<float, 1, 4>(p);
 }
-SK_KERNEL(bidiagonal_float_2, BidiagonalParams, 512) {
+SK_KERNEL(bidiagonal_float_2, ValuesParams, 512) {
   bidiagonal_values<float, 2, 4>(p);
 }
-SK_KERNEL(bidiagonal_float_4, BidiagonalParams, 512) {
+SK_KERNEL(bidiagonal_float_4, ValuesParams, 512) {
   bidiagonal_values<float, 4, 4>(p);
 }
-SK_KERNEL(bidiagonal_float_8, BidiagonalParams, 512) {
+SK_KERNEL(bidiagonal_float_8, ValuesParams, 512) {
   bidiagonal_values<float, 8, 4>(p);
 }
-SK_KERNEL(bidiagonal_double_1, BidiagonalParams, 512) {
+SK_KERNEL(bidiagonal_double_1, ValuesParams, 512) {
   bidiagonal_values<double, 1, 4>(p);
 }
-SK_KERNEL(bidiagonal_double_2, BidiagonalParams, 512) {
+SK_KERNEL(bidiagonal_double_2, ValuesParams, 512) {
   bidiagonal_values<double, 2, 4>(p);
 }
-SK_KERNEL(bidiagonal_double_4, BidiagonalParams, 512) {
+SK_KERNEL(bidiagonal_double_4, ValuesParams, 512) {
   bidiagonal_values<double, 4, 4>(p);
 }
-SK_KERNEL(bidiagonal_double_8, BidiagonalParams, 384) {
+SK_KERNEL(bidiagonal_double_8, ValuesParams, 384) {
   bidiagonal_values<double, 8, 2>(p);
 }
-SK_KERNEL(bidiagonal_double_16, BidiagonalParams, 256) {
+SK_KERNEL(bidiagonal_double_16, ValuesParams, 256) {
   bidiagonal_values<double, 16, 2>(p);
 }
 

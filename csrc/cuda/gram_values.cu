@@ -11,14 +11,6 @@
 
 namespace spectral {
 
-struct GramValuesParams {
-  const double* gram;  // batch x n x n
-  float* s;
-  double* table;
-  int64_t n;
-  double rtol;
-};
-
 SK_DEVICE Tridiagonal tridiagonal_space(int64_t n, double* start) {
   Tridiagonal t;
   t.n = static_cast<int>(n);
@@ -32,13 +24,17 @@ SK_DEVICE Tridiagonal tridiagonal_space(int64_t n, double* start) {
   return t;
 }
 
-// Returns the trace, the same in every thread; a matrix with NaN or infinity has no finite one.
-SK_DEVICE double load_gram(const double* gram, const Tridiagonal& t) {
+// G into t. Returns the trace, the same in every thread; a matrix with NaN or
+// infinity has no finite one.
+SK_DEVICE double load_gram(const ValuesParams& p, const Tridiagonal& t) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const BlockPlace at = place_of_block(p);
+  const ValuesJob& job = p.job[at.job];
+  const double* gram = static_cast<const double*>(job.a) + at.which * job.stride_batch;
   for (int col = static_cast<int>(threadIdx.x) / kWarp; col < t.n; col += warps)
     for (int row = lane; row < t.n; row += kWarp)
-      t.g[col * t.ld + row] = gram[static_cast<int64_t>(col) * t.n + row];
+      t.g[col * t.ld + row] = gram[col * job.stride_n + row * job.stride_rows];
   __syncthreads();
   double trace = 0.0;
   for (int i = lane; i < t.n; i += kWarp)
@@ -47,14 +43,10 @@ SK_DEVICE double load_gram(const double* gram, const Tridiagonal& t) {
 }
 
 template <int R, int C>
-SK_DEVICE void gram_values(const GramValuesParams& p) {
+SK_DEVICE void gram_values(const ValuesParams& p) {
   Tridiagonal t = tridiagonal_space(p.n, SK_SHARED(double));
-  const int64_t which = blockIdx.x;
-  const ValuesOut<float> out = {p.s + which * p.n,
-                                p.table == nullptr ? nullptr : p.table + which * kSummaryColumns,
-                                t.n, p.rtol};
-  const double trace = load_gram(p.gram + which * p.n * p.n, t);
-  if (!(trace - trace == 0.0)) return store_constant(out, not_a_number());
+  const double trace = load_gram(p, t);
+  if (!(trace - trace == 0.0)) return store_constant(values_out<float>(p), not_a_number());
   t.negligible = 1e-60 * trace * trace;
   tridiagonalise<R, C>(t);
   __syncthreads();
@@ -62,22 +54,22 @@ SK_DEVICE void gram_values(const GramValuesParams& p) {
   const auto diagonal = [&](int i) { return t.d[i]; };
   const double norm = scale_tridiagonal(t.n, diagonal, [&](int i) { return t.e[i]; }, space.rows);
   __syncthreads();
-  if (norm == 0.0) return store_constant(out, 0.0);
+  if (norm == 0.0) return store_constant(values_out<float>(p), 0.0);
   find_values(space, t.n, t.n, 1e-15);
   __syncthreads();
-  store_values(space, [=](double lambda) { return sqrt(norm * lambda); }, out);
+  store_values(space, [=](double lambda) { return sqrt(norm * lambda); }, values_out<float>(p));
 }
 
-SK_KERNEL(gram_values_1, GramValuesParams, 512) {
+SK_KERNEL(gram_values_1, ValuesParams, 512) {
   gram_values<1, 4>(p);
 }
-SK_KERNEL(gram_values_2, GramValuesParams, 512) {
+SK_KERNEL(gram_values_2, ValuesParams, 512) {
   gram_values<2, 4>(p);
 }
-SK_KERNEL(gram_values_4, GramValuesParams, 512) {
+SK_KERNEL(gram_values_4, ValuesParams, 512) {
   gram_values<4, 4>(p);
 }
-SK_KERNEL(gram_values_6, GramValuesParams, 384) {
+SK_KERNEL(gram_values_6, ValuesParams, 352) {
   gram_values<6, 2>(p);
 }
 

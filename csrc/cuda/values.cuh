@@ -7,7 +7,39 @@
 
 namespace spectral {
 
-// Where the values of one matrix go. `table` is null where no summary is wanted.
+constexpr int kMostValuesJobs = 40;
+
+// A batch of matrices and where their values (count, n) and summaries (count, 7) go; `table` is
+// null where no summary is wanted.
+struct ValuesJob {
+  const void* a;
+  void* s;
+  double* table;
+  int64_t count, stride_batch, stride_rows, stride_n;
+};
+
+// Batches of one shape, rows >= n (the launcher exchanges the sides of a wide matrix) and one type:
+// one launch, a block for each matrix. They lie in the parameters themselves, so nothing has to be
+// copied to the device first and a captured graph keeps them.
+struct ValuesParams {
+  int64_t jobs, code, rows, n;
+  double rtol;
+  ValuesJob job[kMostValuesJobs];
+};
+
+struct BlockPlace {
+  int job;
+  int64_t which;
+};
+
+SK_DEVICE BlockPlace place_of_block(const ValuesParams& p) {
+  BlockPlace at = {0, static_cast<int64_t>(blockIdx.x)};
+  while (at.which >= p.job[at.job].count)
+    at.which -= p.job[at.job++].count;
+  return at;
+}
+
+// Where the values of one matrix go.
 template <class T>
 struct ValuesOut {
   T* s;
@@ -15,6 +47,15 @@ struct ValuesOut {
   int n;
   double rtol;
 };
+
+template <class T>
+SK_DEVICE ValuesOut<T> values_out(const ValuesParams& p) {
+  const BlockPlace at = place_of_block(p);
+  const ValuesJob& job = p.job[at.job];
+  return {static_cast<T*>(job.s) + at.which * p.n,
+          job.table == nullptr ? nullptr : job.table + at.which * kSummaryFields,
+          static_cast<int>(p.n), p.rtol};
+}
 
 SK_DEVICE double not_a_number() {
   return double_from_bits(int64_t{0x7ff8} << 48);
@@ -25,7 +66,7 @@ SK_DEVICE void store_constant(const ValuesOut<T>& out, double value) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   for (int i = thread; i < out.n; i += threads)
     out.s[i] = static_cast<T>(value);
-  if (out.table != nullptr && thread < kSummaryColumns) out.table[thread] = value;
+  if (out.table != nullptr && thread < kSummaryFields) out.table[thread] = value;
 }
 
 // T, given by its entries, over its norm (the largest row sum of magnitudes) into `rows`; returns
