@@ -37,13 +37,26 @@ def packed(kernel: Kernel, arguments: tuple[Argument, ...]) -> bytes:
     return struct.pack(f"<{kernel.fields.replace('P', 'Q')}", *values)
 
 
-# How many batches of spectra one launch of "summarize" takes.
+# How many batches one launch of "summarize" takes, and of the kernels that make values.
 SUMMARY_JOBS = 40
+VALUES_JOBS = 40
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
         # jobs; for each: values, table, bounds, norms, errors, code, count, r, rtol
         Kernel("summarize", "summary.cu", "q" + "5P3qd" * SUMMARY_JOBS),
+        # jobs, code, rows, n, rtol; for each: a, values, table, count, strides of batch, rows, n
+        *(
+            Kernel(f"bidiagonal_{x}", "bidiagonal.cu", "4qd" + "3P4q" * VALUES_JOBS)
+            for x in (
+                *("float_1", "float_2", "float_4", "float_8"),
+                *("double_1", "double_2", "double_4", "double_8", "double_16"),
+            )
+        ),
+        *(
+            Kernel(f"gram_values_{x}", "gram_values.cu", "4qd" + "3P4q" * VALUES_JOBS)
+            for x in (1, 2, 4, 6)
+        ),
     )
 }

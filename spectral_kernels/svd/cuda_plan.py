@@ -1,107 +1,115 @@
-"""Which CUDA kernel solves a shape: threads, shared memory, leading dimensions.
+"""Which kernel finds the singular values of matrices of one shape, and what its blocks need.
 
-Two families, in csrc/cuda. ``jacobi_registers.cu`` has a matrix in the registers of 8, 16 or 32
-lanes and takes sides up to 32. ``jacobi_shared.cu`` has a matrix in the shared memory of a block;
-what it moves in a sweep, 2 n (n - 1) (m + n) elements of T (short side n, long side m), is what its
-time is made of: at 128 bytes a clock, 512 clocks a round for 64 x 64 in float32. None of the
-choices below is measured on a device.
+A model of counts (bytes, instructions, registers as nvcc tells them), not measured on a device.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
-REGISTERS_SIDE = 32
-# 4 warps: a batch of a few hundred matrices still reaches every multiprocessor.
-REGISTERS_THREADS = 128
+from spectral_kernels.numerics import result_dtype
 
-_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+# Most rows -> kernel and the threads that its registers allow.
+_BIDIAGONAL = {
+    torch.float32: (
+        (32, "bidiagonal_float_1", 512),
+        (64, "bidiagonal_float_2", 512),
+        (128, "bidiagonal_float_4", 512),
+        (256, "bidiagonal_float_8", 512),
+    ),
+    torch.float64: (
+        (32, "bidiagonal_double_1", 512),
+        (64, "bidiagonal_double_2", 512),
+        (128, "bidiagonal_double_4", 512),
+        (256, "bidiagonal_double_8", 384),
+        (512, "bidiagonal_double_16", 256),
+    ),
+}
+_GRAM = (
+    (32, "gram_values_1", 512),
+    (64, "gram_values_2", 512),
+    (128, "gram_values_4", 512),
+    (192, "gram_values_6", 352),
+)
 
-# (lanes of a pair, rows that a lane holds, most threads), as jacobi_shared.cu has them. Fewer lanes
-# spend less on sums; rows that no lane holds are read twice.
-_SHARED_VARIANTS = ((8, 8, 256), (8, 16, 512), (16, 16, 512), (32, 16, 512))
-
-# Bytes that the banks of shared memory serve at a time.
-_BANKS_BYTES = 128
+# Columns of a warp. Not measured. A step of n - j columns is, for each warp, some 75 instructions
+# for four of its columns and as many as 200 between barriers that all warps do alike; with 16
+# columns at the start the two are about equal on average. More warps wait less for each other's
+# loads, fewer leave room for more blocks on a multiprocessor: for 64 x 64 float32 four warps and
+# 20 KB are eight blocks of 61 registers a thread: a thousand matrices are one wave.
+_COLUMNS_PER_WARP = 16
 
 
 @dataclass(frozen=True)
-class RegistersPlan:
-    """A launch of ``jacobi_registers.cu``."""
+class Plan:
+    """A launch for matrices of one shape: which kernel, threads and shared memory of a block.
 
-    kernel: str
-    grid: int
-    block: int
-
-
-@dataclass(frozen=True)
-class SharedPlan:
-    """A launch of ``jacobi_shared.cu``, a block for each matrix.
-
-    ``ld`` and ``ld_v`` are the leading dimensions of W and V in elements; V is in global memory
-    where ``ld_v`` is 0.
+    ``given`` is what the kernel works on: the matrix, its Gram matrix, or R of its QR.
     """
 
     kernel: str
-    block: int
+    threads: int
     shared_bytes: int
-    ld: int
-    ld_v: int
+    given: Literal["matrix", "gram", "triangle"] = "matrix"
 
 
-def registers_plan(
-    m: int, n: int, batch: int, dtype: torch.dtype, *, vectors: bool
-) -> RegistersPlan | None:
-    """Return the launch for ``batch`` matrices m x n, computed in ``dtype``; None: too large."""
-    side = max(8, 1 << (max(m, n) - 1).bit_length())
-    if side > REGISTERS_SIDE:
-        return None
-    name = "svd" if vectors else "svdvals"
-    matrices_per_block = REGISTERS_THREADS // side
-    grid = -(-batch // matrices_per_block)
-    return RegistersPlan(
-        f"{name}_registers_{_SUFFIXES[dtype]}_{side}", grid, REGISTERS_THREADS
-    )
+def plan(dtype: torch.dtype, m: int, n: int, shared_limit: int) -> Plan | None:
+    """Return the launch for (m, n) matrices of ``dtype``, None where no kernel can.
 
-
-def shared_plan(
-    m: int, n: int, dtype: torch.dtype, limit_bytes: int, *, vectors: bool
-) -> SharedPlan | None:
-    """Return the launch for matrices m x n, computed in ``dtype``.
-
-    None where W does not fit into ``limit_bytes`` of shared memory.
+    Args:
+        dtype: any that ``svdvals`` takes.
+        m: rows, at least one.
+        n: columns, at least one.
+        shared_limit: bytes of shared memory that a block may have.
     """
-    rows, columns = max(m, n), min(m, n)
-    lanes, held, most = next(
-        (v for v in _SHARED_VARIANTS if v[0] * v[1] >= rows), _SHARED_VARIANTS[-1]
-    )
-    ld = _leading_dimension(rows, lanes, dtype.itemsize)
-    ld_v = _leading_dimension(columns, lanes, dtype.itemsize) if vectors else 0
-    work = 3 * columns + 2 * rows
-    sizes = [(columns * (ld + x) + work) * dtype.itemsize for x in (ld_v, 0)]
-    if sizes[0] > limit_bytes:
-        ld_v = 0
-    if sizes[-1] > limit_bytes:
-        return None
-    pairs = (columns + 1) // 2
-    warps = -(-pairs * lanes // 32)
-    return SharedPlan(
-        f"svd_shared_{_SUFFIXES[dtype]}_{lanes}x{held}",
-        min(32 * warps, most),
-        sizes[0] if ld_v or not vectors else sizes[1],
-        ld,
-        ld_v,
-    )
+    rows, short = max(m, n), min(m, n)
+    result = result_dtype(dtype)
+    found = _bidiagonal(rows, short, result, shared_limit)
+    if found is None and result == torch.float32:
+        found = _gram(short, shared_limit)
+    elif found is None:
+        found = _bidiagonal(short, short, result, shared_limit)
+        found = found and replace(found, given="triangle")
+    return found
 
 
-def _leading_dimension(rows: int, lanes: int, itemsize: int) -> int:
-    """Return the distance of columns, at least ``rows``, without bank conflicts.
+def _bidiagonal(rows: int, short: int, dtype: torch.dtype, shared_limit: int) -> Plan | None:
+    for most_rows, kernel, most_threads in _BIDIAGONAL[dtype]:
+        if rows <= most_rows:
+            for threads in _threads(short, most_threads):
+                size = _bidiagonal_bytes(rows, short, threads, dtype)
+                if size <= shared_limit:
+                    return Plan(kernel, threads, size)
+            return None
+    return None
 
-    ``lanes`` neighbours read one column; the next ones of the same access read the next column,
-    which must lie in other banks: an odd multiple of ``lanes`` apart.
-    """
-    if lanes * itemsize >= _BANKS_BYTES:
-        return rows
-    return rows + (lanes - rows) % (2 * lanes)
+
+def _gram(short: int, shared_limit: int) -> Plan | None:
+    for most_rows, kernel, most_threads in _GRAM:
+        if short <= most_rows:
+            threads = _threads(short, most_threads)[0]
+            size = _gram_bytes(short, threads)
+            return Plan(kernel, threads, size, "gram") if size <= shared_limit else None
+    return None
+
+
+def _threads(columns: int, most: int) -> list[int]:
+    """Return numbers of threads, the best first."""
+    warps = min(-(-columns // _COLUMNS_PER_WARP), most // 32)
+    return [32 * w for w in range(warps, 0, -1)]
+
+
+def _bidiagonal_bytes(rows: int, n: int, threads: int, dtype: torch.dtype) -> int:
+    """Return the shared memory that the head of csrc/cuda/bidiagonal.cu tells."""
+    warps, itemsize = threads // 32, dtype.itemsize
+    order = n if dtype == torch.float32 else 2 * n
+    reduction = itemsize * (n * (rows | 1) + 2 * n + 2 * warps * (rows + 2))
+    return 144 + 16 * n + max(reduction, 16 * order + 16 * threads + 8 * n)
+
+
+def _gram_bytes(n: int, threads: int) -> int:
+    """Return the shared memory that the head of csrc/cuda/gram_values.cu tells."""
+    return 16 * n + max(8 * (n * (n | 1) + 4 * n), 16 * n + 16 * threads + 8 * n)
