@@ -126,26 +126,37 @@ SK_DEVICE void svd_registers(const SvdParams& p) {
   }
 }
 
-// Named by element type and side, for sides up to 8, 16 and 32. Values of the largest have a faster
-// kernel, bidiagonal.cu.
-#define SK_VECTORS(suffix, T, kSide)                            \
-  SK_KERNEL(svd_registers_##suffix##_##kSide, SvdParams, 128) { \
-    svd_registers<T, kSide, true>(p);                           \
-  }
-#define SK_VALUES(suffix, T, kSide)                                 \
-  SK_KERNEL(svdvals_registers_##suffix##_##kSide, SvdParams, 128) { \
-    svd_registers<T, kSide, false>(p);                              \
-  }
-
-SK_VECTORS(f32, float, 8)
-SK_VECTORS(f32, float, 16)
-SK_VECTORS(f32, float, 32)
-SK_VECTORS(f64, double, 8)
-SK_VECTORS(f64, double, 16)
-SK_VECTORS(f64, double, 32)
-SK_VALUES(f32, float, 8)
-SK_VALUES(f32, float, 16)
-SK_VALUES(f64, double, 8)
-SK_VALUES(f64, double, 16)
+// Named by element type and side, for sides up to 8, 16 and 32. Values alone of the largest have a
+// faster kernel, bidiagonal.cu.
+SK_KERNEL(svd_registers_f32_8, SvdParams, 128) {
+  svd_registers<float, 8, true>(p);
+}
+SK_KERNEL(svdvals_registers_f32_8, SvdParams, 128) {
+  svd_registers<float, 8, false>(p);
+}
+SK_KERNEL(svd_registers_f32_16, SvdParams, 128) {
+  svd_registers<float, 16, true>(p);
+}
+SK_KERNEL(svdvals_registers_f32_16, SvdParams, 128) {
+  svd_registers<float, 16, false>(p);
+}
+SK_KERNEL(svd_registers_f32_32, SvdParams, 128) {
+  svd_registers<float, 32, true>(p);
+}
+SK_KERNEL(svd_registers_f64_8, SvdParams, 128) {
+  svd_registers<double, 8, true>(p);
+}
+SK_KERNEL(svdvals_registers_f64_8, SvdParams, 128) {
+  svd_registers<double, 8, false>(p);
+}
+SK_KERNEL(svd_registers_f64_16, SvdParams, 128) {
+  svd_registers<double, 16, true>(p);
+}
+SK_KERNEL(svdvals_registers_f64_16, SvdParams, 128) {
+  svd_registers<double, 16, false>(p);
+}
+SK_KERNEL(svd_registers_f64_32, SvdParams, 128) {
+  svd_registers<double, 32, true>(p);
+}
 
 }  // namespace spectral

@@ -19,39 +19,20 @@ struct SvdSharedParams : SvdParams {
   int64_t ld, ld_v;
 };
 
-// Rows from `first` on of the columns at x and y turn by r, kLanes lanes at a time.
-template <int kLanes, class T>
-SK_DEVICE void turn_along(T* x, T* y, int first, int rows, const JacobiRotation<T>& r) {
-  for (int i = first + static_cast<int>(threadIdx.x) % kLanes; i < rows; i += kLanes) {
-    const T p = x[i], q = y[i];
-    x[i] = rotated(p, q, r.s, r.h);
-    y[i] = rotated(q, p, -r.s, -r.h);
-  }
+// kRows rows of a column in registers, from `first` on: every kLanes-th one, zero past the end.
+template <int kLanes, int kRows, class T>
+SK_DEVICE void load_rows(const T* x, int first, int rows, T (&held)[kRows]) {
+  const int lane = first + static_cast<int>(threadIdx.x) % kLanes;
+  SK_UNROLL
+  for (int k = 0; k < kRows; ++k)
+    held[k] = lane + k * kLanes < rows ? x[lane + k * kLanes] : T(0);
 }
 
-// kLanes lanes make the columns at x and y orthogonal; lanes of a pair that is not there pass null.
-template <class T, int kLanes, int kRows>
-SK_DEVICE JacobiRotation<T> turn_pair(T* x, T* y, int rows) {
-  const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  const int present = x == nullptr ? 0 : rows;
-  T p[kRows], q[kRows], a = 0, b = 0, d = 0;
-  SK_UNROLL
-  for (int k = 0; k < kRows; ++k) {
-    const int i = lane + k * kLanes;
-    p[k] = i < present ? x[i] : T(0);
-    q[k] = i < present ? y[i] : T(0);
-    a = fma(p[k], p[k], a);
-    b = fma(q[k], q[k], b);
-    d = fma(p[k], q[k], d);
-  }
-  for (int i = lane + kRows * kLanes; i < present; i += kLanes) {
-    a = fma(x[i], x[i], a);
-    b = fma(y[i], y[i], b);
-    d = fma(x[i], y[i], d);
-  }
-  const JacobiRotation<T> r =
-      jacobi_rotation(group_sum<kLanes>(a), group_sum<kLanes>(b), group_sum<kLanes>(d));
-  if (!r.active) return r;
+// The rows p and q of the columns at x and y, turned by r.
+template <int kLanes, int kRows, class T>
+SK_DEVICE void store_turned(T* x, T* y, const T (&p)[kRows], const T (&q)[kRows], int first,
+                            int rows, const JacobiRotation<T>& r) {
+  const int lane = first + static_cast<int>(threadIdx.x) % kLanes;
   SK_UNROLL
   for (int k = 0; k < kRows; ++k) {
     const int i = lane + k * kLanes;
@@ -59,7 +40,45 @@ SK_DEVICE JacobiRotation<T> turn_pair(T* x, T* y, int rows) {
     x[i] = rotated(p[k], q[k], r.s, r.h);
     y[i] = rotated(q[k], p[k], -r.s, -r.h);
   }
-  turn_along<kLanes>(x, y, kRows * kLanes, rows, r);
+}
+
+// Rows from `first` on. A few loads of a thread come before its stores, because the compiler, for
+// which x and y may be the same, would wait for each pair of them; more would spill.
+template <int kLanes, class T>
+SK_DEVICE void turn_along(T* x, T* y, int first, int rows, const JacobiRotation<T>& r) {
+  constexpr int kRows = 4;
+  for (; first < rows; first += kLanes * kRows) {
+    T p[kRows], q[kRows];
+    load_rows<kLanes>(x, first, rows, p);
+    load_rows<kLanes>(y, first, rows, q);
+    store_turned<kLanes>(x, y, p, q, first, rows, r);
+  }
+}
+
+// kLanes lanes make the columns at x and y orthogonal. Lanes without a pair come with no rows: the
+// sums are made by whole warps.
+template <class T, int kLanes, int kRows>
+SK_DEVICE JacobiRotation<T> turn_pair(T* x, T* y, int rows) {
+  constexpr int kHeld = kLanes * kRows;
+  T p[kRows], q[kRows], a = 0, b = 0, d = 0;
+  load_rows<kLanes>(x, 0, rows, p);
+  load_rows<kLanes>(y, 0, rows, q);
+  SK_UNROLL
+  for (int k = 0; k < kRows; ++k) {
+    a = fma(p[k], p[k], a);
+    b = fma(q[k], q[k], b);
+    d = fma(p[k], q[k], d);
+  }
+  for (int i = kHeld + static_cast<int>(threadIdx.x) % kLanes; i < rows; i += kLanes) {
+    a = fma(x[i], x[i], a);
+    b = fma(y[i], y[i], b);
+    d = fma(x[i], y[i], d);
+  }
+  const JacobiRotation<T> r =
+      jacobi_rotation(group_sum<kLanes>(a), group_sum<kLanes>(b), group_sum<kLanes>(d));
+  if (!r.active) return r;
+  store_turned<kLanes>(x, y, p, q, 0, rows, r);
+  turn_along<kLanes>(x, y, kHeld, rows, r);
   return r;
 }
 
@@ -79,9 +98,8 @@ SK_DEVICE bool sweep(const BlockSvd<T>& s) {
       const Pair pair = pair_of(k, round, players);
       // An odd column out meets nobody.
       const bool present = k < pairs && pair.first < s.columns;
-      const JacobiRotation<T> r =
-          turn_pair<T, kLanes, kRows>(present ? s.w + pair.first * s.ld : nullptr,
-                                      present ? s.w + pair.second * s.ld : nullptr, s.rows);
+      const JacobiRotation<T> r = turn_pair<T, kLanes, kRows>(
+          s.w + pair.first * s.ld, s.w + pair.second * s.ld, present ? s.rows : 0);
       turned |= r.active;
       if (!r.active) continue;
       // Two calls: the compiler knows one of them to be in shared memory.
@@ -121,18 +139,29 @@ SK_DEVICE void svd_shared(const SvdSharedParams& p) {
 // Named by element type, lanes of a pair and rows that each holds. The last number bounds
 // registers: up to 64 rows a block has 256 threads, and four of them share a multiprocessor (three,
 // float64).
-#define SK_SHARED_SVD(suffix, T, kLanes, kRows, threads)                          \
-  SK_KERNEL(svd_shared_##suffix##_##kLanes##x##kRows, SvdSharedParams, threads) { \
-    svd_shared<T, kLanes, kRows>(p);                                              \
-  }
-
-SK_SHARED_SVD(f32, float, 8, 8, 1024)
-SK_SHARED_SVD(f32, float, 8, 16, 512)
-SK_SHARED_SVD(f32, float, 16, 16, 512)
-SK_SHARED_SVD(f32, float, 32, 16, 512)
-SK_SHARED_SVD(f64, double, 8, 8, 768)
-SK_SHARED_SVD(f64, double, 8, 16, 512)
-SK_SHARED_SVD(f64, double, 16, 16, 512)
-SK_SHARED_SVD(f64, double, 32, 16, 512)
+SK_KERNEL(svd_shared_f32_8x8, SvdSharedParams, 1024) {
+  svd_shared<float, 8, 8>(p);
+}
+SK_KERNEL(svd_shared_f32_8x16, SvdSharedParams, 512) {
+  svd_shared<float, 8, 16>(p);
+}
+SK_KERNEL(svd_shared_f32_16x16, SvdSharedParams, 512) {
+  svd_shared<float, 16, 16>(p);
+}
+SK_KERNEL(svd_shared_f32_32x16, SvdSharedParams, 512) {
+  svd_shared<float, 32, 16>(p);
+}
+SK_KERNEL(svd_shared_f64_8x8, SvdSharedParams, 768) {
+  svd_shared<double, 8, 8>(p);
+}
+SK_KERNEL(svd_shared_f64_8x16, SvdSharedParams, 512) {
+  svd_shared<double, 8, 16>(p);
+}
+SK_KERNEL(svd_shared_f64_16x16, SvdSharedParams, 512) {
+  svd_shared<double, 16, 16>(p);
+}
+SK_KERNEL(svd_shared_f64_32x16, SvdSharedParams, 512) {
+  svd_shared<double, 32, 16>(p);
+}
 
 }  // namespace spectral
