@@ -206,10 +206,10 @@ def test_nan_stays_in_its_matrix(bad: float, shape: tuple[int, int], host: HostL
 
 SANITIZED = {
     "registers": lambda: torch.randn(3, 9, 12),
-    "registers, rank 2": lambda: torch.randn(9, 2) @ torch.randn(2, 7),
+    "registers, two rows": lambda: torch.randn(9, 7) * (torch.arange(9) % 5 == 1)[:, None],
     "shared": lambda: torch.randn(2, 34, 13),
     "shared, wide": lambda: torch.randn(10, 35, dtype=torch.float64),
-    "shared, rank 2": lambda: torch.randn(36, 2) @ torch.randn(2, 9).double().float(),
+    "shared, two rows": lambda: torch.randn(36, 9) * (torch.arange(36) % 18 == 7)[:, None],
     "shared, zero": lambda: torch.zeros(33, 6),
     "shared, NaN": lambda: torch.full((35, 9), float("nan")),
     "shared, 16 lanes": lambda: torch.randn(130, 6),
@@ -260,13 +260,22 @@ def inlined(source: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", ["players - 2) ", "s.products()[j] = sum;\n  });\n  "])
-def test_a_missing_barrier_is_found(after: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "barrier",
+    [
+        "    if (round < players - 2) __syncthreads();",
+        "s.products()[j] = sum;\n  });\n  __syncthreads();",
+    ],
+    ids=["between rounds", "before a projection"],
+)
+def test_a_missing_barrier_is_found(barrier: str, tmp_path: Path) -> None:
     source = inlined("cuda/jacobi_shared.cu")
-    assert source.count(f"{after}__syncthreads();") == 1
+    assert source.count(barrier) == 1
+    without = re.sub(r"(if \(.*\) )?__syncthreads\(\);", "", barrier)
     planted = tmp_path / "jacobi_shared.cu"
-    planted.write_text(source.replace(f"{after}__syncthreads();", f"{after};"))
-    A = torch.randn(36, 2) @ torch.randn(2, 11)
+    planted.write_text(source.replace(barrier, without))
+    # Columns to turn, and others to complete.
+    A = torch.randn(36, 11) * (torch.arange(11) % 2 == 0)
     with (
         launcher.installed(SanitizedLauncher("thread", planted)),
         pytest.raises(RuntimeError, match="data race"),
