@@ -7,7 +7,7 @@
 // derive the same rotation from the same sums. No shared memory, no barrier.
 //
 // Reads the m n elements of A and writes (m + n + 1) r numbers. A sweep is n - 1 rounds, each of
-// 2 kSide + 1 shuffles and 7 kSide multiply-adds of a warp (kSide + 1 and 5 kSide without vectors;
+// 2 kSide + 1 shuffles and 6 kSide multiply-adds of a warp (kSide + 1 and 4 kSide without vectors;
 // a shuffle of float64 is two). 5 to 9 sweeps are usual; the last one finds nothing to turn.
 #include "cuda/jacobi_columns.cuh"
 #include "cuda/svd_jobs.cuh"
