@@ -371,6 +371,12 @@ unsigned vote(unsigned mask, bool predicate) {
 
 }  // namespace sk_host
 
+// The size of a kernel's struct of parameters, -1 where there is no such kernel.
+extern "C" int64_t sk_host_params_bytes(const char* name) {
+  const auto found = sk_host::entries().find(name);
+  return found == sk_host::entries().end() ? -1 : found->second.params_bytes;
+}
+
 // Runs a kernel. Returns null, or what went wrong (valid until the next launch).
 extern "C" const char* sk_host_launch(const char* name, const void* params, int64_t params_bytes,
                                       int64_t grid, int64_t block, int64_t shared_bytes) {

@@ -102,7 +102,8 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) {
   sk_host::meet_warp(mask);
 }
 
-// A lane whose partner lies outside its segment of `width` lanes gets its own value back.
+// A lane whose partner lies outside its segment of `width` lanes gets its own value back, except
+// that xor reaches earlier segments, as on the device.
 template <class T>
 inline T __shfl_sync(unsigned mask, T x, int source, int width = 32) {
   const int lane = sk_host::lane(), first = lane / width * width;
