@@ -2,7 +2,7 @@
 // memory, then Sturm counts.
 //
 // For matrices of float32 and less whose long side does not fit shared memory. The rounding of the
-// Gram matrix, 1e-16 of sigma_1^2, is at most 1e-8 of sigma_1 in a value. Barriers: 1 for loading,
+// Gram matrix, 1e-16 of sigma_1^2, is at most 1e-8 of sigma_1 in a value. Barriers: 2 for loading,
 // one for each column, 4 after. Shared memory in bytes, w warps:
 //   16 n + max(8 (n (n | 1) + 4 n), 16 n + 512 w + 8 n)
 // G is read once from global memory.
@@ -39,6 +39,8 @@ SK_DEVICE double load_gram(const ValuesParams& p, const Tridiagonal& t) {
   double trace = 0.0;
   for (int i = lane; i < t.n; i += kWarp)
     trace += t.g[i * t.ld + i];
+  // Columns are written by their warps from here on.
+  __syncthreads();
   return warp_sum(trace);
 }
 

@@ -74,8 +74,6 @@ SK_DEVICE void tridiagonal_pass(const Tridiagonal& t, int j, const double (&u)[R
   const int later = j + 1 > warp ? (j + 1 - warp + warps - 1) / warps : 0;
   for (int c = warp + later * warps; c < t.n; c += C * warps)
     tridiagonal_columns<R, C>(t, j, c, u, w, v, y);
-  // The next step's entries may not come before these have been read.
-  __syncwarp();
 }
 
 // From y, w of this step, and column j + 1 as the reflector leaves it, in `column`.

@@ -25,7 +25,7 @@ from spectral_kernels.cuda.table import VALUES_JOBS
 from spectral_kernels.numerics import DTYPE_CODES, default_rtol, result_dtype
 from spectral_kernels.results import METRICS
 from spectral_kernels.svd import larger, torch_backend
-from spectral_kernels.svd.cuda_plan import Plan, plan
+from spectral_kernels.svd.cuda_values_plan import Plan, plan
 
 
 def svdvals(matrices: list[Tensor]) -> list[Tensor]:
