@@ -3,7 +3,7 @@
 Two families, in csrc/cuda. ``jacobi_registers.cu`` has a matrix in the registers of 8, 16 or 32
 lanes and takes sides up to 32. ``jacobi_shared.cu`` has a matrix in the shared memory of a block;
 what a sweep moves there, 2 n (n - 1) (m + n) elements (short side n, long side m), is what its time
-is made of: at 128 bytes a clock 8 clocks for a pair of 64 x 64 in float32, and 2 for its sums.
+is made of: at 128 bytes a clock 16 clocks for a pair of 64 x 64 in float32, and 2 for its sums.
 None of the choices below is measured on a device.
 """
 
