@@ -27,6 +27,7 @@ SCHEMAS = {
     "svdvals": "(Tensor[] A) -> Tensor[]",
     "rsvd": "(Tensor[] A, Tensor[] start, int[] k, int[] width, Tensor seed, int power_iters) "
     "-> (Tensor[] U, Tensor[] S, Tensor[] Vh)",
+    "svdvals_with_tables": "(Tensor[] A, float rtol) -> (Tensor[] S, Tensor[] tables)",
     "summarize": "(Tensor[] S, int[] m, int[] n, float rtol) -> Tensor[]",
     "alignment_diagonals": "(Tensor[] U, Tensor[] Vh_next, int k) -> Tensor[]",
     "cluster_cosines": "(Tensor[] U, Tensor[] Vh_next, Tensor[] first) "
@@ -90,6 +91,11 @@ def _svdvals_fake(A: list[Tensor]) -> list[Tensor]:
     return [_new(a, *a.shape[:-2], min(a.shape[-2:])) for a in A]
 
 
+def _svdvals_with_tables_fake(A: list[Tensor], rtol: float) -> tuple[list[Tensor], list[Tensor]]:
+    tables = [a.new_empty((*a.shape[:-2], 7), dtype=torch.float64) for a in A]
+    return _svdvals_fake(A), tables
+
+
 def _rsvd_fake(
     A: list[Tensor],
     start: list[Tensor],
@@ -141,6 +147,7 @@ def _usv_matmul_fake(
 _FAKES: dict[str, Callable[..., Any]] = {
     "svd": _svd_fake,
     "svdvals": _svdvals_fake,
+    "svdvals_with_tables": _svdvals_with_tables_fake,
     "rsvd": _rsvd_fake,
     "summarize": _summarize_fake,
     "alignment_diagonals": _alignment_diagonals_fake,

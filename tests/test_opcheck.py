@@ -26,6 +26,10 @@ CASES = {
         lambda: ([torch.randn(3, 4, dtype=torch.float64).mT],),
         lambda: ([torch.randn(3, 4).bfloat16()],),
     ],
+    "svdvals_with_tables": [
+        lambda: (ragged(), -1.0),
+        lambda: ([torch.randn(3, 4, dtype=torch.float64).mT], 0.1),
+    ],
     "rsvd": [
         lambda: ([torch.randn(9, 7)], [torch.randn(7, 5)], [3], [5], torch.tensor(1), 2),
         lambda: (

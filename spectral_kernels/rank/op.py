@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from spectral_kernels import checks, contracts, dispatch
@@ -14,9 +15,10 @@ from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.rank.gradients import summarize_backward, summarize_setup
 from spectral_kernels.rank.shapes import given_shapes
 from spectral_kernels.results import METRICS, SpectralSummary
-from spectral_kernels.svd.op import singular_values
+from spectral_kernels.svd.op import singular_values, svdvals_list
 
 _summarize = contracts.operator("summarize")
+_svdvals_with_tables = contracts.operator("svdvals_with_tables")
 _DEFAULT_RTOL = -1.0
 
 
@@ -139,8 +141,8 @@ def spectral_summary(
         TypeError, ValueError: as for ``svd``.
     """
     tensors, leave = _enter(A, check_finite)
-    shapes = [_sides(x) for x in tensors]
-    return _leave_summaries(singular_values(tensors), shapes, leave)
+    spectra, tables = _spectra_and_tables(tensors, _DEFAULT_RTOL)
+    return _leave_summaries(spectra, tables, leave)
 
 
 def summarize_singular_values(
@@ -170,8 +172,9 @@ def summarize_singular_values(
             raise ValueError(f"{told} has shape (); expected at least one dimension (..., r)")
     if tensors:
         checks.check_devices(**{f"S[{i}]": tensor for i, tensor in enumerate(tensors)})
-    shapes = given_shapes(shape, tensors)
-    return _leave_summaries([x.to(result_dtype(x.dtype)) for x in tensors], shapes, leave)
+    spectra = [x.to(result_dtype(x.dtype)) for x in tensors]
+    tables = _differentiable_tables(spectra, given_shapes(shape, tensors), _DEFAULT_RTOL)
+    return _leave_summaries(spectra, tables, leave)
 
 
 def _summary(S: Tensor, table: Tensor) -> SpectralSummary:
@@ -207,15 +210,13 @@ def _metric(
     check_finite: bool = False,
 ) -> Array | list[Array]:
     tensors, leave = _enter(A, check_finite)
-    shapes = [_sides(x) for x in tensors]
-    spectra = singular_values(tensors)
     index = METRICS.index(column)
     values = [
         table[..., index].to(S.dtype)
-        for S, table in zip(spectra, _differentiable_tables(spectra, shapes, rtol), strict=True)
+        for S, table in zip(*_spectra_and_tables(tensors, rtol), strict=True)
     ]
     if normalized:
-        values = [x / max(min(side), 1) for x, side in zip(values, shapes, strict=True)]
+        values = [x / max(min(_sides(A)), 1) for x, A in zip(values, tensors, strict=True)]
     return leave(values)
 
 
@@ -233,12 +234,22 @@ def _feature_rank(H: Tensor, rtol: float) -> Tensor:
 
 
 def _leave_summaries(
-    spectra: list[Tensor], shapes: list[tuple[int, int]], leave: Leave
+    spectra: list[Tensor], tables: list[Tensor], leave: Leave
 ) -> SpectralSummary | list[SpectralSummary]:
-    tables = _differentiable_tables(spectra, shapes, _DEFAULT_RTOL)
     summaries = [_summary(S, table) for S, table in zip(spectra, tables, strict=True)]
     result: SpectralSummary | list[SpectralSummary] = leave(summaries)
     return result
+
+
+def _spectra_and_tables(tensors: list[Tensor], rtol: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Return singular values and tables: in one pass where no gradient is asked for."""
+    if not tensors:
+        return [], []
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+        values, tables = _svdvals_with_tables(tensors, rtol)
+        return values, tables
+    spectra = singular_values(tensors)
+    return spectra, _differentiable_tables(spectra, [_sides(x) for x in tensors], rtol)
 
 
 def _differentiable_tables(
@@ -257,9 +268,20 @@ def _tables(spectra: list[Tensor], shapes: list[tuple[int, int]], rtol: float) -
     return tables
 
 
+def _fused_kernel(A: list[Tensor], rtol: float) -> tuple[list[Tensor], list[Tensor]]:
+    """One launch per shape where the solver writes its own tables, else one more for the ranks."""
+    module = dispatch.backend("svd", A[0].device.type)
+    if hasattr(module, "svdvals_with_tables"):
+        values, tables = module.svdvals_with_tables(A, rtol)
+        return values, tables
+    spectra = svdvals_list(A)
+    return spectra, _tables(spectra, [_sides(x) for x in A], rtol)
+
+
 def _kernel(S: list[Tensor], m: list[int], n: list[int], rtol: float) -> list[Tensor]:
     return _tables(S, list(zip(m, n, strict=True)), rtol)
 
 
+contracts.implement("svdvals_with_tables", _fused_kernel)
 contracts.implement("summarize", _kernel)
 contracts.differentiate("summarize", summarize_backward, summarize_setup)

@@ -1,0 +1,115 @@
+"""Which kernel finds the singular values of matrices of one shape, and what its blocks need.
+
+A model of counts (bytes, instructions, registers as nvcc tells them), not measured on a device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from spectral_kernels.numerics import result_dtype
+
+# Most rows -> kernel and the threads that its registers allow.
+_BIDIAGONAL = {
+    torch.float32: (
+        (32, "bidiagonal_float_1", 512),
+        (64, "bidiagonal_float_2", 512),
+        (128, "bidiagonal_float_4", 512),
+        (256, "bidiagonal_float_8", 512),
+    ),
+    torch.float64: (
+        (32, "bidiagonal_double_1", 512),
+        (64, "bidiagonal_double_2", 512),
+        (128, "bidiagonal_double_4", 512),
+        (256, "bidiagonal_double_8", 384),
+        (512, "bidiagonal_double_16", 256),
+    ),
+}
+_GRAM = (
+    (32, "gram_values_1", 512),
+    (64, "gram_values_2", 512),
+    (128, "gram_values_4", 512),
+    (192, "gram_values_6", 352),
+)
+
+# Columns of a warp. Not measured. A step of n - j columns is, for each warp, some 75 instructions
+# for four of its columns and as many as 200 between barriers that all warps do alike; with 16
+# columns at the start the two are about equal on average. More warps wait less for each other's
+# loads, fewer leave room for more blocks on a multiprocessor: for 64 x 64 float32 four warps and
+# 20 KB are eight blocks of 61 registers a thread: a thousand matrices are one wave.
+_COLUMNS_PER_WARP = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A launch for matrices of one shape: which kernel, threads and shared memory of a block.
+
+    ``given`` is what the kernel works on: the matrix, its Gram matrix, or R of its QR.
+    """
+
+    kernel: str
+    threads: int
+    shared_bytes: int
+    given: Literal["matrix", "gram", "triangle"] = "matrix"
+
+
+def plan(dtype: torch.dtype, m: int, n: int, shared_limit: int) -> Plan | None:
+    """Return the launch for (m, n) matrices of ``dtype``, None where no kernel can.
+
+    Args:
+        dtype: any that ``svdvals`` takes.
+        m: rows, at least one.
+        n: columns, at least one.
+        shared_limit: bytes of shared memory that a block may have.
+    """
+    rows, short = max(m, n), min(m, n)
+    result = result_dtype(dtype)
+    found = _bidiagonal(rows, short, result, shared_limit)
+    if found is None and result == torch.float32:
+        found = _gram(short, shared_limit)
+    elif found is None:
+        found = _bidiagonal(short, short, result, shared_limit)
+        found = found and replace(found, given="triangle")
+    return found
+
+
+def _bidiagonal(rows: int, short: int, dtype: torch.dtype, shared_limit: int) -> Plan | None:
+    for most_rows, kernel, most_threads in _BIDIAGONAL[dtype]:
+        if rows <= most_rows:
+            for threads in _threads(short, most_threads):
+                size = _bidiagonal_bytes(rows, short, threads, dtype)
+                if size <= shared_limit:
+                    return Plan(kernel, threads, size)
+            return None
+    return None
+
+
+def _gram(short: int, shared_limit: int) -> Plan | None:
+    for most_rows, kernel, most_threads in _GRAM:
+        if short <= most_rows:
+            threads = _threads(short, most_threads)[0]
+            size = _gram_bytes(short, threads)
+            return Plan(kernel, threads, size, "gram") if size <= shared_limit else None
+    return None
+
+
+def _threads(columns: int, most: int) -> list[int]:
+    """Return numbers of threads, the best first."""
+    warps = min(-(-columns // _COLUMNS_PER_WARP), most // 32)
+    return [32 * w for w in range(warps, 0, -1)]
+
+
+def _bidiagonal_bytes(rows: int, n: int, threads: int, dtype: torch.dtype) -> int:
+    """Return the shared memory that the head of csrc/cuda/bidiagonal.cu tells."""
+    warps, itemsize = threads // 32, dtype.itemsize
+    order = n if dtype == torch.float32 else 2 * n
+    reduction = itemsize * (n * (rows | 1) + 2 * n + 2 * warps * (rows + 2))
+    return 144 + 16 * n + max(reduction, 16 * order + 16 * threads + 8 * n)
+
+
+def _gram_bytes(n: int, threads: int) -> int:
+    """Return the shared memory that the head of csrc/cuda/gram_values.cu tells."""
+    return 16 * n + max(8 * (n * (n | 1) + 4 * n), 16 * n + 16 * threads + 8 * n)
