@@ -59,7 +59,7 @@ OPERATIONS = {
     "snapshot": ("cpu", "torch"),
     "tracking": ("cpu", "torch"),
     "tracking.leading": ("cpu", "torch"),
-    "decomposed": ("torch",),
+    "decomposed": ("triton", "torch"),
 }
 
 _chosen: dict[tuple[str, str, str | None], ModuleType] = {}
