@@ -29,10 +29,10 @@ BFLOAT16_PER_S = 989e12
 TF32_PER_S = 495e12
 FLOAT32_PER_S = 67e12
 LAUNCH_SECONDS = 5e-6
-# Two chunks of x and g, the one that is projected and the one that is reduced, are to stay in the
-# cache. Half of the H100's 50 MB: what both of its halves read, both keep.
-CHUNK_BYTES = 25e6 / 2
-WIDEST = 128
+# Bytes of x and g of one chunk. While one is projected the one before it is reduced, read for the
+# last time: about one and a half are wanted in the cache, of which the H100 has 50 MB; but what both
+# of its halves read, both keep.
+CHUNK_BYTES = 17e6
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Problem:
     def width(self) -> int:
         """k padded to what tiles can have."""
         return max(16, next_power_of_2(self.k))
+
+    @property
+    def widest(self) -> int:
+        """The largest width whose tiles do not spill."""
+        return 128 if self.hopper and self.split else 64
 
     @property
     def entries(self) -> int:
@@ -88,7 +93,7 @@ def choose(direction: Direction, problem: Problem, *, fused: bool) -> Tiles | No
     """
     if direction in _overrides:
         return _overrides[direction]
-    if problem.width > WIDEST:
+    if problem.width > problem.widest:
         return None
     tiles = forward_tiles(problem) if direction == "forward" else backward_tiles(problem)
     if fused:
@@ -99,11 +104,13 @@ def choose(direction: Direction, problem: Problem, *, fused: bool) -> Tiles | No
 
 def forward_tiles(problem: Problem) -> Tiles:
     """Return the launch parameters of ``usv_forward``: fewer rows a program where rows are few."""
-    rows = 64 if problem.batch * cdiv(problem.p, 64) >= MULTIPROCESSORS // 2 else 16
-    wide = problem.width > 64 or problem.entry_bytes == 4
+    rows = 64 if problem.hopper else 32
+    if problem.batch * cdiv(problem.p, rows) < MULTIPROCESSORS // 2:
+        rows = 16
+    wide = problem.split or (problem.hopper and problem.entry_bytes == 2)
     return {
         "BLOCK_P": rows,
-        "BLOCK_C": 32 if wide and not problem.split else 64,
+        "BLOCK_C": 64 if wide else 32,
         "BLOCK_K": problem.width,
         "num_warps": 4,
         "num_stages": 3 if problem.hopper else 2,
@@ -116,25 +123,30 @@ def backward_tiles(problem: Problem) -> Tiles:
     A round of the kernel projects a chunk and reduces the one before it: its pieces should be
     about as many as multiprocessors, which splits the columns of the projections.
     """
-    large = problem.hopper and problem.split
-    block_p, block_c = (128, 128) if large else (64, 64)
-    chunk = chunk_rows(problem, block_p)
-    tiles = chunk // block_p
-    reductions = cdiv(problem.n, block_c) + cdiv(problem.m, block_c)
-    wanted = max(1, (MULTIPROCESSORS - min(reductions, MULTIPROCESSORS // 2)) // (2 * tiles))
-    # Of at least 256 columns each.
-    splits = min(wanted, cdiv(max(problem.n, problem.m), 256))
-    return {
-        "SPLITS": max(1, next_power_of_2(splits + 1) // 2),
-        "CHUNK": chunk,
-        "BLOCK_P": block_p,
-        "BLOCK_S": 64 if problem.split else 32,
-        "BLOCK_R": 64 if large else 32,
-        "BLOCK_C": block_c,
-        "BLOCK_K": problem.width,
-        "num_warps": 8 if large or not problem.split else 4,
-        "num_stages": 3 if problem.split else 2,
-    }
+    tiles = _blocks(problem)
+    tiles["CHUNK"] = chunk_rows(problem, tiles["BLOCK_P"])
+    reductions = cdiv(problem.n, tiles["BLOCK_C"]) + cdiv(problem.m, tiles["BLOCK_C"])
+    projections = max(MULTIPROCESSORS - reductions, MULTIPROCESSORS // 2)
+    splits = projections // (2 * tiles["CHUNK"] // tiles["BLOCK_P"])
+    # Of at least 256 columns each; more than eight parts cost more than they bring.
+    splits = min(splits, cdiv(max(problem.n, problem.m), 256), 8)
+    tiles["SPLITS"] = next_power_of_2(max(1, splits) + 1) // 2
+    return tiles
+
+
+def _blocks(problem: Problem) -> Tiles:
+    """Return the largest tiles that compile without spills."""
+    if problem.hopper and problem.split:
+        narrow = problem.width <= 64
+        blocks = {"BLOCK_P": 128, "BLOCK_F": 32 if narrow else 16, "BLOCK_S": 64, "BLOCK_R": 64}
+        blocks["BLOCK_C"] = 128 if narrow else 64
+    elif problem.split:
+        blocks = {"BLOCK_P": 64, "BLOCK_F": 16, "BLOCK_S": 64, "BLOCK_R": 32, "BLOCK_C": 64}
+    else:
+        size = 64 if problem.hopper else 32
+        blocks = {"BLOCK_P": size, "BLOCK_F": 16, "BLOCK_S": 32, "BLOCK_R": 32, "BLOCK_C": size}
+    stages = 3 if problem.hopper and problem.split else 2
+    return {**blocks, "BLOCK_K": problem.width, "num_warps": 8, "num_stages": stages}
 
 
 def chunk_rows(problem: Problem, block_p: int) -> int:

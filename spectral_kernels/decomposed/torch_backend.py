@@ -23,7 +23,7 @@ def usv_matmul(
     dtype = result_dtype(x.dtype)
     core, U, Sigma, Vh = (t.to(dtype) for t in (x, U, Sigma, Vh))
     # One long product instead of many short ones where the factors are shared.
-    rows = core.reshape(-1, core.shape[-1]) if U.dim() == 2 else core
+    rows = core.flatten(0, -2) if U.dim() == 2 else core
     if Sigma.dim() == U.dim() and rows.shape[-2] > min(U.shape[-2], Vh.shape[-1]):
         U, Vh = (U @ Sigma, Vh) if U.shape[-2] <= Vh.shape[-1] else (U, Sigma @ Vh)
         hidden = rows @ Vh.mT
@@ -51,7 +51,7 @@ def usv_backward(
     dtype = result_dtype(x.dtype)
     xs, g = (t.to(dtype) for t in (x, grad))
     if U.dim() == 2:
-        xs, g = xs.reshape(-1, xs.shape[-1]), g.reshape(-1, g.shape[-1])
+        xs, g = xs.flatten(0, -2), g.flatten(0, -2)
     u, s, v = (t.to(dtype) for t in (U, Sigma, Vh))
     c = g @ u
     d = times_core(c, s, u.dim(), transposed=False) if need_x or need_Vh else None

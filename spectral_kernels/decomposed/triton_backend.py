@@ -87,7 +87,8 @@ def usv_backward(
         du_ptr=dU,
         dsigma_ptr=cores,
         dv_ptr=dVh,
-        dbias_ptr=d_bias,
+        # Never written where there is none, but an address all the same.
+        dbias_ptr=dU if d_bias is None else d_bias,
         counters_ptr=counters,
         parts_ptr=torch.empty(B * 2 * row_tiles * tiles["SPLITS"] * tiles["BLOCK_P"] * width, **wide),
         planes_ptr=_planes(x, B * 2 * chunks * tiles["CHUNK"] * width, split=split),
@@ -135,8 +136,8 @@ def _tiles(direction: plan.Direction, x: Tensor, U: Tensor, Vh: Tensor) -> plan.
 def _stacked(t: Tensor, U: Tensor) -> Tensor:
     """Return t with one batch dimension, B = 1 and all rows together where factors are shared."""
     if U.dim() == 2:
-        return t.reshape(1, -1, t.shape[-1])
-    return t.reshape(-1, *t.shape[-2:])
+        return t.flatten(0, -2).unsqueeze(0)
+    return t.flatten(0, -3)
 
 
 def _planes(x: Tensor, numbers: int, *, split: bool) -> Tensor:

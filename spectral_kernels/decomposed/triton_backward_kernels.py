@@ -35,7 +35,9 @@ from spectral_kernels.decomposed.triton_chunk_kernels import (
 from spectral_kernels.decomposed.triton_kernels import (
     PRECISION,
     load_tile,
+    split,
     store_tile,
+    times_core,
 )
 
 
@@ -106,19 +108,31 @@ def reduce_g(
     if BIAS:
         if chunk > 0:
             bias += tl.load(bias_sums_ptr + inner, cache_modifier=".cg")
-    tl.store(sums_ptr + inside(BLOCK_C, BLOCK_K), total)
     if chunk + 1 < chunks:
+        tl.store(sums_ptr + inside(BLOCK_C, BLOCK_K), total)
         if BIAS:
             tl.store(bias_sums_ptr + inner, bias)
         announce(done_ptr)
     else:
         if BIAS:
             tl.store(dbias_ptr + cols, bias.to(dbias_ptr.dtype.element_ty), mask=cols < M)
-        tl.debug_barrier()
-        finish_g(
-            u_ptr, sigma_ptr, sums_ptr, du_ptr, dsigma_ptr, M, K, stride_um, stride_uk, block,
-            DENSE, BLOCK_C, BLOCK_K,
-        )  # fmt: skip
+        if SPLIT:
+            u = load_tile(u_ptr, cols, ranks, stride_um, stride_uk, M, K)
+            du = times_core(total, sigma_ptr, K, DENSE, True, SPLIT)
+            store_tile(du_ptr, du, cols, ranks, K, 1, M, K)
+            if DENSE:
+                high, low = split(total, u_ptr.dtype.element_ty)
+                core = tl.dot(tl.trans(u), high, tl.dot(tl.trans(u), low))
+                tl.store(dsigma_ptr + inside(BLOCK_K, BLOCK_K), core)
+            else:
+                tl.store(dsigma_ptr + ranks, tl.sum(u.to(tl.float32) * total, axis=0))
+        else:
+            tl.store(sums_ptr + inside(BLOCK_C, BLOCK_K), total)
+            tl.debug_barrier()
+            finish_g(
+                u_ptr, sigma_ptr, sums_ptr, du_ptr, dsigma_ptr, M, K, stride_um, stride_uk, block,
+                DENSE, BLOCK_C, BLOCK_K,
+            )  # fmt: skip
 
 
 @triton.jit
@@ -126,7 +140,8 @@ def finish_g(
     u_ptr, sigma_ptr, sums_ptr, du_ptr, dsigma_ptr, M, K, stride_um, stride_uk, block,
     DENSE: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """dU = G Sigma^T and dSigma = U^T G for BLOCK_C rows of U and G."""
+    """dU = G Sigma^T and dSigma = U^T G for BLOCK_C rows of U and G, float32 throughout."""
+    # A few rows at a time, for the registers' sake: see ``core_product``.
     ROWS: tl.constexpr = 16
     ranks = tl.arange(0, BLOCK_K)
     core = tl.zeros((BLOCK_K, BLOCK_K if DENSE else 1), dtype=tl.float32)
@@ -139,7 +154,7 @@ def finish_g(
             core = tl.dot(tl.trans(u), G, core, input_precision=PRECISION)
         else:
             core += tl.sum(u * G, axis=0)[:, None]
-        du = core_product(sums_ptr, sigma_ptr, inner, K, DENSE, True, 0, 1, BLOCK_K)
+        du = core_product(sums_ptr, sigma_ptr, inner, K, DENSE, True, False, 0, 1, BLOCK_K)
         store_tile(du_ptr, du, rows, ranks, K, 1, M, K)
     tl.store(dsigma_ptr + inside(core.shape[0], core.shape[1]), core)
 
@@ -156,7 +171,7 @@ def usv_backward(
     stride_ub, stride_um, stride_uk,
     stride_vb, stride_vk, stride_vn,
     DENSE: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr, SPLITS: tl.constexpr,
-    CHUNK: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,
+    CHUNK: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_S: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Grid: B chunks (2 SPLITS CHUNK / BLOCK_P + column blocks of x and of g), by ticket."""
@@ -214,7 +229,7 @@ def usv_backward(
             tl.debug_barrier()
             finish_projection(
                 parts_ptr, sigma_ptr, planes_ptr + side * planes * plane_size, tile * BLOCK_P,
-                plane_size, side, K, DENSE, SPLIT, SPLITS, BLOCK_P, BLOCK_K,
+                plane_size, side, K, DENSE, SPLIT, SPLITS, BLOCK_P, BLOCK_F, BLOCK_K,
             )  # fmt: skip
             announce(ready_ptr + chunk * 2 + side)
     else:

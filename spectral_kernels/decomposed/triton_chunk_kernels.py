@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from spectral_kernels.decomposed.triton_kernels import PRECISION, load_tile, split
+from spectral_kernels.decomposed.triton_kernels import PRECISION, load_tile, split, times_core
 
 
 @triton.jit
@@ -50,14 +50,16 @@ def project(
         t = load_tile(t_ptr, rows, cols, stride_tp, stride_tc, P, C, "evict_last")
         w = load_tile(w_ptr, cols, ranks, stride_wc, stride_wk, C, K)
         h = tl.dot(t, w, h, input_precision=PRECISION)
-    return h
+    # Infinite entries have made NaN of the zeros that ranks are padded with.
+    return tl.where(ranks[None, :] < K, h, 0.0)
 
 
 @triton.jit
 def sum_of_parts(parts_ptr, places, PART: tl.constexpr, SPLITS: tl.constexpr):
     """Return the entries at ``places`` of SPLITS parts of PART entries, added in order."""
     total = tl.load(parts_ptr + places, cache_modifier=".cg")
-    for part in range(1, SPLITS):
+    # Unrolled, so that the loads do not wait for each other.
+    for part in tl.static_range(1, SPLITS):
         total += tl.load(parts_ptr + part * PART + places, cache_modifier=".cg")
     return total
 
@@ -65,24 +67,25 @@ def sum_of_parts(parts_ptr, places, PART: tl.constexpr, SPLITS: tl.constexpr):
 @triton.jit
 def core_product(
     parts_ptr, sigma_ptr, rows, K, DENSE: tl.constexpr, TRANSPOSED: tl.constexpr,
-    PART: tl.constexpr, SPLITS: tl.constexpr, BLOCK_K: tl.constexpr,
+    SPLIT: tl.constexpr, PART: tl.constexpr, SPLITS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """Return h Sigma^T (or h Sigma) for rows of h, which are sums of parts in memory."""
     ranks = tl.arange(0, BLOCK_K)
-    if DENSE:
+    if SPLIT or not DENSE:
+        h = sum_of_parts(parts_ptr, rows[:, None] * BLOCK_K + ranks[None, :], PART, SPLITS)
+        total = times_core(h, sigma_ptr, K, DENSE, TRANSPOSED, SPLIT)
+    else:
         total = tl.zeros((rows.shape[0], BLOCK_K), dtype=tl.float32)
+        stride_r = 1 if TRANSPOSED else K
+        stride_c = K if TRANSPOSED else 1
         # 16 ranks at a time: operands of three TF32 products of whole tiles would need more
         # registers than anything else here, and spill.
         for first in range(0, BLOCK_K, 16):
             some = first + tl.arange(0, 16)
             places = rows[:, None] * BLOCK_K + some[None, :]
             h = sum_of_parts(parts_ptr, places, PART, SPLITS)
-            core = load_tile(sigma_ptr, some, ranks, 1 if TRANSPOSED else K, K if TRANSPOSED else 1, K, K)
+            core = load_tile(sigma_ptr, some, ranks, stride_r, stride_c, K, K)
             total = tl.dot(h, core.to(tl.float32), total, input_precision=PRECISION)
-    else:
-        core = tl.load(sigma_ptr + ranks, mask=ranks < K, other=0.0).to(tl.float32)
-        h = sum_of_parts(parts_ptr, rows[:, None] * BLOCK_K + ranks[None, :], PART, SPLITS)
-        total = h * core[None, :]
     return total
 
 
@@ -90,16 +93,17 @@ def core_product(
 def finish_projection(
     parts_ptr, sigma_ptr, plane_ptr, first_row, plane_size, side, K,
     DENSE: tl.constexpr, SPLIT: tl.constexpr, SPLITS: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_P: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Write the planes of BLOCK_P rows: the sum of their parts, for g times Sigma."""
-    ROWS: tl.constexpr = 16
+    """Write the planes of BLOCK_P rows, ROWS at a time: the sum of their parts, for g times Sigma."""
     PART: tl.constexpr = BLOCK_P * BLOCK_K
     for start in range(0, BLOCK_P, ROWS):
-        rows = start + tl.arange(0, ROWS)
         tile = start * BLOCK_K + inside(ROWS, BLOCK_K)
         if side == 1:
-            h = core_product(parts_ptr, sigma_ptr, rows, K, DENSE, False, PART, SPLITS, BLOCK_K)
+            h = core_product(
+                parts_ptr, sigma_ptr, start + tl.arange(0, ROWS), K,
+                DENSE, False, SPLIT, PART, SPLITS, BLOCK_K,
+            )  # fmt: skip
         else:
             h = sum_of_parts(parts_ptr, tile, PART, SPLITS)
         place = plane_ptr + first_row.to(tl.int64) * BLOCK_K + tile

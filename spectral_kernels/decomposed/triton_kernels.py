@@ -49,15 +49,18 @@ def split(h, NARROW: tl.constexpr):
 
 
 @triton.jit
-def times_core(h, sigma_ptr, K, DENSE: tl.constexpr, TRANSPOSED: tl.constexpr):
+def times_core(h, sigma_ptr, K, DENSE: tl.constexpr, TRANSPOSED: tl.constexpr, SPLIT: tl.constexpr):
     """Return h Sigma^T (or h Sigma) for float32 h (rows, ranks); Sigma is contiguous."""
     ranks = tl.arange(0, h.shape[1])
     if DENSE:
-        if TRANSPOSED:
-            core = load_tile(sigma_ptr, ranks, ranks, 1, K, K, K)
+        core = load_tile(
+            sigma_ptr, ranks, ranks, 1 if TRANSPOSED else K, K if TRANSPOSED else 1, K, K
+        )  # fmt: skip
+        if SPLIT:
+            high, low = split(h, sigma_ptr.dtype.element_ty)
+            h = tl.dot(high, core, tl.dot(low, core))
         else:
-            core = load_tile(sigma_ptr, ranks, ranks, K, 1, K, K)
-        h = tl.dot(h, core.to(tl.float32), input_precision=PRECISION)
+            h = tl.dot(h, core.to(tl.float32), input_precision=PRECISION)
     else:
         core = tl.load(sigma_ptr + ranks, mask=ranks < K, other=0.0)
         h = h * core.to(tl.float32)[None, :]
@@ -88,8 +91,10 @@ def usv_forward(
         x = load_tile(x_ptr, rows, cols, stride_xp, stride_xn, P, N)
         v = load_tile(v_ptr, cols, ranks, stride_vn, stride_vk, N, K)
         h = tl.dot(x, v, h, input_precision=PRECISION)
+    # An infinite x has made NaN of the zeros that ranks are padded with.
+    h = tl.where(ranks[None, :] < K, h, 0.0)
     sigma_ptr += batch * K * (K if DENSE else 1)
-    h = times_core(h, sigma_ptr, K, DENSE, TRANSPOSED=True)
+    h = times_core(h, sigma_ptr, K, DENSE, True, SPLIT)
     if SPLIT:
         high, low = split(h, x_ptr.dtype.element_ty)
     u_ptr += batch * stride_ub
