@@ -57,7 +57,7 @@ def usv_backward(
     d = times_core(c, s, u.dim(), transposed=False) if need_x or need_Vh else None
     a = xs @ v.mT if need_U or need_Sigma else None
     d_x = d_U = d_Sigma = d_Vh = d_bias = None
-    if need_x:
+    if need_x and d is not None:
         d_x = (d @ v).reshape(x.shape).to(x.dtype)
     if need_U and a is not None:
         d_U = (g.mT @ times_core(a, s, u.dim())).to(U.dtype)

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import dispatch, triton_runtime
-from spectral_kernels.decomposed import plan, torch_backend, triton_backward_kernels, triton_kernels
+from spectral_kernels.decomposed import (
+    plan,
+    split_products,
+    torch_backend,
+    triton_backward_kernels,
+    triton_kernels,
+)
+from spectral_kernels.decomposed.model import Direction, Problem, Tiles
 from spectral_kernels.decomposed.torch_backend import Gradients
 
 __all__ = ["usv_backward", "usv_matmul"]
@@ -20,9 +27,14 @@ def usv_matmul(
     Any strides; a core or a bias that is not contiguous is copied.
     """
     tiles = _tiles("forward", x, U, Vh)
-    if tiles is None:
+    if tiles is None and not _split(x, U, Vh):
         return torch_backend.usv_matmul(x, U, Sigma, Vh, bias, out)
     xs, us, vs = _stacked(x, U), _stacked(U, U), _stacked(Vh, U)
+    if tiles is None:
+        b = None if bias is None else bias.reshape(len(us), -1)
+        y = split_products.usv_matmul(xs, us, _core(Sigma, U), vs, b)
+        y = y.view(*x.shape[:-1], U.shape[-2])
+        return y if out is None else out.copy_(y)
     # An ``out`` that is no view of (B, p, m) is written through a copy.
     y = x.new_empty(*xs.shape[:-1], us.shape[-2])
     direct = out is not None and out.is_contiguous()
@@ -57,9 +69,13 @@ def usv_backward(
     The kernel makes all of them, so a product with frozen parts goes to torch's products.
     """
     tiles = _tiles("backward", x, U, Vh) if all(needed[:4]) else None
-    if tiles is None:
+    if tiles is None and not _split(x, U, Vh):
         return torch_backend.usv_backward(grad, x, U, Sigma, Vh, needed)
     gs, xs, us, vs = _stacked(grad, U), _stacked(x, U), _stacked(U, U), _stacked(Vh, U)
+    shapes = (x.shape, U.shape, Sigma.shape, Vh.shape, U.shape[:-1])
+    if tiles is None:
+        found = split_products.usv_backward(gs, xs, us, _core(Sigma, U), vs, needed)
+        return _shaped(found, shapes)
     (B, p, n), (_, m, k) = xs.shape, us.shape
     dense = Sigma.dim() == U.dim()
     split = x.dtype == torch.bfloat16
@@ -68,10 +84,10 @@ def usv_backward(
     g_blocks = triton_runtime.cdiv(m, block_c)
     blocks = triton_runtime.cdiv(n, block_c) + g_blocks
     row_tiles = chunks * tiles["CHUNK"] // tiles["BLOCK_P"]
-    wide = {"dtype": torch.float32, "device": x.device}
+    float32 = x.new_empty(0, dtype=torch.float32).new_empty
     dx, dU, dVh = x.new_empty(B, p, n), x.new_empty(B, m, k), x.new_empty(B, k, n)
     d_bias = x.new_empty(B, m) if needed[4] else None
-    cores = torch.empty(B, g_blocks, width, width if dense else 1, **wide)
+    cores = float32(B, g_blocks, width, width if dense else 1)
     counters = torch.zeros(
         1 + B * (2 * row_tiles + 2 * chunks + blocks), dtype=torch.int32, device=x.device
     )
@@ -90,9 +106,9 @@ def usv_backward(
         # Never written where there is none, but an address all the same.
         dbias_ptr=dU if d_bias is None else d_bias,
         counters_ptr=counters,
-        parts_ptr=torch.empty(B * 2 * row_tiles * tiles["SPLITS"] * tiles["BLOCK_P"] * width, **wide),
+        parts_ptr=float32(B * 2 * row_tiles * tiles["SPLITS"] * tiles["BLOCK_P"] * width),
         planes_ptr=_planes(x, B * 2 * chunks * tiles["CHUNK"] * width, split=split),
-        sums_ptr=torch.empty(B * blocks * block_c * (width + 1), **wide),
+        sums_ptr=float32(B * blocks * block_c * (width + 1)),
         chunks=chunks,
         **_sizes(xs, us),
         **_strides("gpm", gs),
@@ -106,21 +122,15 @@ def usv_backward(
         **triton_runtime.OPTIONS,
     )
     core = cores.sum(dim=1)[:, :k, :k].to(Sigma.dtype)
-    return (
-        dx.view(x.shape),
-        dU.view(U.shape),
-        core.reshape(Sigma.shape),
-        dVh.view(Vh.shape),
-        None if d_bias is None else d_bias.view(U.shape[:-1]),
-    )
+    return _shaped((dx, dU, core, dVh, d_bias), shapes)
 
 
-def _tiles(direction: plan.Direction, x: Tensor, U: Tensor, Vh: Tensor) -> plan.Tiles | None:
+def _tiles(direction: Direction, x: Tensor, U: Tensor, Vh: Tensor) -> Tiles | None:
     """Return the plan's tiles; None for float64, and where there is nothing to multiply."""
     if x.dtype == torch.float64 or 0 in (*x.shape, *U.shape, *Vh.shape):
         return None
     batch = 1 if U.dim() == 2 else U.shape[:-2].numel()
-    problem = plan.Problem(
+    problem = Problem(
         batch=batch,
         p=x.shape[:-1].numel() // batch,
         m=U.shape[-2],
@@ -131,6 +141,25 @@ def _tiles(direction: plan.Direction, x: Tensor, U: Tensor, Vh: Tensor) -> plan.
         hopper=x.is_cuda and torch.cuda.get_device_capability(x.device)[0] >= 9,
     )
     return plan.choose(direction, problem, fused=dispatch.forced() == "triton")
+
+
+def _split(x: Tensor, U: Tensor, Vh: Tensor) -> bool:
+    """Whether torch's products are those of bfloat16, which need something to multiply."""
+    return x.dtype == torch.bfloat16 and 0 not in (*x.shape, *U.shape, *Vh.shape)
+
+
+def _core(Sigma: Tensor, U: Tensor) -> Tensor:
+    """Return Sigma (B, k, k) or (B, k)."""
+    return Sigma.reshape(-1, *Sigma.shape[U.dim() - 2 :])
+
+
+def _shaped(found: Gradients, shapes: tuple[torch.Size, ...]) -> Gradients:
+    """Return every gradient contiguous and in the shape of what it belongs to."""
+    d_x, d_U, d_Sigma, d_Vh, d_bias = (
+        None if t is None else t.contiguous().view(shape)
+        for t, shape in zip(found, shapes, strict=True)
+    )
+    return d_x, d_U, d_Sigma, d_Vh, d_bias
 
 
 def _stacked(t: Tensor, U: Tensor) -> Tensor:
@@ -152,5 +181,5 @@ def _sizes(xs: Tensor, us: Tensor) -> dict[str, int]:
 
 def _strides(names: str, t: Tensor) -> dict[str, int]:
     """Return {"stride_xb": ..., "stride_xp": ..., "stride_xn": ...} for names "xpn"."""
-    who, row, col = names
-    return {f"stride_{who}{axis}": t.stride(i) for i, axis in enumerate(("b", row, col))}
+    axes = ("b", names[1], names[2])
+    return {f"stride_{names[0]}{axis}": t.stride(i) for i, axis in enumerate(axes)}

@@ -1,9 +1,10 @@
 """Pieces of the backward kernel: projections, their sums over parts, planes, and sums over rows.
 
 ``triton_backward_kernels.py`` says how they go together. Tensors t are x or g, (P, C); h are the k
-numbers of each row, a or d, float32 in registers and *planes* in memory: high and low of the type of
-x (SPLIT), or float32. Planes, parts and sums are padded to whole tiles, so nothing masks them; what
-other programs of the launch have written is read past the L1 cache (``.cg``), which is not coherent.
+numbers of each row, a or d, float32 in registers and *planes* in memory: high and low of the type
+of x (SPLIT), or float32. Planes, parts and sums are padded to whole tiles, so nothing masks them.
+What other programs of the launch have written is read past the L1 cache (``.cg``), which is not
+coherent.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def finish_projection(
     DENSE: tl.constexpr, SPLIT: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_P: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Write the planes of BLOCK_P rows, ROWS at a time: the sum of their parts, for g times Sigma."""
+    """Write the planes of BLOCK_P rows, ROWS at a time: the sum of parts, for g times Sigma."""
     PART: tl.constexpr = BLOCK_P * BLOCK_K
     for start in range(0, BLOCK_P, ROWS):
         tile = start * BLOCK_K + inside(ROWS, BLOCK_K)

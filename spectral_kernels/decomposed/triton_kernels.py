@@ -1,15 +1,14 @@
 """y = x (U Sigma Vh)^T + bias in one launch: y = ((x Vh^T) Sigma^T) U^T + bias.
 
-x (B, p, n), U (B, m, k), Sigma (B, k, k) or (B, k), Vh (B, k, n), bias (B, m), y (B, p, m); B = 1 and
-a batch stride of 0 where the factors are shared. A program owns BLOCK_P rows of one batch entry: it
-reads them once, keeps their k numbers in registers, and writes their m. U and Vh are read by every
-program, from the L2 cache. Bytes of device memory: p (n + m) entries and once the factors.
-Operations: 2 p k (n + m) for float32 operands, and 2 p k m more where h is split (below).
+x (B, p, n), U (B, m, k), Sigma (B, k, k) or (B, k), Vh (B, k, n), bias (B, m), y (B, p, m); B = 1
+where factors are shared. A program owns BLOCK_P rows of one batch entry: it reads them once, keeps
+their k numbers in registers, and writes their m. U and Vh are read by every program, from the L2
+cache. Device memory: p (n + m) entries and once the factors; operations: 2 p k n, and 2 p k m times
+the products below.
 
-Every sum is float32. Factors in float16 or bfloat16 multiply x exactly; the k numbers between, h,
-are float32 and stay so: times bfloat16 as h = high + low, both bfloat16 (an error of 2^-17 of h, two
-products), times anything else as three TF32 products (2^-21 or so). float16 cannot hold h: 65,504 is
-its largest number.
+Every sum is float32. Factors of 16 bits multiply x exactly; the k numbers between, h, are float32
+and stay so: times bfloat16 as h = high + low, both bfloat16 (an error of 2^-17 of h, two products),
+times anything else as three TF32 products (about 2^-21), since float16 ends at 65,504.
 """
 
 from __future__ import annotations

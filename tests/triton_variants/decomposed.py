@@ -1,12 +1,11 @@
-"""Variants of usv_matmul and its gradient: as planned for 8192 rows of 4096 x 4096, rank 64 or 128."""
+"""Variants of usv_matmul and its gradient, as planned for 8192 rows of 4096 x 4096."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from triton_variants import Variant
-
 from spectral_kernels.decomposed import plan, triton_backward_kernels, triton_kernels
+from triton_variants import Variant
 
 _TYPES = {"bf16": ("*bf16", 2), "fp16": ("*fp16", 2), "fp32": ("*fp32", 4)}
 _STRIDES = ("xb", "xp", "ub", "um", "vb", "vk")
@@ -31,9 +30,7 @@ def _variant(
     return replace(planned, constants=constants, architectures=(architecture,))
 
 
-def forward(
-    dtype: str, k: int, architecture: int, *, p: int = 8192, dense: bool = True
-) -> Variant:
+def forward(dtype: str, k: int, architecture: int, *, p: int = 8192, dense: bool = True) -> Variant:
     pointer = _TYPES[dtype][0]
     names = ("x", "u", "sigma", "v", "bias", "y")
     signature = {f"{name}_ptr": pointer for name in names}
