@@ -1,4 +1,4 @@
-"""Launchers of the Triton kernels: the summaries of all spectra, and their bounds, in one launch."""
+"""Launchers of the Triton kernels: summaries of all spectra, and their bounds, in one launch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WIDTH = len(METRICS)
 def plan(longest: int, bounds: bool) -> dict[str, Any]:
     """Return the launch parameters for spectra of at most ``longest`` values.
 
-    A warp for short spectra, whose sums then need no shared memory; eight for longer ones, two
+    A warp for short spectra, whose sums then need no shared memory; four for longer ones, two
     values a thread, since with more the sums of the bounds do not fit 255 registers. Not measured.
     """
-    shape = (128, 1) if longest <= 128 else (512, 8)
+    shape = (128, 1) if longest <= 128 else (256, 4)
     return {"BOUNDS": bounds, "BLOCK": shape[0], "num_warps": shape[1], "num_stages": 1}
 
 
