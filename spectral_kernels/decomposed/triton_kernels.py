@@ -19,10 +19,13 @@ import triton.language as tl
 # For products of float32; those of 16-bit operands are exact, whatever it says.
 PRECISION = tl.constexpr("tf32x3")
 
+# How long the cache keeps what is loaded, where nothing else is asked for.
+NORMAL = tl.constexpr("")
+
 
 @triton.jit
 def load_tile(
-    base_ptr, rows, cols, stride_r, stride_c, end_r, end_c, EVICTION: tl.constexpr = ""
+    base_ptr, rows, cols, stride_r, stride_c, end_r, end_c, EVICTION: tl.constexpr = NORMAL
 ):  # fmt: skip
     """Return entries (rows, cols), 0 beyond the ends."""
     mask = (rows[:, None] < end_r) & (cols[None, :] < end_c)
