@@ -102,6 +102,24 @@ def test_chunks_and_parts(p: int, splits: int, dtype: torch.dtype) -> None:
         check_all(given)
 
 
+def framed(t: torch.Tensor) -> torch.Tensor:
+    """Return a leaf equal to t, with NaN on all sides of its last two dimensions."""
+    margins = [1 if i >= t.dim() - 2 else 0 for i in range(t.dim())]
+    around = torch.full([s + 2 * a for s, a in zip(t.shape, margins, strict=True)], torch.nan)
+    inner = around.to(t.dtype)[tuple(slice(a, -a or None) for a in margins)]
+    return inner.copy_(t.detach()).requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
+def test_nothing_beyond_the_edges_is_read(dense: bool, dtype: torch.dtype) -> None:
+    given = arguments(33, 21, 37, 9, batch=(2,), dense=dense, dtype=dtype)
+    check_all([framed(t) for t in given], framed(torch.randn(2, 33, 21).to(dtype)).detach())
+    # A diagonal core and a bias of one product are contiguous within their frames.
+    single = arguments(33, 21, 37, 9, dense=False, dtype=dtype)
+    check_all([framed(t) for t in single], framed(torch.randn(33, 21).to(dtype)).detach())
+
+
 @pytest.mark.parametrize("dense", [False, True], ids=["diagonal", "dense"])
 @pytest.mark.parametrize("batch", [(), (2, 2)], ids=str)
 def test_split_products(batch, dense, monkeypatch: pytest.MonkeyPatch) -> None:
