@@ -1,4 +1,4 @@
-"""usv_matmul on a GPU: against float64 at the sizes tiles are planned for, and the same every time."""
+"""usv_matmul on a GPU: against float64 at sizes tiles are planned for, the same every time."""
 
 from __future__ import annotations
 
