@@ -34,6 +34,8 @@ SCHEMAS = {
     "-> (Tensor[] diagonals, Tensor[] cosines)",
     "snapshot": "(Tensor[] A) -> (Tensor[] matrices, Tensor statistics)",
     "usv_matmul": "(Tensor x, Tensor U, Tensor Sigma, Tensor Vh, Tensor? bias) -> Tensor",
+    "usv_backward": "(Tensor grad, Tensor x, Tensor U, Tensor Sigma, Tensor Vh, bool[] needed) "
+    "-> Tensor[]",
 }
 
 for _name, _schema in SCHEMAS.items():
@@ -144,6 +146,13 @@ def _usv_matmul_fake(
     return x.new_empty((*x.shape[:-1], U.shape[-2]))
 
 
+def _usv_backward_fake(
+    grad: Tensor, x: Tensor, U: Tensor, Sigma: Tensor, Vh: Tensor, needed: list[bool]
+) -> list[Tensor]:
+    shapes = (x.shape, U.shape, Sigma.shape, Vh.shape, U.shape[:-1])
+    return [x.new_empty(shape) for shape, wanted in zip(shapes, needed, strict=True) if wanted]
+
+
 _FAKES: dict[str, Callable[..., Any]] = {
     "svd": _svd_fake,
     "svdvals": _svdvals_fake,
@@ -154,6 +163,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "cluster_cosines": _cluster_cosines_fake,
     "snapshot": _snapshot_fake,
     "usv_matmul": _usv_matmul_fake,
+    "usv_backward": _usv_backward_fake,
 }
 
 for _name, _fake in _FAKES.items():

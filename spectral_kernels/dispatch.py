@@ -61,7 +61,7 @@ OPERATIONS = {
     "snapshot": ("cpu", "triton", "torch"),
     "tracking": ("cpu", "triton", "torch"),
     "tracking.leading": ("cpu", "torch"),
-    "decomposed": ("torch",),
+    "decomposed": ("triton", "torch"),
     "products": ("triton", "torch"),
 }
 

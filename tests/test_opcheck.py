@@ -70,6 +70,17 @@ CASES = {
         ],
         lambda: [*(torch.randn(s) for s in ((2, 6, 5), (2, 4, 3), (2, 3, 3), (2, 3, 5))), None],
     ],
+    "usv_backward": [
+        lambda: [
+            *(torch.randn(s) for s in ((2, 3, 4), (2, 3, 5), (4, 3), (3,), (3, 5))),
+            [True] * 5,
+        ],
+        lambda: [
+            *(torch.randn(s).half() for s in ((2, 6, 4), (2, 6, 5), (2, 4, 3), (2, 3, 3))),
+            torch.randn(2, 3, 5).half(),
+            [False, True, False, True, False],
+        ],
+    ],
 }
 
 

@@ -1,6 +1,6 @@
 """What compiled Triton kernels need: ``python -m tests.triton_resources --write [operation ...]``.
 
-Every variant of ``tests/triton_variants`` is compiled for sm_80 and sm_90, which needs no GPU. The
+Every variant of ``tests/triton_variants`` is compiled for its GPUs, which needs none. The
 registers, shared memory and stack come from the binary (cuobjdump, which Triton brings along); a
 stack is what spilled registers and addressed arrays take.
 """
@@ -29,7 +29,6 @@ sys.path.insert(0, str(HERE))
 from triton_variants import Variant  # noqa: E402
 
 TABLES = HERE / "data" / "triton_resources"
-ARCHITECTURES = (80, 90)
 
 Resources = dict[str, int]
 
@@ -74,7 +73,7 @@ def measured(operation: str) -> dict[str, dict[str, Resources]]:
     return {
         variant.name: {
             f"sm_{architecture}": resources(compile_for(variant, architecture))
-            for architecture in ARCHITECTURES
+            for architecture in variant.architectures
         }
         for variant in variants(operation)
     }

@@ -18,6 +18,7 @@ class Variant:
         options: num_warps, num_stages.
         aligned: arguments whose address or value is a multiple of 16, which the launcher
             guarantees; they decide how wide loads are.
+        architectures: where the launcher uses it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Variant:
     constants: dict[str, Any] = field(default_factory=dict)
     options: dict[str, int] = field(default_factory=dict)
     aligned: tuple[str, ...] = ()
+    architectures: tuple[int, ...] = (80, 90)
 
     @staticmethod
     def of_plan(
