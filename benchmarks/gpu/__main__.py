@@ -15,14 +15,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import leading, products, spectra, training
+from benchmarks.gpu import alignments, decomposed, leading, spectra, training
 from benchmarks.gpu.case import OURS, run
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.environment import environment
 from benchmarks.gpu.floors import measure
 from benchmarks.gpu.table import markdown
 
-FILES = {"spectra": spectra, "leading": leading, "products": products}
+FILES = {
+    "spectra": spectra,
+    "leading": leading,
+    "alignments": alignments,
+    "decomposed": decomposed,
+}
 
 
 def main() -> int:
