@@ -27,6 +27,7 @@ def run(host: HostLauncher, name: str, fault: int) -> torch.Tensor:
 RIGHT = {
     "exchange": torch.arange(63.0, -1.0, -1.0),
     "exchange_in_warp": torch.arange(64.0) + torch.tensor([1.0, -1.0]).repeat(32),
+    "first_warp": torch.arange(32.0).repeat(2),
     "two_rounds": 2 * torch.arange(63.0, -1.0, -1.0) + 1,
     "a_block_each": torch.tensor([1.0, 1.0] + [float("nan")] * 62),
     "meetings": torch.full((64,), 32.0),
@@ -36,6 +37,7 @@ FAULTS = {
     "a missing barrier": ("exchange", 1),
     "a barrier of the warp for one of the block": ("exchange", 2),
     "a shuffle for a barrier": ("exchange_in_warp", 1),
+    "meetings of two warps apart": ("first_warp", 1),
     "a write that does not wait for reads": ("two_rounds", 1),
     "two blocks that write one entry": ("a_block_each", 1),
 }

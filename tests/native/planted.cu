@@ -32,6 +32,16 @@ SK_KERNEL(exchange_in_warp, PlantedParams, 64) {
   p.y[threadIdx.x] = numbers[threadIdx.x ^ 1];
 }
 
+// Both warps read what the first one wrote. Fault 1: each has met only itself; that the first did
+// so earlier orders nothing between the two.
+SK_KERNEL(first_warp, PlantedParams, 64) {
+  double* numbers = SK_SHARED(double);
+  numbers[threadIdx.x] = threadIdx.x;
+  __syncwarp();
+  if (p.fault == 0) __syncthreads();
+  p.y[threadIdx.x] = numbers[threadIdx.x % kWarp];
+}
+
 // Two rounds through the same shared memory. Fault 1: the second write does not wait for the reads
 // of the first round.
 SK_KERNEL(two_rounds, PlantedParams, 64) {
