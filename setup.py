@@ -62,7 +62,7 @@ def nvcc() -> str | None:
     if os.environ.get("SPECTRAL_KERNELS_NO_CUDA") == "1":
         return None
     home = os.environ.get("CUDA_HOME")
-    return shutil.which("nvcc", path=f"{home}/bin" if home else None)
+    return (shutil.which("nvcc", path=f"{home}/bin") if home else None) or shutil.which("nvcc")
 
 
 def build_image(compiler: str, source: str, folder: Path) -> None:

@@ -30,6 +30,30 @@ def load_float64(base_ptr, offset, index, mask, code):
 
 
 @triton.jit
+def store_float64(base_ptr, offset, index, x, mask, code):
+    """Write float64 values to a float32 or float64 array."""
+    place = base_ptr + offset
+    if code == FLOAT64:
+        tl.store(place.to(tl.pointer_type(tl.float64)) + index, x, mask=mask)
+    else:
+        tl.store(place.to(tl.pointer_type(tl.float32)) + index, x.to(tl.float32), mask=mask)
+
+
+@triton.jit
+def load_float32(ptr, index, code, mask):
+    """Return entries of a 16- or 32-bit type as float32; anything where masked, None: nowhere."""
+    if code == FLOAT16:
+        x = tl.load(ptr.to(tl.pointer_type(tl.float16)) + index, mask=mask).to(tl.float32)
+    elif code == BFLOAT16:
+        # The upper half of a float32: exact, and known to Triton's interpreter.
+        half = tl.load(ptr.to(tl.pointer_type(tl.uint16)) + index, mask=mask)
+        x = (half.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        x = tl.load(ptr.to(tl.pointer_type(tl.float32)) + index, mask=mask)
+    return x
+
+
+@triton.jit
 def load_bits(ptr):
     """Return the float64 whose bits a table of int64 holds."""
     return tl.load(ptr).to(tl.float64, bitcast=True)

@@ -4,7 +4,7 @@
 own under ThreadSanitizer or AddressSanitizer, on copies of exactly the memory that the tensors
 cover, so every adapter's tests can be repeated under them:
 
-    with launcher.installed(HostLauncher("summary.cu")):
+    with launcher.installed(HostLauncher()):
         tables = cuda_backend.summary_tables([S], [(8, 8)], -1.0)
 """
 
@@ -12,65 +12,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
-import re
 import shutil
 import struct
 import subprocess
 import tempfile
 from pathlib import Path
 
+from cuda_build import COMPILER, ROOT, built
 from torch import Tensor
 
 from spectral_kernels.cuda.table import Argument, Kernel, Limits, packed
 
-ROOT = Path(__file__).resolve().parents[1]
-NATIVE = ROOT / "tests/native"
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+__all__ = ["COMPILER", "H100", "HostLauncher", "SanitizedLauncher", "built"]
+
 # What an H100 offers.
 H100 = Limits(shared_bytes=227 << 10, multiprocessors=132)
-
-FLAGS = ["-std=c++17", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off",
-         "-U_FORTIFY_SOURCE", f"-I{NATIVE}", f"-I{ROOT / 'csrc'}"]  # fmt: skip
-
-
-def built(source: Path, sanitizer: str | None = None) -> Path:
-    """Compile one .cu file: a shared library, or with a sanitizer a program. Kept in build/."""
-    key = hashlib.sha256()
-    for file in [source, *_headers(), *sorted(NATIVE.glob("cuda_*"))]:
-        key.update(file.read_bytes())
-    key.update(f"{COMPILER} {FLAGS} {sanitizer}".encode())
-    target = ROOT / f"build/cuda_host/{source.stem}-{sanitizer or 'plain'}-{key.hexdigest()[:16]}"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            made = _compile(source, sanitizer, Path(scratch))
-            # Another process may have been faster: both made the same.
-            made.replace(target)
-    return target
-
-
-def _headers() -> list[Path]:
-    return sorted([*ROOT.glob("csrc/cuda/*.cuh"), *ROOT.glob("csrc/include/*.h")])
-
-
-def _compile(source: Path, sanitizer: str | None, scratch: Path) -> Path:
-    def run(*arguments: str) -> None:
-        subprocess.run([str(COMPILER), *FLAGS, *arguments], check=True)
-
-    instrument = [f"-fsanitize={sanitizer}"] if sanitizer else []
-    defined = [f"-DSK_{sanitizer[0].upper()}SAN"] if sanitizer else []
-    optimise = "-O1" if sanitizer else "-O2"
-    kernel, harness, target = (str(scratch / x) for x in ("kernel.o", "host.o", "made"))
-    run(optimise, *instrument, "-x", "c++", "-c", str(source), "-o", kernel)
-    # The scheduler is never instrumented: its bookkeeping would be reported as races.
-    run("-O2", *defined, "-c", str(NATIVE / "cuda_host.cpp"), "-o", harness)
-    if sanitizer:
-        run("-O1", *instrument, str(NATIVE / "cuda_main.cpp"), kernel, harness, "-o", target)
-    else:
-        run("-shared", kernel, harness, "-o", target)
-    return Path(target)
 
 
 @functools.cache
@@ -153,8 +110,15 @@ class SanitizedLauncher(HostLauncher):
 
 def _without_randomised_addresses(command: list[str]) -> list[str]:
     # ThreadSanitizer of older compilers refuses address layouts that newer kernels choose.
-    setarch = shutil.which("setarch")
-    return [setarch, "-R", *command] if setarch else command
+    return ["setarch", "-R", *command] if _setarch() else command
+
+
+@functools.cache
+def _setarch() -> bool:
+    """Whether it is there and allowed, which it need not be in a container."""
+    if shutil.which("setarch") is None:
+        return False
+    return subprocess.run(["setarch", "-R", "true"], capture_output=True).returncode == 0
 
 
 def _extent(x: Tensor) -> tuple[int, int]:
@@ -199,8 +163,3 @@ def _described(
             *(ctypes.string_at(start, end - start) for start, end in memory),
         ]
     )
-
-
-def count_fields(fields: str) -> int:
-    """How many members a struct of these fields has."""
-    return sum(int(number or 1) for number, _ in re.findall(r"(\d*)([Pqd])", fields))

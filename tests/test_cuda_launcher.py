@@ -74,6 +74,9 @@ def stub(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(torch.cuda, "current_device", lambda: made.current)
     monkeypatch.setattr(torch.cuda, "current_stream", made.stream)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(
+        torch.Tensor, "device", property(lambda x: SimpleNamespace(index=0, type="cpu"))
+    )
     monkeypatch.setattr(launcher, "KERNELS", KERNELS)
     monkeypatch.setattr(image, "IMAGES", tmp_path)
     name = sources.fatbin_name(sources.folder(), "summary.cu")
@@ -87,6 +90,9 @@ def test_a_launch(stub: Stub) -> None:
     launcher.launch("small", 7, 128, 1024, X, -5, None, 0.25)
     parameters = struct.pack("<QqQd", X.data_ptr(), -5, 0, 0.25).hex()
     assert stub.calls() == [
+        # This thread had no context.
+        "retain 0",
+        "bind 900",
         "load 50ed55ba",
         "function 101 small",
         f"launch 102 7x1x1 128x1x1 shared 1024 stream 70 {parameters}",
@@ -117,7 +123,7 @@ def test_every_device_gets_its_own_module(stub: Stub, monkeypatch: pytest.Monkey
     for x in (arrays[1], arrays[0], arrays[1]):
         launcher.launch("other", 1, 32, 0, x)
     calls = [call.split() for call in stub.calls()]
-    assert [call[0] for call in calls] == [*["load", "function", "launch"] * 2, "launch"]
+    assert [call[0] for call in calls[2:]] == [*["load", "function", "launch"] * 2, "launch"]
     streams = [call[-2] for call in calls if call[0] == "launch"]
     assert streams == ["71", "70", "71"]
     assert stub.current == 0
@@ -133,7 +139,7 @@ def test_limits(stub: Stub) -> None:
     assert not stub.calls()
 
 
-@pytest.mark.parametrize("call", ["load", "function", "set", "launch"])
+@pytest.mark.parametrize("call", ["retain", "bind", "load", "function", "set", "launch"])
 def test_the_drivers_words_reach_the_user(stub: Stub, call: str) -> None:
     stub.fail(call)
     with pytest.raises(RuntimeError) as error:
@@ -238,7 +244,7 @@ def test_without_an_image_nvrtc_compiles_once(
 ) -> None:
     monkeypatch.setattr(image, "IMAGES", tmp_path / "none")
     launcher.launch("other", 1, 32, 0, X)
-    assert stub.calls()[0] == "load 7f454c46"
+    assert stub.calls()[2] == "load 7f454c46"
     (options,) = fake_nvrtc.compiled
     assert set(options) == {*sources.OPTIONS, f"-I{sources.folder()}", "--gpu-architecture=sm_90"}
     code = nvrtc.cubin("summary.cu", (9, 0))

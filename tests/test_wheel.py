@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import setup_script
 
 from spectral_kernels.cuda.sources import fatbin_name, kernel_files, packed_files
 
@@ -40,7 +41,7 @@ assert sk.capabilities()["cpu"].available, sk.capabilities()
 
 def image_names() -> list[str]:
     """The images that belong in a wheel built here: all where nvcc is, else none."""
-    if shutil.which("nvcc") is None:
+    if setup_script.functions()["nvcc"]() is None:
         return []
     return [fatbin_name(ROOT / "csrc", name) for name in kernel_files(ROOT / "csrc")]
 

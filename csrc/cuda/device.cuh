@@ -24,7 +24,8 @@ typedef unsigned long long uint64_t;
 #define SK_DEVICE __device__ __forceinline__
 #define SK_KERNEL(name, Params, max_threads)                     \
   static_assert(sizeof(Params) % 8 == 0, "8-byte members only"); \
-  extern "C" __global__ void __launch_bounds__(max_threads) name(const __grid_constant__ Params p)
+  extern "C" __global__ void __launch_bounds__(max_threads, 1)   \
+      name(const __grid_constant__ Params p)
 #define SK_UNROLL _Pragma("unroll")
 #else
 #include "cuda_host.h"

@@ -21,6 +21,9 @@ _SHARED_BYTES_UNASKED = 48 << 10
 _SIGNATURES = {
     "cuGetErrorString": [c_int, POINTER(c_char_p)],
     "cuDeviceGetAttribute": [POINTER(c_int), c_int, c_int],
+    "cuCtxGetCurrent": [POINTER(c_void_p)],
+    "cuCtxSetCurrent": [c_void_p],
+    "cuDevicePrimaryCtxRetain": [POINTER(c_void_p), c_int],
     "cuModuleLoadData": [POINTER(c_void_p), c_char_p],
     "cuModuleGetFunction": [POINTER(c_void_p), c_void_p, c_char_p],
     "cuFuncSetAttribute": [c_void_p, c_int, c_int],
@@ -48,6 +51,18 @@ class Driver:
         value = c_int()
         self._check("cuDeviceGetAttribute", byref(value), key, device)
         return value.value
+
+    def bind(self, device: int) -> None:
+        """Make the device's primary context current in a thread that has none yet.
+
+        torch does so with its first call in a thread that needs one, which may be after ours. What
+        is retained is never released: torch keeps that context to the end of the process too.
+        """
+        context = c_void_p()
+        self._check("cuCtxGetCurrent", byref(context))
+        if context.value is None:
+            self._check("cuDevicePrimaryCtxRetain", byref(context), device)
+            self._check("cuCtxSetCurrent", context)
 
     def load(self, image: bytes) -> c_void_p:
         """Load a cubin or fat binary into the current context; it stays there."""

@@ -34,6 +34,6 @@ def refusal() -> str | None:
     if not absent or nvrtc.installed():
         return None
     return (
-        f"this installation has no compiled CUDA kernels ({', '.join(absent)}) and CuPy, which "
-        f"could compile them, is not installed; {nvrtc.REMEDY}"
+        f"this installation has no compiled CUDA kernels ({', '.join(absent)}) of its sources as "
+        f"they are, and CuPy, which could make them, is not installed; {nvrtc.REMEDY}"
     )

@@ -50,6 +50,7 @@ class DeviceLauncher:
         """Start a kernel on the current stream of the device that its first tensor lies on."""
         device = next(a.device.index for a in arguments if isinstance(a, Tensor))
         with torch.cuda.device(device):
+            self.driver.bind(device)
             function = self._function(device, kernel, shared_bytes)
             stream = torch.cuda.current_stream().cuda_stream
             parameters = packed(kernel, arguments)

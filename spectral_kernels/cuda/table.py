@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from dataclasses import dataclass
 
@@ -33,8 +34,17 @@ class Limits:
 
 def packed(kernel: Kernel, arguments: tuple[Argument, ...]) -> bytes:
     """Return the kernel's struct of parameters: data pointers of tensors (0 for None), numbers."""
-    values = [a.data_ptr() if isinstance(a, Tensor) else 0 if a is None else a for a in arguments]
-    return struct.pack(f"<{kernel.fields.replace('P', 'Q')}", *values)
+    # Hundreds of entries where a launch takes many batches, and isinstance(x, Tensor) is slow.
+    values = [
+        a if type(a) is int or type(a) is float else 0 if a is None else a.data_ptr()  # type: ignore[union-attr]
+        for a in arguments
+    ]
+    return _layout(kernel.fields).pack(*values)
+
+
+@functools.cache
+def _layout(fields: str) -> struct.Struct:
+    return struct.Struct(f"<{fields.replace('P', 'Q')}")
 
 
 # How many batches one launch of "summarize" takes, and of the kernels that make values.

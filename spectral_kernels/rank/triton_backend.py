@@ -1,4 +1,4 @@
-"""Launchers of the Triton kernels: the summaries of all spectra, and their bounds, in one launch."""
+"""Launchers of the Triton kernels: summaries of all spectra, and their bounds, in one launch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-// The device for g++: CUDA's names, so that a .cu file runs on the host (cuda_host.cpp schedules).
+// The device for g++: CUDA's names, so that a .cu file runs on the host (cuda_host.cpp runs it).
 //
-// The threads of a block are fibers of one operating-system thread. A barrier or a warp operation
-// gives the fiber back to the scheduler, which lets it go on when everyone it waits for has come;
-// if they cannot come (they ended, or wait elsewhere) the launch fails and names the threads.
+// The threads of a block take turns. One that comes to a barrier or to an operation of its warp
+// gives its turn back, and goes on when everyone whom it waits for has come; if they cannot come
+// (they ended, or wait elsewhere) the launch fails and names the threads.
 #pragma once
 
 #include <cmath>
@@ -38,8 +38,6 @@ Index block_index();
 Index block_size();
 Index grid_size();
 void* shared_memory();
-
-enum class Meeting { kNone, kBlock, kWarp, kShuffle, kVote };
 
 // Meets the other threads of the block. Returns how many of them brought a non-zero predicate.
 int meet_block(bool predicate);

@@ -24,6 +24,8 @@ std::string hexadecimal(const unsigned char* bytes, size_t count) {
   return text;
 }
 
+void* context = nullptr;
+
 // Handles are numbers that tell what they were made of.
 intptr_t handles = 100;
 
@@ -39,6 +41,7 @@ void stub_reset(const char* call_that_fails) {
   calls.clear();
   failing = call_that_fails;
   handles = 100;
+  context = nullptr;
 }
 
 int cuGetErrorString(int code, const char** text) {
@@ -49,6 +52,21 @@ int cuGetErrorString(int code, const char** text) {
 int cuDeviceGetAttribute(int* value, int key, int device) {
   *value = 1000 * device + key;
   return answer("attribute", std::to_string(key) + " of " + std::to_string(device));
+}
+
+int cuCtxGetCurrent(void** current) {
+  *current = context;
+  return 0;
+}
+
+int cuDevicePrimaryCtxRetain(void** primary, int device) {
+  *primary = reinterpret_cast<void*>(static_cast<intptr_t>(900 + device));
+  return answer("retain", std::to_string(device));
+}
+
+int cuCtxSetCurrent(void* given) {
+  context = given;
+  return answer("bind", std::to_string(reinterpret_cast<intptr_t>(given)));
 }
 
 int cuModuleLoadData(void** module, const void* image) {
