@@ -54,7 +54,7 @@ BACKENDS = (
 # The backends that each operation has. usv_matmul is a chain of products, which torch's own
 # BLAS does best on the CPU.
 OPERATIONS = {
-    "svd": ("cpu", "torch"),
+    "svd": ("cpu", "cuda", "torch"),
     "rsvd": ("cpu", "torch"),
     "rank": ("cpu", "cuda", "triton", "torch"),
     "alignment": ("cpu", "triton", "torch"),

@@ -47,9 +47,11 @@ def _layout(fields: str) -> struct.Struct:
     return struct.Struct(f"<{fields.replace('P', 'Q')}")
 
 
-# How many batches one launch of "summarize" takes, and of the kernels that make values.
+# How many batches one launch of "summarize" takes, of the kernels that make values, and of
+# those that make vectors.
 SUMMARY_JOBS = 40
 VALUES_JOBS = 40
+SVD_JOBS = 40
 
 KERNELS = {
     kernel.name: kernel
@@ -67,6 +69,23 @@ KERNELS = {
         *(
             Kernel(f"gram_values_{x}", "gram_values.cu", "4qd" + "3P4q" * VALUES_JOBS)
             for x in (1, 2, 4, 6)
+        ),
+        # code, m, n, jobs; for each: a, Ut, S, Vh, batch, strides of batch, m, n
+        *(
+            Kernel(f"{x}_{side}", "jacobi_registers.cu", "4q" + "4P4q" * SVD_JOBS)
+            for side in (8, 16, 32)
+            for x in (
+                *("svd_registers_f32", "svd_registers_f64"),
+                *(("svdvals_registers_f32", "svdvals_registers_f64") if side < 32 else ()),
+            )
+        ),
+        # the same and the leading dimensions of W and V
+        *(
+            Kernel(f"svd_shared_{x}", "jacobi_shared.cu", "4q" + "4P4q" * SVD_JOBS + "2q")
+            for x in (
+                *("f32_8x8", "f32_8x16", "f32_16x16", "f32_32x16"),
+                *("f64_8x8", "f64_8x16", "f64_16x16", "f64_32x16"),
+            )
         ),
     )
 }

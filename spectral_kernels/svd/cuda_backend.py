@@ -1,0 +1,25 @@
+"""The CUDA backend of the SVD: vectors by Jacobi, values by whatever suits the size."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from spectral_kernels.results import SVD
+from spectral_kernels.svd import cuda_values, cuda_vectors
+from spectral_kernels.svd.jacobi_plan import VALUES_SIDE
+
+
+def svdvals(matrices: list[Tensor]) -> list[Tensor]:
+    """Return the singular values (..., r) of each matrix (..., m, n)."""
+    small = [max(A.shape[-2:]) <= VALUES_SIDE for A in matrices]
+    solvers = {True: cuda_vectors.svdvals, False: cuda_values.svdvals}
+    solved = {
+        which: iter(solve([A for A, x in zip(matrices, small, strict=True) if x == which]))
+        for which, solve in solvers.items()
+    }
+    return [next(solved[x]) for x in small]
+
+
+def svd(matrices: list[Tensor]) -> list[SVD]:
+    """Return the thin SVD of each matrix (..., m, n)."""
+    return cuda_vectors.svd(matrices)
