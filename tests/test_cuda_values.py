@@ -265,3 +265,22 @@ def test_summaries_take_the_solvers_own_tables(
     for got, want in zip(summary, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.stack(rank), expected.effective_rank[:2] / 12)
+
+
+@pytest.mark.gpu
+def test_summaries_on_a_device() -> None:
+    """Blocks of one launch run at the same time there; the summaries are those of the host."""
+    if launcher.refusal() is not None:
+        pytest.skip(str(launcher.refusal()))
+    for shape in ((1000, 64, 64), (40, 59, 128), (40, 128, 512), (40, 200, 200), (9, 300, 1)):
+        for dtype in FLOATS.values():
+            A = torch.randn(shape, dtype=dtype)
+            A[5] = float("nan")
+            got = sk.spectral_summary(A.cuda())
+            want = sk.spectral_summary(A)
+            size = want.spectral_norm.nan_to_num(1.0)[:, None]
+            limit = 32 * torch.finfo(dtype).eps
+            error = (got.singular_values.cpu() - want.singular_values) / size
+            assert error.nan_to_num().abs().max() <= limit
+            for x, y in zip(got[1:], want[1:], strict=True):
+                torch.testing.assert_close(x.cpu(), y, rtol=1e-5, atol=1e-5, equal_nan=True)

@@ -146,7 +146,7 @@ SK_KERNEL(bidiagonal_double_2, ValuesParams, 512) {
 SK_KERNEL(bidiagonal_double_4, ValuesParams, 512) {
   bidiagonal_values<double, 4, 4>(p);
 }
-SK_KERNEL(bidiagonal_double_8, ValuesParams, 320) {
+SK_KERNEL(bidiagonal_double_8, ValuesParams, 256) {
   bidiagonal_values<double, 8, 2>(p);
 }
 SK_KERNEL(bidiagonal_double_16, ValuesParams, 256) {

@@ -24,7 +24,7 @@ _BIDIAGONAL = {
         (32, "bidiagonal_double_1", 512),
         (64, "bidiagonal_double_2", 512),
         (128, "bidiagonal_double_4", 512),
-        (256, "bidiagonal_double_8", 320),
+        (256, "bidiagonal_double_8", 256),
         (512, "bidiagonal_double_16", 256),
     ),
 }
