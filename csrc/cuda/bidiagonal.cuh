@@ -33,11 +33,9 @@ struct Bidiagonal {
   int rows, n, ld;
 };
 
+// For matrices scaled to about one: what is left out is 1e-15 or 1e-100 of it.
 template <class T>
-SK_DEVICE T bidiagonal_negligible() {
-  // For matrices scaled to about one: what is left out is 1e-15 or 1e-100 of it.
-  return sizeof(T) == 4 ? T(1e-30) : T(1e-200);
-}
+constexpr T kNegligible = sizeof(T) == 4 ? T(1e-30) : T(1e-200);
 
 // What the columns of one warp add up to in one step.
 template <class T, int R>
@@ -54,8 +52,7 @@ template <class T, int R, int C>
 SK_DEVICE void bidiagonal_columns(const Bidiagonal<T>& b, int j, int c, int count, T tau,
                                   const T (&u)[R], const T (&w)[R], const T (&next)[R],
                                   WarpSums<T, R>& sums) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = warps_of_block();
   // Rows above j are done: where there are many, those that every lane has are left out.
   const auto done = [=](int k) { return R > 4 && k * kWarp + kWarp <= j; };
   T x[C][R], dots[C];
@@ -115,14 +112,12 @@ SK_DEVICE void bidiagonal_columns(const Bidiagonal<T>& b, int j, int c, int coun
 template <class T, int R, int C>
 SK_DEVICE void bidiagonal_pass(const Bidiagonal<T>& b, int j, T tau, const T (&u)[R],
                                const T (&w)[R], const T (&next)[R], T* partial) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = warps_of_block();
   WarpSums<T, R> sums = {};
-  int c = first_column(j + 1, warp, warps);
-  for (int left = columns_left(c, b.n, warps); left > 0; left -= C, c += C * warps)
+  int c = first_column(j + 1);
+  for (int left = columns_left(c, b.n); left > 0; left -= C, c += C * warps)
     bidiagonal_columns<T, R, C>(b, j, c, left, tau, u, w, next, sums);
-  T* out = partial + warp * (b.rows + 2);
+  T* out = partial + warp_of_block() * (b.rows + 2);
   SK_UNROLL
   for (int k = 0; k < R; ++k)
     if (lane + k * kWarp < b.rows) out[lane + k * kWarp] = sums.product[k];
@@ -140,8 +135,7 @@ SK_DEVICE void bidiagonal_pass(const Bidiagonal<T>& b, int j, T tau, const T (&u
 // The sums of all warps.
 template <class T, int R>
 SK_DEVICE WarpSums<T, R> bidiagonal_sums(const Bidiagonal<T>& b, const T* partial) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = warps_of_block();
   WarpSums<T, R> sums = {};
   for (int i = 0; i < warps; ++i, partial += b.rows + 2) {
     SK_UNROLL
@@ -160,7 +154,7 @@ SK_DEVICE T bidiagonal_right(const Bidiagonal<T>& b, int j, const WarpSums<T, R>
                              const T (&next)[R], T (&u)[R], T (&w)[R], T (&column)[R]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const ColumnFactors<T> f = b.factors[j + 1];
-  const Reflector<T> h = reflector(f.y, sums.squares, bidiagonal_negligible<T>());
+  const Reflector<T> h = reflector(f.y, sums.squares, kNegligible<T>);
   const T zv = h.scale * (fma(f.z, f.y, sums.zy) - h.beta * f.z);
   SK_UNROLL
   for (int k = 0; k < R; ++k) {
@@ -181,19 +175,16 @@ SK_DEVICE T bidiagonal_right(const Bidiagonal<T>& b, int j, const WarpSums<T, R>
 template <class T, int R, int C>
 SK_DEVICE void bidiagonalise(const Bidiagonal<T>& b) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int warp = warp_of_block(), warps = warps_of_block();
   T u[R] = {}, w[R] = {}, next[R], column[R];
   for (int c = warp + lane * warps; c < b.n; c += warps * kWarp)
     b.factors[c] = {T(0), T(0)};
   __syncwarp();
   SK_UNROLL
-  for (int k = 0; k < R; ++k) {
-    const int row = lane + k * kWarp;
-    column[k] = row < b.rows ? b.x[row] : T(0);
-  }
+  for (int k = 0; k < R; ++k)
+    column[k] = lane + k * kWarp < b.rows ? b.x[lane + k * kWarp] : T(0);
   for (int j = 0;; ++j) {
-    const Reflector<T> left = reflect(column, j, bidiagonal_negligible<T>(), next);
+    const Reflector<T> left = reflect(column, j, kNegligible<T>, next);
     if (threadIdx.x == 0) b.d[j] = static_cast<double>(left.beta);
     if (j == b.n - 1) return;
     T* partial = b.partial + (j % 2) * warps * (b.rows + 2);

@@ -60,14 +60,22 @@ SK_DEVICE Reflector<T> reflect(const T (&x)[R], int first, T negligible, T (&v)[
   return h;
 }
 
-// The first column from `from` on that belongs to a warp which owns warp, warp + warps, ...
-SK_DEVICE int first_column(int from, int warp, int warps) {
+SK_DEVICE int warp_of_block() {
+  return static_cast<int>(threadIdx.x) / kWarp;
+}
+SK_DEVICE int warps_of_block() {
+  return static_cast<int>(blockDim.x) / kWarp;
+}
+
+// A warp owns the columns warp, warp + warps, ...: the first of them from `from` on.
+SK_DEVICE int first_column(int from) {
+  const int warp = warp_of_block(), warps = warps_of_block();
   return from > warp ? warp + (from - warp + warps - 1) / warps * warps : warp;
 }
 
 // How many of the n columns are left to it from column c on.
-SK_DEVICE int columns_left(int c, int n, int warps) {
-  return c < n ? (n - 1 - c) / warps + 1 : 0;
+SK_DEVICE int columns_left(int c, int n) {
+  return c < n ? (n - 1 - c) / warps_of_block() + 1 : 0;
 }
 
 // C sums over the lanes at once: lane l gets the sum number l / (32 / C). C - 1 exchanges share the

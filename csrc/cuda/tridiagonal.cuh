@@ -28,8 +28,7 @@ template <int R, int C>
 SK_DEVICE void tridiagonal_columns(const Tridiagonal& t, int j, int c, int count,
                                    const double (&u)[R], const double (&w)[R], const double (&v)[R],
                                    double* y) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = warps_of_block();
   const auto done = [=](int k) { return R > 4 && k * kWarp + kWarp <= j; };
   double g[C][R], dots[C];
   SK_UNROLL
@@ -70,8 +69,7 @@ template <int R, int C>
 SK_DEVICE void tridiagonal_pass(const Tridiagonal& t, int j, const double (&u)[R],
                                 const double (&w)[R], const double (&v)[R], double* y) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int warp = warp_of_block(), warps = warps_of_block();
   // Entries of u and w for the columns of this warp, from the lanes that have those rows.
   SK_UNROLL
   for (int k = 0; k < R; ++k) {
@@ -81,8 +79,8 @@ SK_DEVICE void tridiagonal_pass(const Tridiagonal& t, int j, const double (&u)[R
     t.w[row] = w[k];
   }
   __syncwarp();
-  int c = first_column(j + 1, warp, warps);
-  for (int left = columns_left(c, t.n, warps); left > 0; left -= C, c += C * warps)
+  int c = first_column(j + 1);
+  for (int left = columns_left(c, t.n); left > 0; left -= C, c += C * warps)
     tridiagonal_columns<R, C>(t, j, c, left, u, w, v, y);
 }
 
