@@ -18,7 +18,7 @@ from spectral_kernels.cuda.table import Limits
 from spectral_kernels.numerics import default_rtol
 from spectral_kernels.rank import op as rank_op
 from spectral_kernels.rank import reference as rank_reference
-from spectral_kernels.svd import cuda_values
+from spectral_kernels.svd import cuda_backend, cuda_values
 from spectral_kernels.svd.cuda_values_plan import plan
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
@@ -230,6 +230,7 @@ def test_a_device_with_less_shared_memory() -> None:
 
 
 # Every template and every way out of a kernel, small enough for the sanitizers' hundredfold cost.
+# Lanes and columns without numbers of their own are in all of them.
 RACY: list[Any] = [
     *[("fp32", shape) for shape in ((2, 40, 40), (20, 9), (66, 20), (130, 20), (1, 1))],
     *[("fp64", shape) for shape in ((2, 40, 33), (20, 9), (66, 20), (130, 20), (20, 260))],
@@ -254,7 +255,7 @@ def test_no_race_and_no_stray_access(sanitizer: str) -> None:
 def test_summaries_take_the_solvers_own_tables(
     on_host: HostLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_op.dispatch, "backend", lambda operation, device: cuda_values)
+    monkeypatch.setattr(rank_op.dispatch, "backend", lambda operation, device: cuda_backend)
     A = torch.randn(3, 20, 12)
     summary = sk.spectral_summary(A)
     rank = sk.effective_rank([A[0], A[1]], normalized=True)
@@ -264,3 +265,22 @@ def test_summaries_take_the_solvers_own_tables(
     for got, want in zip(summary, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.stack(rank), expected.effective_rank[:2] / 12)
+
+
+@pytest.mark.gpu
+def test_summaries_on_a_device() -> None:
+    """Blocks of one launch run at the same time there; the summaries are those of the host."""
+    if launcher.refusal() is not None:
+        pytest.skip(str(launcher.refusal()))
+    for shape in ((1000, 64, 64), (40, 59, 128), (40, 128, 512), (40, 200, 200), (9, 300, 1)):
+        for dtype in FLOATS.values():
+            A = torch.randn(shape, dtype=dtype)
+            A[5] = float("nan")
+            got = sk.spectral_summary(A.cuda())
+            want = sk.spectral_summary(A)
+            size = want.spectral_norm.nan_to_num(1.0)[:, None]
+            limit = 32 * torch.finfo(dtype).eps
+            error = (got.singular_values.cpu() - want.singular_values) / size
+            assert error.nan_to_num().abs().max() <= limit
+            for x, y in zip(got[1:], want[1:], strict=True):
+                torch.testing.assert_close(x.cpu(), y, rtol=1e-5, atol=1e-5, equal_nan=True)

@@ -14,10 +14,6 @@ namespace SK_ISA {
 
 // The width at which an interval counts as one number, for ||T|| = 1.
 constexpr double kResolution = 1e-15;
-// Steps of interpolation before an interval is only halved: the values of random matrices need up
-// to 12. Those of steeply falling spectra, all but zero beside the polynomial's large ones, can
-// need more than halving takes: 10.1 points each over both kinds, where 8 steps give 12.5, 25 10.8.
-constexpr double kPatience = 12.0;
 
 struct SturmPoint {
   double x, value;
@@ -67,16 +63,7 @@ inline Vd next_points(const BracketLanes& k, int lane) {
   const Vd fb = scaled_value(load(k.fb + lane), eb - top);
   const Vd fc = scaled_value(load(k.fc + lane), ec - top);
   const Vd xa = load(k.xa + lane), xb = load(k.xb + lane), xc = load(k.xc + lane);
-  const Vd ab = xb - xa, cb = xb - xc, p = fb - fa, q = fc - fb, r = fc - fa;
-  // Only where the inverse of the quadratic is monotone (Chandrupatla's test, without its
-  // quotients).
-  const Vd kept = absolute(ab), whole = absolute(cb), square = q * q;
-  const Md monotone = (p * p * whole < square * kept) & (r * r * whole < square * (whole - kept));
-  const Vd share = fa * ((cb - ab) * fb * p + fc * r * ab) / -(p * q * r * ab);
-  // Never quite at an end: from a good end the next look is across the eigenvalue, which closes it.
-  const Vd margin = splat(0.5 * kResolution) / kept, rest = 1.0 - margin;
-  const Vd inner = select(share < rest, maximum(share, margin), rest);
-  return xa + select(monotone & ~load_mask(k.halve + lane), inner, splat(0.5)) * ab;
+  return next_point(xa, fa, xb, fb, xc, fc, ~load_mask(k.halve + lane), kResolution);
 }
 
 // What is left to do, as a stack, and where finished eigenvalues go, ascending.

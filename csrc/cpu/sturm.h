@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cpu/simd.h"
+#include "include/interpolation.h"
 
 namespace spectral {
 namespace SK_ISA {
@@ -14,9 +15,6 @@ namespace SK_ISA {
 // Vectors side by side hide the latency of the recurrence: as many as the registers hold.
 constexpr int kSturmVectors = kLanes == 8 ? 5 : 3;
 constexpr int kSturmPoints = kSturmVectors * kLanes;
-// Between two scalings p grows by 3^kStride at most, and shrinks by kSquareFloor^(kStride / 2).
-constexpr int kStride = 16;
-constexpr double kSquareFloor = 1e-36;
 
 // d has n entries, squares the n numbers 0, e_0^2, ..., e_{n-2}^2, each of the latter at least
 // kSquareFloor; T's row sums of magnitudes are at most one.

@@ -80,10 +80,9 @@ SK_DEVICE Bidiagonal<T> bidiagonal_space(const ValuesParams& p, double* start) {
   b.ld = b.rows | 1;
   b.d = start;
   b.e = b.d + b.n;
-  b.x = reinterpret_cast<T*>(b.e + b.n);
-  b.z = b.x + b.n * b.ld;
-  b.y = b.z + b.n;
-  b.partial = b.y + b.n;
+  b.factors = reinterpret_cast<ColumnFactors<T>*>(b.e + b.n);
+  b.x = reinterpret_cast<T*>(b.factors + b.n);
+  b.partial = b.x + b.n * b.ld;
   return b;
 }
 
@@ -108,7 +107,7 @@ SK_DEVICE void bidiagonal_values(const ValuesParams& p) {
   bidiagonalise<T, R, C>(b);
   __syncthreads();
   const int order = kSquared ? b.n : 2 * b.n;
-  const SearchSpace space = search_space(b.x, order);
+  const SearchSpace space = search_space(b.factors, order);
   const double scale = tridiagonal_of(b, space.rows);
   double* kept = shared + kMostWarps;
   if (threadIdx.x == 0) *kept = scale;
@@ -139,7 +138,7 @@ SK_KERNEL(bidiagonal_float_8, ValuesParams, 512) {
   bidiagonal_values<float, 8, 4>(p);
 }
 SK_KERNEL(bidiagonal_double_1, ValuesParams, 512) {
-  bidiagonal_values<double, 1, 4>(p);
+  bidiagonal_values<double, 1, 2>(p);
 }
 SK_KERNEL(bidiagonal_double_2, ValuesParams, 512) {
   bidiagonal_values<double, 2, 4>(p);
@@ -147,11 +146,11 @@ SK_KERNEL(bidiagonal_double_2, ValuesParams, 512) {
 SK_KERNEL(bidiagonal_double_4, ValuesParams, 512) {
   bidiagonal_values<double, 4, 4>(p);
 }
-SK_KERNEL(bidiagonal_double_8, ValuesParams, 384) {
+SK_KERNEL(bidiagonal_double_8, ValuesParams, 256) {
   bidiagonal_values<double, 8, 2>(p);
 }
 SK_KERNEL(bidiagonal_double_16, ValuesParams, 256) {
-  bidiagonal_values<double, 16, 2>(p);
+  bidiagonal_values<double, 16, 1>(p);
 }
 
 }  // namespace spectral

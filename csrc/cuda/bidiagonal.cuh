@@ -4,11 +4,12 @@
 // X (rows x n, rows >= n, rows <= 32 R) lies by columns. A warp owns the columns c = warp, warp +
 // warps, ...; its lanes have the rows, and every warp has the vectors u, w and the next u in
 // registers, computed by each warp for itself so that none waits. Step j, for each column c > j:
-//   x_c -= u z_c + w v_c           the two reflectors of step j - 1
+//   x_c -= u z_c + w y_c           the two reflectors of step j - 1
 //   z_c = tau x_c . u_next,  y_c = x_jc - z_c      row j after the left reflector
 //   sum += x_c y_c                 its product with that row, while x_c is in registers
 // then a barrier; v = (1, scale * y), X v = scale * (sum - beta x_{j+1}) (Howell et al., ACM TOMS
-// 34, 2008), w = tau_v (X v - (z . v) u), and column j + 1, its norm and the next u by every warp.
+// 34, 2008), w = tau_v (X v - (z . v) u), column j + 1 from it, its norm and the next u by every
+// warp; w takes over the scale of y.
 // An element is read and written once per step: 8/3 n^3 flops, 2/3 n^3 words for a square.
 #pragma once
 
@@ -16,20 +17,25 @@
 
 namespace spectral {
 
-// In shared memory. z and y: n each, an entry is written by the warp that owns its column.
-// partial: 2 x warps x (rows + 2), two buffers because a warp may be a step ahead of another.
+// What a column keeps from one step to the next, read together.
+template <class T>
+struct alignas(2 * sizeof(T)) ColumnFactors {
+  T z, y;
+};
+
+// In shared memory. factors: n, an entry is written by the warp that owns its column. partial: 2 x
+// warps x (rows + 2), two buffers because a warp may be a step ahead of another.
 template <class T>
 struct Bidiagonal {
-  T *x, *z, *y, *partial;
+  ColumnFactors<T>* factors;
+  T *x, *partial;
   double *d, *e;  // the result: n and n - 1 entries, signed
   int rows, n, ld;
 };
 
+// For matrices scaled to about one: what is left out is 1e-15 or 1e-100 of it.
 template <class T>
-SK_DEVICE T bidiagonal_negligible() {
-  // For matrices scaled to about one: what is left out is 1e-15 or 1e-100 of it.
-  return sizeof(T) == 4 ? T(1e-30) : T(1e-200);
-}
+constexpr T kNegligible = sizeof(T) == 4 ? T(1e-30) : T(1e-200);
 
 // What the columns of one warp add up to in one step.
 template <class T, int R>
@@ -39,52 +45,59 @@ struct WarpSums {
   T zy;          // z . y without its first entry
 };
 
-// Columns c, c + warps, ... (C of them at most) of step j.
+// `count` columns c, c + warps, ..., C at most, of step j. Lanes without a row of their own and
+// columns past the last compute along with another's numbers, and store nothing. Everything is
+// loaded before anything is stored: the compiler may not exchange the two.
 template <class T, int R, int C>
-SK_DEVICE void bidiagonal_columns(const Bidiagonal<T>& b, int j, int c, T scale, T tau,
+SK_DEVICE void bidiagonal_columns(const Bidiagonal<T>& b, int j, int c, int count, T tau,
                                   const T (&u)[R], const T (&w)[R], const T (&next)[R],
                                   WarpSums<T, R>& sums) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  T x[C][R], dots[C], zc[C], vc[C];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = warps_of_block();
+  // Rows above j are done: where there are many, those that every lane has are left out.
+  const auto done = [=](int k) { return R > 4 && k * kWarp + kWarp <= j; };
+  T x[C][R], dots[C];
   SK_UNROLL
   for (int g = 0; g < C; ++g) {
-    const int col = c + g * warps;
-    dots[g] = T(0);
-    zc[g] = col < b.n ? b.z[col] : T(0);
-    vc[g] = col < b.n ? scale * b.y[col] : T(0);
-  }
-  SK_UNROLL
-  for (int k = 0; k < R; ++k) {
-    const int row = lane + k * kWarp;
+    const T* column = b.x + (g < count ? c + g * warps : c) * b.ld;
     SK_UNROLL
-    for (int g = 0; g < C; ++g) {
-      const int col = c + g * warps;
+    for (int k = 0; k < R; ++k) {
       x[g][k] = T(0);
-      // Rows above j are done; chunks of them are left out by the whole warp.
-      if (k * kWarp + kWarp <= j || col >= b.n || row >= b.rows) continue;
-      T* at = b.x + col * b.ld + row;
-      x[g][k] = fma(-w[k], vc[g], fma(-u[k], zc[g], *at));
-      *at = x[g][k];
+      if (!done(k)) x[g][k] = column[row_or_first(lane + k * kWarp, b.rows)];
+    }
+  }
+  // Another's numbers are read as they were.
+  __syncwarp();
+  SK_UNROLL
+  for (int g = 0; g < C; ++g) {
+    const ColumnFactors<T> f = b.factors[g < count ? c + g * warps : c];
+    dots[g] = T(0);
+    SK_UNROLL
+    for (int k = 0; k < R; ++k) {
+      if (done(k)) continue;
+      x[g][k] = fma(-w[k], f.y, fma(-u[k], f.z, x[g][k]));
       dots[g] = fma(x[g][k], next[k], dots[g]);
     }
   }
+  SK_UNROLL
+  for (int g = 0; g < C; ++g) {
+    T* column = b.x + (c + g * warps) * b.ld;
+    SK_UNROLL
+    for (int k = 0; k < R; ++k)
+      if (!done(k) && g < count && lane + k * kWarp < b.rows) column[lane + k * kWarp] = x[g][k];
+  }
   const T dot = warp_sums(dots);
-  // Row j of these columns comes from another lane's store, and the old z and y have been read.
+  // Row j of these columns comes from another lane's store, and the old factors have been read.
   __syncwarp();
-  const int mine = c + lane / (kWarp / C) * warps;
+  const int group = lane / (kWarp / C), mine = c + group * warps;
   T y = T(0);
-  if (mine < b.n) {
+  if (group < count) {
     const T z = tau * dot;
     y = b.x[mine * b.ld + j] - z;
     if (mine > j + 1) {
       sums.squares = fma(y, y, sums.squares);
       sums.zy = fma(z, y, sums.zy);
     }
-    if (lane % (kWarp / C) == 0) {
-      b.z[mine] = z;
-      b.y[mine] = y;
-    }
+    if (lane % (kWarp / C) == 0) b.factors[mine] = {z, y};
   }
   SK_UNROLL
   for (int g = 0; g < C; ++g) {
@@ -97,16 +110,14 @@ SK_DEVICE void bidiagonal_columns(const Bidiagonal<T>& b, int j, int c, T scale,
 
 // All later columns of the warp; the sums go to its row of the buffer of this step.
 template <class T, int R, int C>
-SK_DEVICE void bidiagonal_pass(const Bidiagonal<T>& b, int j, T scale, T tau, const T (&u)[R],
+SK_DEVICE void bidiagonal_pass(const Bidiagonal<T>& b, int j, T tau, const T (&u)[R],
                                const T (&w)[R], const T (&next)[R], T* partial) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = warps_of_block();
   WarpSums<T, R> sums = {};
-  const int later = j + 1 > warp ? (j + 1 - warp + warps - 1) / warps : 0;
-  for (int c = warp + later * warps; c < b.n; c += C * warps)
-    bidiagonal_columns<T, R, C>(b, j, c, scale, tau, u, w, next, sums);
-  T* out = partial + warp * (b.rows + 2);
+  int c = first_column(j + 1);
+  for (int left = columns_left(c, b.n); left > 0; left -= C, c += C * warps)
+    bidiagonal_columns<T, R, C>(b, j, c, left, tau, u, w, next, sums);
+  T* out = partial + warp_of_block() * (b.rows + 2);
   SK_UNROLL
   for (int k = 0; k < R; ++k)
     if (lane + k * kWarp < b.rows) out[lane + k * kWarp] = sums.product[k];
@@ -121,34 +132,42 @@ SK_DEVICE void bidiagonal_pass(const Bidiagonal<T>& b, int j, T scale, T tau, co
   }
 }
 
-// The right reflector of step j from the sums of all warps; u and w become this step's, and column
-// j + 1, as both reflectors leave it, comes back in `column`.
+// The sums of all warps.
 template <class T, int R>
-SK_DEVICE Reflector<T> bidiagonal_right(const Bidiagonal<T>& b, int j, const T* partial,
-                                        const T (&next)[R], T (&u)[R], T (&w)[R], T (&column)[R]) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp, stride = b.rows + 2;
-  T squares = T(0), zy = T(0);
-  for (int i = 0; i < warps; ++i) {
-    squares += partial[i * stride + b.rows];
-    zy += partial[i * stride + b.rows + 1];
+SK_DEVICE WarpSums<T, R> bidiagonal_sums(const Bidiagonal<T>& b, const T* partial) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = warps_of_block();
+  WarpSums<T, R> sums = {};
+  for (int i = 0; i < warps; ++i, partial += b.rows + 2) {
+    SK_UNROLL
+    for (int k = 0; k < R; ++k)
+      sums.product[k] += partial[row_or_first(lane + k * kWarp, b.rows)];
+    sums.squares += partial[b.rows];
+    sums.zy += partial[b.rows + 1];
   }
-  const T alpha = b.y[j + 1], z = b.z[j + 1];
-  const Reflector<T> h = reflector(alpha, squares, bidiagonal_negligible<T>());
-  const T zv = h.scale * (fma(z, alpha, zy) - h.beta * z);
+  return sums;
+}
+
+// The right reflector of step j; u and w become this step's, and column j + 1, as both reflectors
+// leave it, comes back in `column`. Returns e_j.
+template <class T, int R>
+SK_DEVICE T bidiagonal_right(const Bidiagonal<T>& b, int j, const WarpSums<T, R>& sums,
+                             const T (&next)[R], T (&u)[R], T (&w)[R], T (&column)[R]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const ColumnFactors<T> f = b.factors[j + 1];
+  const Reflector<T> h = reflector(f.y, sums.squares, kNegligible<T>);
+  const T zv = h.scale * (fma(f.z, f.y, sums.zy) - h.beta * f.z);
   SK_UNROLL
   for (int k = 0; k < R; ++k) {
     const int row = lane + k * kWarp;
     const bool live = row > j && row < b.rows;
     const T x = live ? b.x[(j + 1) * b.ld + row] : T(0);
-    T sum = T(0);
-    for (int i = 0; i < warps && live; ++i)
-      sum += partial[i * stride + row];
     u[k] = live ? next[k] : T(0);
-    w[k] = h.tau * (h.scale * (sum - h.beta * x) - zv * u[k]);
-    column[k] = fma(-u[k], z, x) - w[k];
+    const T v = h.scale * (sums.product[k] - h.beta * x) - zv * u[k];
+    const T whole = live ? h.tau * v : T(0);
+    column[k] = fma(-u[k], f.z, x) - whole;
+    w[k] = h.scale * whole;
   }
-  return h;
+  return h.beta;
 }
 
 // Called by the whole block after a barrier behind the stores into x. The caller puts one behind
@@ -156,27 +175,24 @@ SK_DEVICE Reflector<T> bidiagonal_right(const Bidiagonal<T>& b, int j, const T* 
 template <class T, int R, int C>
 SK_DEVICE void bidiagonalise(const Bidiagonal<T>& b) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  T u[R] = {}, w[R] = {}, next[R], column[R], scale = T(0);
+  const int warp = warp_of_block(), warps = warps_of_block();
+  T u[R] = {}, w[R] = {}, next[R], column[R];
   for (int c = warp + lane * warps; c < b.n; c += warps * kWarp)
-    b.z[c] = b.y[c] = T(0);
+    b.factors[c] = {T(0), T(0)};
   __syncwarp();
   SK_UNROLL
-  for (int k = 0; k < R; ++k) {
-    const int row = lane + k * kWarp;
-    column[k] = row < b.rows ? b.x[row] : T(0);
-  }
+  for (int k = 0; k < R; ++k)
+    column[k] = lane + k * kWarp < b.rows ? b.x[lane + k * kWarp] : T(0);
   for (int j = 0;; ++j) {
-    const Reflector<T> left = reflect(column, j, bidiagonal_negligible<T>(), next);
+    const Reflector<T> left = reflect(column, j, kNegligible<T>, next);
     if (threadIdx.x == 0) b.d[j] = static_cast<double>(left.beta);
     if (j == b.n - 1) return;
     T* partial = b.partial + (j % 2) * warps * (b.rows + 2);
-    bidiagonal_pass<T, R, C>(b, j, scale, left.tau, u, w, next, partial);
+    bidiagonal_pass<T, R, C>(b, j, left.tau, u, w, next, partial);
     __syncthreads();
-    const Reflector<T> right = bidiagonal_right<T, R>(b, j, partial, next, u, w, column);
-    scale = right.scale;
-    if (threadIdx.x == 0) b.e[j] = static_cast<double>(right.beta);
+    const WarpSums<T, R> sums = bidiagonal_sums<T, R>(b, partial);
+    const T beta = bidiagonal_right(b, j, sums, next, u, w, column);
+    if (threadIdx.x == 0) b.e[j] = static_cast<double>(beta);
   }
 }
 

@@ -62,16 +62,16 @@ SK_DEVICE void gram_values(const ValuesParams& p) {
   store_values(space, [=](double lambda) { return sqrt(norm * lambda); }, values_out<float>(p));
 }
 
-SK_KERNEL(gram_values_1, ValuesParams, 512) {
+SK_KERNEL(gram_values_1, ValuesParams, 64) {
   gram_values<1, 4>(p);
 }
-SK_KERNEL(gram_values_2, ValuesParams, 512) {
+SK_KERNEL(gram_values_2, ValuesParams, 128) {
   gram_values<2, 4>(p);
 }
-SK_KERNEL(gram_values_4, ValuesParams, 512) {
+SK_KERNEL(gram_values_4, ValuesParams, 256) {
   gram_values<4, 4>(p);
 }
-SK_KERNEL(gram_values_6, ValuesParams, 352) {
+SK_KERNEL(gram_values_6, ValuesParams, 512) {
   gram_values<6, 2>(p);
 }
 

@@ -24,6 +24,11 @@ SK_DEVICE Reflector<T> reflector(T alpha, T tail, T negligible) {
   return {beta, T(1) / (alpha - beta), (beta - alpha) / beta};
 }
 
+// A lane past the last row reads the first instead of asking whether to read.
+SK_DEVICE int row_or_first(int row, int rows) {
+  return row < rows ? row : 0;
+}
+
 // Entry `row` of a vector in lanes, to every lane.
 template <class T, int R>
 SK_DEVICE T entry(const T (&x)[R], int row) {
@@ -53,6 +58,24 @@ SK_DEVICE Reflector<T> reflect(const T (&x)[R], int first, T negligible, T (&v)[
     v[k] = row > first ? h.scale * x[k] : row == first ? T(1) : T(0);
   }
   return h;
+}
+
+SK_DEVICE int warp_of_block() {
+  return static_cast<int>(threadIdx.x) / kWarp;
+}
+SK_DEVICE int warps_of_block() {
+  return static_cast<int>(blockDim.x) / kWarp;
+}
+
+// A warp owns the columns warp, warp + warps, ...: the first of them from `from` on.
+SK_DEVICE int first_column(int from) {
+  const int warp = warp_of_block(), warps = warps_of_block();
+  return from > warp ? warp + (from - warp + warps - 1) / warps * warps : warp;
+}
+
+// How many of the n columns are left to it from column c on.
+SK_DEVICE int columns_left(int c, int n) {
+  return c < n ? (n - 1 - c) / warps_of_block() + 1 : 0;
 }
 
 // C sums over the lanes at once: lane l gets the sum number l / (32 / C). C - 1 exchanges share the

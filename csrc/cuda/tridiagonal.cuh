@@ -23,45 +23,53 @@ struct Tridiagonal {
   double negligible;  // squares not above it count as zero
 };
 
-// Columns c, c + warps, ... (C of them at most) of step j.
+// `count` columns c, c + warps, ..., C at most, of step j; loads and stores as in bidiagonal.cuh.
 template <int R, int C>
-SK_DEVICE void tridiagonal_columns(const Tridiagonal& t, int j, int c, const double (&u)[R],
-                                   const double (&w)[R], const double (&v)[R], double* y) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  double dots[C], uc[C], wc[C];
+SK_DEVICE void tridiagonal_columns(const Tridiagonal& t, int j, int c, int count,
+                                   const double (&u)[R], const double (&w)[R], const double (&v)[R],
+                                   double* y) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warps = warps_of_block();
+  const auto done = [=](int k) { return R > 4 && k * kWarp + kWarp <= j; };
+  double g[C][R], dots[C];
   SK_UNROLL
   for (int i = 0; i < C; ++i) {
-    const int col = c + i * warps;
-    dots[i] = 0.0;
-    uc[i] = col < t.n ? t.u[col] : 0.0;
-    wc[i] = col < t.n ? t.w[col] : 0.0;
-  }
-  SK_UNROLL
-  for (int k = 0; k < R; ++k) {
-    const int row = lane + k * kWarp;
+    const double* column = t.g + (i < count ? c + i * warps : c) * t.ld;
     SK_UNROLL
-    for (int i = 0; i < C; ++i) {
-      const int col = c + i * warps;
-      // Rows up to j are done; chunks of them are left out by the whole warp.
-      if (k * kWarp + kWarp <= j || col >= t.n || row >= t.n) continue;
-      double* at = t.g + col * t.ld + row;
-      const double g = fma(-w[k], uc[i], fma(-u[k], wc[i], *at));
-      *at = g;
-      dots[i] = fma(g, v[k], dots[i]);
+    for (int k = 0; k < R; ++k) {
+      g[i][k] = 0.0;
+      if (!done(k)) g[i][k] = column[row_or_first(lane + k * kWarp, t.n)];
     }
   }
+  __syncwarp();
+  SK_UNROLL
+  for (int i = 0; i < C; ++i) {
+    const int col = i < count ? c + i * warps : c;
+    const double uc = t.u[col], wc = t.w[col];
+    dots[i] = 0.0;
+    SK_UNROLL
+    for (int k = 0; k < R; ++k) {
+      if (done(k)) continue;
+      g[i][k] = fma(-w[k], uc, fma(-u[k], wc, g[i][k]));
+      dots[i] = fma(g[i][k], v[k], dots[i]);
+    }
+  }
+  SK_UNROLL
+  for (int i = 0; i < C; ++i) {
+    double* column = t.g + (c + i * warps) * t.ld;
+    SK_UNROLL
+    for (int k = 0; k < R; ++k)
+      if (!done(k) && i < count && lane + k * kWarp < t.n) column[lane + k * kWarp] = g[i][k];
+  }
   const double dot = warp_sums(dots);
-  const int mine = c + lane / (kWarp / C) * warps;
-  if (mine < t.n && lane % (kWarp / C) == 0) y[mine] = dot;
+  const int group = lane / (kWarp / C);
+  if (group < count && lane % (kWarp / C) == 0) y[c + group * warps] = dot;
 }
 
 template <int R, int C>
 SK_DEVICE void tridiagonal_pass(const Tridiagonal& t, int j, const double (&u)[R],
                                 const double (&w)[R], const double (&v)[R], double* y) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
+  const int warp = warp_of_block(), warps = warps_of_block();
   // Entries of u and w for the columns of this warp, from the lanes that have those rows.
   SK_UNROLL
   for (int k = 0; k < R; ++k) {
@@ -71,9 +79,9 @@ SK_DEVICE void tridiagonal_pass(const Tridiagonal& t, int j, const double (&u)[R
     t.w[row] = w[k];
   }
   __syncwarp();
-  const int later = j + 1 > warp ? (j + 1 - warp + warps - 1) / warps : 0;
-  for (int c = warp + later * warps; c < t.n; c += C * warps)
-    tridiagonal_columns<R, C>(t, j, c, u, w, v, y);
+  int c = first_column(j + 1);
+  for (int left = columns_left(c, t.n); left > 0; left -= C, c += C * warps)
+    tridiagonal_columns<R, C>(t, j, c, left, u, w, v, y);
 }
 
 // From y, w of this step, and column j + 1 as the reflector leaves it, in `column`.

@@ -6,9 +6,7 @@
 // (csrc/cuda/sturm.cuh, a bracket for each thread).
 #pragma once
 
-#if !defined(SK_DEVICE)
-#define SK_DEVICE inline
-#endif
+#include "include/portable.h"
 
 namespace spectral {
 
@@ -25,7 +23,7 @@ constexpr int kPatience = 12;
 // a is the newer end; f at a and b differ in sign wherever `interpolate` holds. `resolution` is the
 // width at which an interval counts as one number.
 template <class V, class Mask>
-SK_DEVICE V next_point(V xa, V fa, V xb, V fb, V xc, V fc, Mask interpolate, double resolution) {
+SK_BOTH V next_point(V xa, V fa, V xb, V fb, V xc, V fc, Mask interpolate, double resolution) {
   const V ab = xb - xa, cb = xb - xc, p = fb - fa, q = fc - fb, r = fc - fa;
   const V kept = ab < 0.0 ? -ab : ab, whole = cb < 0.0 ? -cb : cb, square = q * q;
   // Chandrupatla's test without its quotients.

@@ -20,6 +20,11 @@ def svdvals(matrices: list[Tensor]) -> list[Tensor]:
     return [next(solved[x]) for x in small]
 
 
+def svdvals_with_tables(matrices: list[Tensor], rtol: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the singular values (..., r) and the table of ranks and norms (..., 7) of each."""
+    return cuda_values.svdvals_with_tables(matrices, rtol)
+
+
 def svd(matrices: list[Tensor]) -> list[SVD]:
     """Return the thin SVD of each matrix (..., m, n)."""
     return cuda_vectors.svd(matrices)

@@ -24,23 +24,25 @@ _BIDIAGONAL = {
         (32, "bidiagonal_double_1", 512),
         (64, "bidiagonal_double_2", 512),
         (128, "bidiagonal_double_4", 512),
-        (256, "bidiagonal_double_8", 384),
+        (256, "bidiagonal_double_8", 256),
         (512, "bidiagonal_double_16", 256),
     ),
 }
 _GRAM = (
-    (32, "gram_values_1", 512),
-    (64, "gram_values_2", 512),
-    (128, "gram_values_4", 512),
-    (192, "gram_values_6", 352),
+    (32, "gram_values_1", 64),
+    (64, "gram_values_2", 128),
+    (128, "gram_values_4", 256),
+    (192, "gram_values_6", 512),
 )
 
-# Columns of a warp. Not measured. A step of n - j columns is, for each warp, some 75 instructions
-# for four of its columns and as many as 200 between barriers that all warps do alike; with 16
-# columns at the start the two are about equal on average. More warps wait less for each other's
-# loads, fewer leave room for more blocks on a multiprocessor: for 64 x 64 float32 four warps and
-# 20 KB are eight blocks of 61 registers a thread: a thousand matrices are one wave.
-_COLUMNS_PER_WARP = 16
+# Warps that a multiprocessor should have between all of its blocks. Not measured; a count of what
+# nvcc makes of 64 x 64 in float32: four columns are 155 instructions and some 350 cycles, so four
+# warps keep each of four schedulers busy. More are no gain, because 350 instructions of a step are
+# done by every warp alike: 64 steps come to 134,000 for a matrix with two warps and 190,000 with
+# four. At one instruction a cycle a thousand matrices on 132 multiprocessors are 0.15 ms.
+_WARPS_PER_MULTIPROCESSOR = 16
+# Between these a warp has no more lanes than values to find later, and enough columns for its part.
+_MOST_COLUMNS, _LEAST_COLUMNS = 32, 16
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def plan(dtype: torch.dtype, m: int, n: int, shared_limit: int) -> Plan | None:
 def _bidiagonal(rows: int, short: int, dtype: torch.dtype, shared_limit: int) -> Plan | None:
     for most_rows, kernel, most_threads in _BIDIAGONAL[dtype]:
         if rows <= most_rows:
-            for threads in _threads(short, most_threads):
+            matrix = dtype.itemsize * rows * short
+            for threads in _threads(short, matrix, shared_limit, most_threads):
                 size = _bidiagonal_bytes(rows, short, threads, dtype)
                 if size <= shared_limit:
                     return Plan(kernel, threads, size)
@@ -90,16 +93,23 @@ def _bidiagonal(rows: int, short: int, dtype: torch.dtype, shared_limit: int) ->
 def _gram(short: int, shared_limit: int) -> Plan | None:
     for most_rows, kernel, most_threads in _GRAM:
         if short <= most_rows:
-            threads = _threads(short, most_threads)[0]
+            threads = _threads(short, 8 * short * short, shared_limit, most_threads)[0]
             size = _gram_bytes(short, threads)
             return Plan(kernel, threads, size, "gram") if size <= shared_limit else None
     return None
 
 
-def _threads(columns: int, most: int) -> list[int]:
-    """Return numbers of threads, the best first."""
-    warps = min(-(-columns // _COLUMNS_PER_WARP), most // 32)
-    return [32 * w for w in range(warps, 0, -1)]
+def _threads(columns: int, matrix_bytes: int, shared_limit: int, most: int) -> list[int]:
+    """Return numbers of threads, the best first; fewer need less shared memory.
+
+    They depend on nothing but the shape: with the number of warps the rounding of sums changes, and
+    a matrix shall have the same values alone and in a batch.
+    """
+    blocks = max(1, shared_limit // (matrix_bytes + 1024))
+    warps = -(-_WARPS_PER_MULTIPROCESSOR // blocks)
+    least = -(-columns // _MOST_COLUMNS)
+    warps = min(max(warps, least), -(-columns // _LEAST_COLUMNS), most // 32)
+    return [32 * w for w in range(warps, least - 1, -1)]
 
 
 def _bidiagonal_bytes(rows: int, n: int, threads: int, dtype: torch.dtype) -> int:
