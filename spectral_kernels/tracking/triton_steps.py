@@ -52,10 +52,9 @@ class Chunk:
 
     def __init__(self, group: Group, here: slice, memory: Tensor, settings: Tensor) -> None:
         self.here, self.r, self.long_side = here, group.r, group.long_side
-        n: int = here.stop - here.start
-        self.count = n
+        self.count: int = here.stop - here.start
         self.settings = settings
-        self.space = Workspace(memory, n, group.long_side, group.r)
+        self.space = Workspace(memory, self.count, group.long_side, group.r)
         self.vectors, self.drift = group.vectors[here], group.drift[here]
         self.names, self.fresh = group.names[here], group.fresh[here]
         self.long, self.short = group.long[here], group.short[here]
@@ -63,12 +62,14 @@ class Chunk:
         self.scaled = group.dtype == torch.float64
         wide: Any = {"dtype": torch.float64, "device": group.device}
         flag: Any = {"dtype": torch.int32, "device": group.device}
-        self.values, self.shrink = torch.empty(2, n, group.r, **wide).unbind()
-        self.factors, self.ones = torch.empty(2, n, group.r, **wide).unbind()
-        self.sums = torch.empty(n, 6, group.r, **wide)
-        self.proved = torch.empty(n, 8, **wide)
-        self.new_drift = torch.empty(n, **wide)
-        self.asked, self.turns, self.incomplete, self.turned = torch.empty(4, n, **flag).unbind()
+        self.values, self.shrink = torch.empty(2, self.count, group.r, **wide).unbind()
+        self.factors, self.ones = torch.empty(2, self.count, group.r, **wide).unbind()
+        self.sums = torch.empty(self.count, 6, group.r, **wide)
+        self.proved = torch.empty(self.count, 8, **wide)
+        self.new_drift = torch.empty(self.count, **wide)
+        self.asked, self.turns, self.incomplete, self.turned = torch.empty(
+            4, self.count, **flag
+        ).unbind()
 
     def normalise(self) -> None:
         """Scale X so that no square under- or overflows, which float64 input alone may make do."""
