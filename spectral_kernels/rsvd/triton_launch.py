@@ -45,16 +45,19 @@ def product(
     batch: Batch,
     X: Tensor,
     largest: Tensor,
-    start: int,
+    first: bool,
     width: int,
     *,
     transposed: bool = False,
     seed: int = 0,
+    random: bool = False,
+    squares: Tensor | None = None,
 ) -> Tensor:
     """Return (B, splits, rows, width) float32, whose sum over the splits is scale * A X.
 
-    X (B, depth, given) float32; A^T where ``transposed``; ``start`` is one of the constants of the
-    kernel.
+    X (B, depth, given) float32, followed by random columns where ``random``; A^T where
+    ``transposed``. The ``first`` product finds ``largest`` (B,) int32, zeros before it, which the
+    others need, and the sums ``squares`` (B, programs of a matrix) of a^2.
     """
     rows, depth = batch.first.shape[-2:]
     stride_am, stride_ak = batch.first.stride()[-2:]
@@ -63,10 +66,8 @@ def product(
     launch = product_plan(len(batch), rows, depth, width)
     splits = launch.pop("splits")
     out = X.new_empty(len(batch), splits, rows, width)
-    starts = (
-        (start, triton_kernels.AGAIN.value) if start == triton_kernels.FIRST.value else (start,)
-    )
-    for mode in starts:
+    both = (triton_kernels.FIRST.value, triton_kernels.AGAIN.value)
+    for number in both if first else (triton_kernels.LATER.value,):
         grid = (triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"], splits, len(batch))
         triton_kernels.product[grid](
             a_ptr=batch.first,
@@ -75,6 +76,7 @@ def product(
             places_ptr=batch.places,
             out_ptr=out,
             largest_ptr=largest,
+            squares_ptr=squares,
             rows=rows,
             depth=depth,
             width=width,
@@ -83,7 +85,8 @@ def product(
             stride_am=stride_am,
             stride_ak=stride_ak,
             seed=seed,
-            START=mode,
+            PASS=number,
+            RANDOM=random,
             ALIGN=batch.align,
             **launch,
             **_UNFUSED,
