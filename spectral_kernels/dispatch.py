@@ -57,7 +57,7 @@ OPERATIONS = {
     "rank": ("cpu", "triton", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
     "tracking": ("cpu", "triton", "torch"),
-    "tracking.leading": ("cpu", "torch"),
+    "tracking.leading": ("cpu", "triton", "torch"),
     "decomposed": ("torch",),
     "products": ("triton", "torch"),
 }

@@ -179,3 +179,11 @@ def orthonormalise(Y: Tensor, rounds: int, seed: int) -> tuple[Tensor, Tensor]:
         Y = apply(Y, inverse, fill=True, seed=seed)[:, None]
     assert R is not None
     return Y[:, 0], R
+
+
+def square_sums(batch: Batch, width: int) -> Tensor:
+    """Return room for the sums of squares that the first product writes: (B, programs) float64."""
+    rows, depth = batch.first.shape[-2:]
+    launch = product_plan(len(batch), rows, depth, width)
+    programs = launch["splits"] * triton_runtime.cdiv(rows, launch["BLOCK_M"])
+    return torch.empty(len(batch), programs, dtype=torch.float64, device=batch.first.device)
