@@ -4,10 +4,10 @@
 
 The grid is (batch * tiles^2, splits); a program owns one BLOCK x BLOCK tile on or above the
 diagonal and one part of the depth, and those below return at once. The product of two float32
-numbers is exact in float64, in which everything is summed: G is right to 1e-16 |x_i| |x_j| times the depth,
-where a Gram matrix in float32 would lose every singular value below 3.5e-4 sigma_1 (and 3xTF32,
-which sums in float32, the same). The float64 tensor cores of an H100 run at the rate of its
-float32 units.
+numbers is exact in float64, in which everything is summed: G is right to 1e-16 |x_i| |x_j| times
+the depth, where a Gram matrix in float32 would lose every singular value below 3.5e-4 sigma_1 (and
+3xTF32, which sums in float32, the same). The float64 tensor cores of an H100 run at the rate of
+its float32 units.
 
 Flops: depth * side * (side + BLOCK), a half of a full product. Bytes: about side / BLOCK reads of
 X, from L2 where X fits it, and 8 side^2 written for each part of the depth.
