@@ -60,7 +60,7 @@ OPERATIONS = {
     "alignment": ("cpu", "triton", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
     "tracking": ("cpu", "triton", "torch"),
-    "tracking.leading": ("cpu", "torch"),
+    "tracking.leading": ("cpu", "triton", "torch"),
     "decomposed": ("triton", "torch"),
     "products": ("triton", "torch"),
 }

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from spectral_kernels import dispatch, numerics
 from spectral_kernels.results import SVD
-from spectral_kernels.rsvd import torch_backend, triton_kernels, triton_launch
+from spectral_kernels.rsvd import torch_backend, triton_launch
 from spectral_kernels.rsvd.normals import start_block
 from spectral_kernels.rsvd.triton_batch import Batch
 from spectral_kernels.rsvd.triton_launch import WIDEST
 
-_BAD_BITS = 0x7F800000
+BAD_BITS = 0x7F800000
 # is_ordinary of triton_kernels.py: bits of 2^-60 and 2^60.
 _ORDINARY_BITS = (67 << 23, 187 << 23)
 
@@ -69,15 +69,14 @@ def _solve(
     count = len(batch) // len(matrices)
     given = torch.cat([start.reshape(count, n, start.shape[-1]) for start in starts])
     largest = torch.zeros(len(batch), dtype=torch.int32, device=given.device)
-    first, later = triton_kernels.FIRST.value, triton_kernels.BLOCK_GIVEN.value
-    Y = triton_launch.product(batch, given, largest, first, width, seed=seed)
+    Y = triton_launch.product(batch, given, largest, True, width, seed=seed, random=True)
     for _ in range(power_iters):
         Q, _ = triton_launch.orthonormalise(Y, 1, seed)
-        Z = triton_launch.product(batch, Q, largest, later, width, transposed=True)
+        Z = triton_launch.product(batch, Q, largest, False, width, transposed=True)
         Q, _ = triton_launch.orthonormalise(Z, 1, seed)
-        Y = triton_launch.product(batch, Q, largest, later, width)
+        Y = triton_launch.product(batch, Q, largest, False, width)
     Q, _ = triton_launch.orthonormalise(Y, 2, seed)
-    B = triton_launch.product(batch, Q, largest, later, width, transposed=True)
+    B = triton_launch.product(batch, Q, largest, False, width, transposed=True)
     V, R = triton_launch.orthonormalise(B, 2, seed)
     P, S, Wh = dispatch.backend("svd", R.device.type).svd([R])[0]
     Ut = triton_launch.apply(Q[:, None], Wh.mT[..., :k], fill=False, by_columns=True)
@@ -89,16 +88,16 @@ def _solve(
 
 def _finish(Ut: Tensor, S: Tensor, Vh: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Undo the scale, fix signs, and write NaN where the matrix had NaN or Inf."""
-    bad = (largest >= _BAD_BITS)[:, None]
+    bad = (largest >= BAD_BITS)[:, None]
     pivot = Ut.gather(-1, Ut.abs().argmax(dim=-1, keepdim=True))[..., 0]
     sign = torch.where(pivot < 0, -1.0, 1.0).masked_fill(bad, float("nan"))[..., None]
-    values = (S * _unscale(largest)[:, None]).to(torch.float32).masked_fill(bad, float("nan"))
+    values = (S * unscale(largest)[:, None]).to(torch.float32).masked_fill(bad, float("nan"))
     return Ut * sign, values, Vh * sign
 
 
-def _unscale(largest: Tensor) -> Tensor:
+def unscale(largest: Tensor) -> Tensor:
     """Return the reciprocal of what the products were scaled by, float64 (B,)."""
     low, high = _ORDINARY_BITS
-    ordinary = (largest == 0) | ((largest >= low) & (largest < high)) | (largest >= _BAD_BITS)
+    ordinary = (largest == 0) | ((largest >= low) & (largest < high)) | (largest >= BAD_BITS)
     exponent = (254 - (largest >> 23)).clamp_min(1) - 127
     return torch.where(ordinary, 1.0, numerics.power_of_two(-exponent, torch.float64))

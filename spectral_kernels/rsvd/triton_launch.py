@@ -45,16 +45,19 @@ def product(
     batch: Batch,
     X: Tensor,
     largest: Tensor,
-    start: int,
+    first: bool,
     width: int,
     *,
     transposed: bool = False,
     seed: int = 0,
+    random: bool = False,
+    squares: Tensor | None = None,
 ) -> Tensor:
     """Return (B, splits, rows, width) float32, whose sum over the splits is scale * A X.
 
-    X (B, depth, given) float32; A^T where ``transposed``; ``start`` is one of the constants of the
-    kernel.
+    X (B, depth, given) float32, followed by random columns where ``random``; A^T where
+    ``transposed``. The ``first`` product finds ``largest`` (B,) int32, zeros before it, which the
+    others need, and the sums ``squares`` (B, programs of a matrix) of a^2.
     """
     rows, depth = batch.first.shape[-2:]
     stride_am, stride_ak = batch.first.stride()[-2:]
@@ -63,11 +66,9 @@ def product(
     launch = product_plan(len(batch), rows, depth, width)
     splits = launch.pop("splits")
     out = X.new_empty(len(batch), splits, rows, width)
-    starts = (
-        (start, triton_kernels.AGAIN.value) if start == triton_kernels.FIRST.value else (start,)
-    )
-    for mode in starts:
-        grid = (triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"], splits, len(batch))
+    both = (triton_kernels.FIRST.value, triton_kernels.AGAIN.value)
+    for number in both if first else (triton_kernels.LATER.value,):
+        grid = (len(batch), splits, triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"])
         triton_kernels.product[grid](
             a_ptr=batch.first,
             offsets_ptr=batch.offsets,
@@ -75,6 +76,7 @@ def product(
             places_ptr=batch.places,
             out_ptr=out,
             largest_ptr=largest,
+            squares_ptr=squares,
             rows=rows,
             depth=depth,
             width=width,
@@ -83,7 +85,8 @@ def product(
             stride_am=stride_am,
             stride_ak=stride_ak,
             seed=seed,
-            START=mode,
+            PASS=number,
+            RANDOM=random,
             ALIGN=batch.align,
             **launch,
             **_UNFUSED,
@@ -136,7 +139,7 @@ def apply(Y: Tensor, T: Tensor, *, fill: bool, by_columns: bool = False, seed: i
     shape = (count, columns, rows) if by_columns else (count, rows, columns)
     out = Y.new_empty(shape)
     launch = apply_plan(rows, columns)
-    grid = (triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"], count)
+    grid = (count, triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"])
     triton_factor_kernels.apply[grid](
         y_ptr=Y,
         t_ptr=T,
@@ -176,3 +179,11 @@ def orthonormalise(Y: Tensor, rounds: int, seed: int) -> tuple[Tensor, Tensor]:
         Y = apply(Y, inverse, fill=True, seed=seed)[:, None]
     assert R is not None
     return Y[:, 0], R
+
+
+def square_sums(batch: Batch, width: int) -> Tensor:
+    """Return room for the sums of squares that the first product writes: (B, programs) float64."""
+    rows, depth = batch.first.shape[-2:]
+    launch = product_plan(len(batch), rows, depth, width)
+    programs = launch["splits"] * triton_runtime.cdiv(rows, launch["BLOCK_M"])
+    return torch.empty(len(batch), programs, dtype=torch.float64, device=batch.first.device)

@@ -42,7 +42,7 @@ def test_the_product_with_the_random_block(
     start = torch.randn(2, shape[1], given)
     largest = torch.zeros(2, dtype=torch.int32)
     batch = Batch.of([A], [4])
-    Y = triton_launch.product(batch, start, largest, 1, width, seed=SEED)
+    Y = triton_launch.product(batch, start, largest, True, width, seed=SEED, random=True)
     omega = start_block(A, start, width, SEED, 4).double()
     want = A.double() @ omega
     assert float((Y.double().sum(1) - want).abs().max()) < 2e-6 * float(want.abs().max())
@@ -58,7 +58,7 @@ def test_scales_are_found_on_the_way(exponent: int) -> None:
     A[1] = 0
     largest = torch.zeros(3, dtype=torch.int32)
     Y = triton_launch.product(
-        Batch.of([A], [0]), torch.empty(3, 30, 0), largest, 1, 8, seed=SEED
+        Batch.of([A], [0]), torch.empty(3, 30, 0), largest, True, 8, seed=SEED, random=True
     ).sum(1)
     want = A.double() @ start_block(A, torch.empty(3, 30, 0), 8, SEED, 0).double()
     assert bool((Y[1] == 0).all())

@@ -6,23 +6,33 @@ from spectral_kernels.rsvd import triton_factor_kernels, triton_kernels
 from spectral_kernels.rsvd.triton_launch import _UNFUSED, apply_plan, factor_plan, product_plan
 from triton_variants import Variant
 
+_FIRST, _AGAIN = triton_kernels.FIRST.value, triton_kernels.AGAIN.value
+_LATER = triton_kernels.LATER.value
 
-def _product(name: str, dtype: str, start: int, width: int, contiguous: str) -> Variant:
+
+def _product(
+    name: str, dtype: str, number: int, width: int, contiguous: str, *, squares: bool = False
+) -> Variant:
     launch = product_plan(1, 4096, 4096, width)
     launch.pop("splits")
     pointers = {"a_ptr": f"*{dtype}", "offsets_ptr": "*i64", "x_ptr": "*fp32"}
     results = {"places_ptr": "*i64", "out_ptr": "*fp32", "largest_ptr": "*i32"}
     names = ("rows", "depth", "width", "given", "share", "stride_am", "stride_ak")
     sizes = dict.fromkeys(set(names) - {contiguous}, "i32")
+    if squares:
+        results["squares_ptr"] = "*fp64"
+    random = number != _LATER and not squares
     variant = Variant.of_plan(
         f"product {name}",
         triton_kernels.product,
         {**pointers, **results, **sizes, "seed": "i64"},
-        {**launch, "START": start, "ALIGN": 16, **_UNFUSED},
+        {**launch, "PASS": number, "RANDOM": random, "ALIGN": 16, **_UNFUSED},
         (*pointers, *results, "rows", "depth", *({"stride_am", "stride_ak"} - {contiguous})),
     )
-    # The launcher of Triton makes a constant of a stride of one.
+    # Triton makes constants of what is one or None.
     variant.constants[contiguous] = 1
+    if not squares:
+        variant.constants["squares_ptr"] = None
     return variant
 
 
@@ -54,14 +64,12 @@ def _apply(name: str, fill: bool, columns: int, parts: int) -> Variant:
     return variant
 
 
-_FIRST, _AGAIN = triton_kernels.FIRST.value, triton_kernels.AGAIN.value
-_LATER = triton_kernels.BLOCK_GIVEN.value
-
 VARIANTS = [
     _product("first fp32", "fp32", _FIRST, 40, "stride_ak"),
     _product("first bf16", "bf16", _FIRST, 40, "stride_ak"),
     _product("first fp32 of columns", "fp32", _FIRST, 40, "stride_am"),
     _product("again fp32", "fp32", _AGAIN, 40, "stride_ak"),
+    _product("first fp32 of a tracker", "fp32", _FIRST, 112, "stride_ak", squares=True),
     _product("fp32", "fp32", _LATER, 40, "stride_ak"),
     _product("fp32 transposed", "fp32", _LATER, 40, "stride_am"),
     _product("bf16 transposed", "bf16", _LATER, 40, "stride_am"),
