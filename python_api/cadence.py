@@ -73,12 +73,21 @@ class Cadence:
         if self.overhead is None:
             return
         self._left = (number, now)
-        if cost is None:
+        if cost is not None:
+            self.measured(number)
+            self.charge(cost)
+
+    def measured(self, number: int) -> None:
+        """This step was measured; what it cost is told by `charge`, maybe some steps later."""
+        self._last = number
+
+    def charge(self, cost: float) -> None:
+        """A measurement took so many seconds; they are told in the order of the steps."""
+        if self.overhead is None:
             return
         # The first measurement decomposes everything anew, the second one is like the rest.
         self._cost = cost if self._measured < 2 else _mean(self._cost, cost, _NEW_COST)
         self._measured += 1
-        self._last = number
         self._adapt()
 
     def interrupt(self) -> None:

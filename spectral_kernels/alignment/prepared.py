@@ -60,7 +60,7 @@ class PreparedAgreement:
 
 
 class PreparedClusters:
-    """Clusters of spectra whose memory stays, on the CPU.
+    """Clusters of spectra whose memory stays.
 
     ``values`` (float32 or float64), ``bounds`` and ``last`` (float64), all (total,): spectra one
     after the other, bounds of their errors, and the values at the run before, NaN for none. The
@@ -70,16 +70,23 @@ class PreparedClusters:
         lengths: of each spectrum.
         open_ended: of each, whether it goes on after its last value here.
         dtype: of the values.
+        device: where all of it is.
     """
 
-    def __init__(self, lengths: list[int], open_ended: list[bool], dtype: torch.dtype) -> None:
-        total = sum(lengths)
-        self.values = torch.zeros(total, dtype=dtype)
-        self.bounds = torch.zeros(total, dtype=torch.float64)
-        self.last = torch.full((total,), torch.nan, dtype=torch.float64)
-        self.first = torch.zeros(total, dtype=torch.int64)
-        self.alone = torch.zeros(total, dtype=torch.bool)
-        self._clusters = dispatch.backend("alignment", "cpu").Clusters(
+    def __init__(
+        self,
+        lengths: list[int],
+        open_ended: list[bool],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        total, device = sum(lengths), torch.device(device)
+        self.values = torch.zeros(total, dtype=dtype, device=device)
+        self.bounds = torch.zeros(total, dtype=torch.float64, device=device)
+        self.last = torch.full((total,), torch.nan, dtype=torch.float64, device=device)
+        self.first = torch.zeros(total, dtype=torch.int64, device=device)
+        self.alone = torch.zeros(total, dtype=torch.bool, device=device)
+        self._clusters = dispatch.backend("alignment", device.type).Clusters(
             self.values, self.bounds, self.last, lengths, open_ended, self.first, self.alone
         )
 
