@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from spectral_kernels import dispatch
+from spectral_kernels import dispatch, triton_runtime
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _torch() -> Capability:
 def _cuda() -> Capability:
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        return Capability("cuda", True, f"{name}; CUDA tensors run on the torch backend")
+        return Capability("cuda", True, f"{name}; see the rows of the backends")
     if torch.version.cuda is None:
         remedy = "install a CUDA build of torch (pytorch.org/get-started)"
         return Capability("cuda", False, "this torch is built without CUDA", remedy)
@@ -85,9 +85,13 @@ def _cuda() -> Capability:
 
 
 def _triton() -> Capability:
-    # Said plainly rather than guessed from the presence of the package: there are no Triton
-    # kernels in this version, so installing it changes nothing.
-    return Capability("triton", False, "this version has no Triton kernels")
+    reason = triton_runtime.refusal()
+    if reason is not None:
+        detail, _, remedy = reason.partition("; ")
+        return Capability("triton", False, detail, remedy)
+    offered = ", ".join(name for name, have in dispatch.OPERATIONS.items() if "triton" in have)
+    how = "interpreted in Python" if triton_runtime.interpreting() else "compiled when first used"
+    return Capability("triton", True, f"kernels for {offered}; {how}")
 
 
 def _cupy() -> Capability:

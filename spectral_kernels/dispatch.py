@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
+from spectral_kernels import triton_runtime
+
 ENVIRONMENT = "SPECTRAL_KERNELS_BACKEND"
 
 COMPILE_REMEDY = (
@@ -26,7 +28,7 @@ class Backend:
 
     name: str
     module: str
-    devices: frozenset[str] | None
+    devices: frozenset[str] | Callable[[], frozenset[str]] | None
     refusal: Callable[[], str | None]
 
 
@@ -42,6 +44,8 @@ def compiled_refusal() -> str | None:
 # First that can, runs.
 BACKENDS = (
     Backend("cpu", "cpu", frozenset({"cpu"}), compiled_refusal),
+    # Interpreted kernels run on CPU tensors too, for tests: the compiled ones come first.
+    Backend("triton", "triton_backend", triton_runtime.devices, triton_runtime.refusal),
     Backend("torch", "torch_backend", None, lambda: None),
 )
 
@@ -50,7 +54,7 @@ BACKENDS = (
 OPERATIONS = {
     "svd": ("cpu", "torch"),
     "rsvd": ("cpu", "torch"),
-    "rank": ("cpu", "torch"),
+    "rank": ("cpu", "triton", "torch"),
     "alignment": ("cpu", "torch"),
     "snapshot": ("cpu", "torch"),
     "tracking": ("cpu", "torch"),
@@ -109,6 +113,7 @@ def _choose(operation: str, device: str) -> ModuleType:
 
 def refusal(row: Backend, device: str) -> str | None:
     """Return why ``row`` cannot run on ``device``, or None where it can."""
-    if row.devices is not None and device not in row.devices:
-        return f"runs on {', '.join(sorted(row.devices))}, not on {device}"
+    devices = row.devices() if callable(row.devices) else row.devices
+    if devices is not None and device not in devices:
+        return f"runs on {', '.join(sorted(devices))}, not on {device}"
     return row.refusal()

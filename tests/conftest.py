@@ -17,7 +17,7 @@ import torch
 from hypothesis import settings
 from torch.utils import deterministic
 
-from spectral_kernels import dispatch
+from spectral_kernels import dispatch, triton_runtime
 
 try:
     from spectral_kernels import _C
@@ -35,6 +35,11 @@ settings.load_profile("suite")
 # that users run. Without the compiled module one entry stands for all of them.
 COMPILED = [f"cpu-{isa}" for isa in _ISAS] or ["cpu"]
 
+# A process that interprets Triton kernels runs them and nothing else: see test_interpreted.py.
+INTERPRETING = triton_runtime.interpreting()
+_EVERY_ISA = ["triton"] if INTERPRETING else [*COMPILED, "torch"]
+_BACKENDS = ["triton"] if INTERPRETING else ["cpu", "torch"]
+
 
 def need_compiled() -> None:
     """Skip where a developer has not compiled; fail where the Makefile says that one must."""
@@ -44,6 +49,16 @@ def need_compiled() -> None:
     if os.environ.get("SPECTRAL_KERNELS_REQUIRE_COMPILED") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what would not run a Triton kernel where kernels are interpreted."""
+    if INTERPRETING:
+        items[:] = [item for item in items if _runs_triton(item)]
+
+
+def _runs_triton(item: pytest.Item) -> bool:
+    return {"backend", "every_isa", "interpreted"} & set(getattr(item, "fixturenames", ())) != set()
 
 
 def _use(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
@@ -60,13 +75,13 @@ def _use(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     _C.set_isa(before)
 
 
-@pytest.fixture(params=[*COMPILED, "torch"])
+@pytest.fixture(params=_EVERY_ISA)
 def every_isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the test on plain torch and on the compiled kernels, once per instruction set."""
     yield from _use(request.param, monkeypatch)
 
 
-@pytest.fixture(params=["cpu", "torch"])
+@pytest.fixture(params=_BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the test on the compiled kernels (the instruction set users get) and on plain torch."""
     yield from _use(request.param, monkeypatch)

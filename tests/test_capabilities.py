@@ -67,13 +67,11 @@ def test_an_empty_variable_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_choice(backend: str) -> None:
-    wanted = {"cpu": "cpu", "torch": "torch_backend"}[backend]
+    wanted = {"cpu": "cpu", "torch": "torch_backend", "triton": "triton_backend"}[backend]
+    others = "cpu" if backend == "triton" else "torch_backend"
     for operation, offered in dispatch.OPERATIONS.items():
         module = dispatch.backend(operation, "cpu").__name__
-        assert (
-            module
-            == f"spectral_kernels.{operation}.{wanted if backend in offered else 'torch_backend'}"
-        )
+        assert module == f"spectral_kernels.{operation}.{wanted if backend in offered else others}"
 
 
 def test_refusals_name_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -368,3 +368,37 @@ def test_errors(backend: str) -> None:
         tracker.load_state_dict({"vectors": []})
     with pytest.raises(ValueError, match=r"vectors\[1\].*\(1, 3, 3\).*\(1, 4, 4\)"):
         tracker.load_state_dict({**state, "vectors": [state["vectors"][0]] * 2})
+
+
+def test_work_as_numbers(backend: str) -> None:
+    """Codes and lost flags have the batch dimensions of A and say what ``work`` says."""
+    tracker = sk.SpectrumTracker()
+    assert tracker.codes is None
+    assert tracker.lost is None
+    A = [torch.randn(2, 3, 8, 6), torch.randn(5, 9), torch.zeros(0, 4, 4)]
+    A[0][1, 2, 0, 0] = float("nan")
+    for expected in (4, 0):
+        tracker.update(A)
+        codes: Any = tracker.codes
+        lost: Any = tracker.lost
+        assert [tuple(x.shape) for x in codes] == [(2, 3), (), (0,)]
+        assert codes[0].tolist() == [[expected] * 3, [expected, expected, -1]]
+        assert codes[1].dtype == torch.int64
+        assert int(codes[1]) == expected
+        assert [tuple(x.shape) for x in lost] == [(2, 3), (), (0,)]
+        assert not any(bool(x.any()) for x in lost)
+    for which, message in (
+        ([[0], []], "which has 2 entries; expected 3"),
+        ([[0], [1], []], r"which\[1\] has the index 1; expected 0 to 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tracker.resolve(which)
+    # Updates that wait for their bounds have solved what they lost.
+    before = tracker.resolves
+    tracker.resolve([[0, 5], [0], []])
+    tracker.update(A)
+    assert tracker.work[:6] == ["kept"] * 5 + ["not finite"]
+    assert tracker.resolves == before
+    numpy = sk.SpectrumTracker()
+    numpy.update(matrices.gaussian(4, 3))
+    assert isinstance(numpy.codes, np.ndarray)

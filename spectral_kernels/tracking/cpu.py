@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,8 @@ class _Batch:
         self.count = batch
         self.state = state
         self.tolerance = tolerance
-        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, [])
+        self.work: list[str] = []
+        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, self.work)
         self._matrix, self._owner = matrix_argument(A)
         self._size = A.element_size()
         arrays = (state.drift, state.names, Ut, S, Vh, bounds, identities, report)
@@ -92,13 +95,20 @@ class Updates:
         self._cold = True
         self._jobs = self._all_jobs()
 
+    @property
+    def lost(self) -> None:
+        """Nothing is: an update waits for its certificates."""
+
+    def resolve(self, which: Sequence[Sequence[int]]) -> None:
+        """Do nothing, as nothing is lost."""
+
     def _warm_up(self) -> None:
         """Note which matrices have vectors now; their jobs say so from the next run on."""
         for batch in self._batches:
             state = batch.state
             state.warm[:] = [
                 warm or entry != NOT_FINITE
-                for warm, entry in zip(state.warm, batch.tracked.work, strict=True)
+                for warm, entry in zip(state.warm, batch.work, strict=True)
             ]
         self._cold = not all(warm for batch in self._batches for warm in batch.state.warm)
         self._jobs = self._all_jobs()
@@ -113,7 +123,7 @@ class Updates:
         done = [_DONE[code] for code in self._codes.tolist()]
         at = 0
         for batch in self._batches:
-            batch.tracked.work[:] = done[at : at + batch.count]
+            batch.work[:] = done[at : at + batch.count]
             at += batch.count
         if self._cold:
             self._warm_up()
@@ -138,4 +148,6 @@ def _blocks(parts: list[tuple[torch.dtype, int]]) -> list[Tensor]:
 
 def prepare(matrices: list[Tensor], states: list[State], tolerance: float) -> Updates:
     """Return the updates of matrices that lie where they lie now."""
+    for A, state in zip(matrices, states, strict=True):
+        state.to_host(A.device)
     return Updates(matrices, states, tolerance)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spectral_kernels import checks
-from spectral_kernels.arrays import Array, enter
+from spectral_kernels.arrays import Array, Leave, enter
 from spectral_kernels.results import SVD
 from spectral_kernels.tracking.leading.op import LeadingTracker
+from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
 from spectral_kernels.tracking.leading.state import LeadingResult
+from spectral_kernels.tracking.state import WORK, codes_of, lost_of
 from spectral_kernels.tracking.whole import WholeTracker
 
 
@@ -84,8 +87,8 @@ class SpectrumTracker:
         self._residuals: Array | list[Array] | None = None
         self._frobenius_norms: Array | list[Array] | None = None
         self._identities: Array | list[Array] | None = None
-        self._work: list[str] = []
         self._results: Sequence[Any] = ()
+        self._leave: Leave = list
         self._returned: SVD | list[SVD] = []
 
     @property
@@ -143,7 +146,53 @@ class SpectrumTracker:
         "solved" (anew; the first time too), or "not finite". With k: "one iteration", "two
         iterations", "three iterations", "solved" or "not finite".
         """
-        return list(self._work)
+        return [entry for found in self._results for entry in found.work]
+
+    @property
+    def codes(self) -> Array | list[Array] | None:
+        """``work`` as numbers: (...,) int64 where the matrices are, a list for a list.
+
+        -1 for "not finite"; else 0 for "kept", 1 to 3 for so many rotations, 4 for "solved"; with
+        k 0 for "solved", 1 to 3 for so many iterations. Other than ``work`` they do not wait for
+        a GPU. None before the first update.
+        """
+        names = WORK if self.k is None else LEADING_WORK
+        return self._per_matrix(lambda found: codes_of(found.work, names, found.bounds.device))
+
+    @property
+    def lost(self) -> Array | list[Array] | None:
+        """Which matrices of the last update have bounds beyond the tolerance: (...,) bool.
+
+        On a GPU an update does not wait for its own bounds. Where they turn out too large, the
+        values stand with these bounds, and the matrix is solved anew with a later update. On the
+        CPU it is solved at once and nothing is lost. None before the first update.
+        """
+        return self._per_matrix(lambda found: lost_of(found.work, found.bounds.device))
+
+    def _per_matrix(self, entries: Callable[[Any], Tensor]) -> Array | list[Array] | None:
+        """``entries`` (B,) of every result, as the caller's arrays with batch dimensions."""
+        if self._bounds is None:
+            return None
+        found = self._results
+        return self._leave([entries(entry).reshape(entry.error_norms.shape) for entry in found])
+
+    def resolve(self, which: Sequence[Sequence[int]]) -> None:
+        """Solve matrices anew, as they are now, for the next update to start from.
+
+        An update on a GPU does so by itself with matrices that were ``lost``, when it hears of
+        them. This is for updates that are replayed from a captured graph, where no Python runs; it
+        must not be captured itself. On the CPU there is nothing to do: every update solves what it
+        loses.
+
+        Args:
+            which: for each entry of the list (one entry where it is no list), the indices of the
+                matrices in its flattened batch.
+
+        Raises:
+            ValueError: not as many entries as there are matrices, or an index beyond the batch.
+        """
+        with torch.no_grad():
+            self._tracker.resolve(which)
 
     @property
     def resolves(self) -> int:
@@ -182,7 +231,6 @@ class SpectrumTracker:
             self._check_shapes([tuple(x.shape) for x in tensors], not isinstance(A, (list, tuple)))
         with torch.no_grad():
             results = tracker.update(tensors) if tensors else []
-        self._work = [entry for found in results for entry in found.work]
         if prepared and results is self._results:
             # Overwritten in place: the caller's arrays are the same ones.
             return self._returned
@@ -195,7 +243,7 @@ class SpectrumTracker:
         if self.k is not None:
             self._residuals = leave([found.residuals for found in leading])
             self._frobenius_norms = leave([found.frobenius_norms for found in leading])
-        self._results = results
+        self._results, self._leave = results, leave
         self._returned = leave([found.svd for found in results])
         return self._returned
 

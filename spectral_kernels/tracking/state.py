@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ SOLVED = ROTATIONS + 1
 NOT_FINITE = "not finite"
 """What it did to a matrix with NaN or Inf: nothing."""
 
+NOT_FINITE_CODE = -1
+
 # What float32 rounding may take of the tolerance, for a flat spectrum, where it is most.
 _ROUNDING_SHARE = 0.6
 
@@ -33,13 +36,16 @@ class State:
     m >= n, left otherwise), in an order of its own; a column stays with its vector while the
     spectrum is sorted anew. float32 where the sweeps are, else float64. ``drift`` (B,) float64:
     a bound of ||V^T V - I||_2. ``names`` (B, r + 1) int64: the identity of every column, and the
-    next one to give. ``warm`` says for each matrix whether there are vectors yet.
+    next one to give. ``warm`` says for each matrix whether there are vectors yet. All but the
+    vectors is on the CPU, except while updates on a GPU hold it there: then ``late_resolves`` ()
+    int64 counts there how often they solved one of the matrices anew, and ``warm`` is not kept.
     """
 
     vectors: Tensor
     drift: Tensor
     names: Tensor
     warm: list[bool]
+    late_resolves: Tensor | None = None
 
     @staticmethod
     def cold(count: int, r: int, dtype: torch.dtype, device: torch.device) -> State:
@@ -50,6 +56,21 @@ class State:
             torch.zeros((count, r + 1), dtype=torch.int64),
             [False] * count,
         )
+
+    def started(self) -> list[bool]:
+        """Return for each matrix whether there are vectors yet, asking a GPU where it must."""
+        if self.late_resolves is None:
+            return list(self.warm)
+        # The first names are given with the first vectors.
+        return [bool(next_name > 0) for next_name in self.names[:, -1].tolist()]
+
+    def to_host(self, device: torch.device) -> None:
+        """Take everything back from a GPU for updates that wait, of vectors on ``device``."""
+        # A state loaded from a file may be elsewhere.
+        self.vectors = self.vectors.to(device)
+        if self.drift.device.type != "cpu":
+            self.warm[:] = self.started()
+            self.drift, self.names = self.drift.cpu(), self.names.cpu()
 
 
 def sweep_dtype(dtype: torch.dtype, shape: tuple[int, int], tolerance: float) -> torch.dtype:
@@ -66,6 +87,79 @@ def sweep_dtype(dtype: torch.dtype, shape: tuple[int, int], tolerance: float) ->
     return torch.float32 if single else torch.float64
 
 
+class Updates(Protocol):
+    """Prepared updates of batches (B, m, n) and their states."""
+
+    @property
+    def lost(self) -> Tensor | None:
+        """(sum of B,) bool on the device: see `lost_of`; None where nothing is ever lost."""
+        ...
+
+    def run(self) -> list[Tracked]:
+        """Return the factors of each batch; its state is overwritten with the new one."""
+        ...
+
+    def resolve(self, which: Sequence[Sequence[int]]) -> None:
+        """Solve matrices anew, as they are now, for the next run; indices for each batch."""
+        ...
+
+
+class LateWork(Sequence[str]):
+    """What an update on another device did, read from there when it is first looked at.
+
+    Args:
+        codes: (B,) int64, -1 for "not finite", else the index in ``names``.
+        lost: (B,) bool, the matrices whose bounds exceed the tolerance.
+        names: what updates do, by code.
+    """
+
+    def __init__(self, codes: Tensor, lost: Tensor, names: Sequence[str] = WORK) -> None:
+        self.codes, self.lost = codes, lost
+        self._names = names
+        self._entries: list[str] | None = None
+
+    def forget(self) -> None:
+        """Read again when looked at next: the codes are being overwritten."""
+        self._entries = None
+
+    def _read(self) -> list[str]:
+        if self._entries is None:
+            codes = self.codes.tolist()
+            self._entries = [NOT_FINITE if code < 0 else self._names[code] for code in codes]
+        return self._entries
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self._read()[index]
+
+
+def codes_of(work: Sequence[str], names: Sequence[str], device: torch.device) -> Tensor:
+    """Return (B,) int64 on ``device``: -1 for "not finite", else the index in ``names``.
+
+    Work of another device is not read for it.
+    """
+    if isinstance(work, LateWork):
+        return work.codes
+    codes = [NOT_FINITE_CODE if entry == NOT_FINITE else names.index(entry) for entry in work]
+    return torch.tensor(codes, dtype=torch.int64, device=device)
+
+
+def lost_of(work: Sequence[str], device: torch.device) -> Tensor:
+    """Return (B,) bool on ``device``: whose bounds exceed the tolerance.
+
+    Updates that wait for their certificates solve such matrices at once, and nothing is lost.
+    """
+    if isinstance(work, LateWork):
+        return work.lost
+    return torch.zeros(len(work), dtype=torch.bool, device=device)
+
+
 class Tracked(NamedTuple):
     """One update of a batch.
 
@@ -77,4 +171,14 @@ class Tracked(NamedTuple):
     bounds: Tensor
     error_norms: Tensor
     identities: Tensor
-    work: list[str]
+    work: Sequence[str]
+
+    @property
+    def codes(self) -> Tensor:
+        """(B,) int64, with the factors: -1 for "not finite", else the index in ``WORK``."""
+        return codes_of(self.work, WORK, self.bounds.device)
+
+    @property
+    def lost(self) -> Tensor:
+        """(B,) bool, with the factors: see `lost_of`."""
+        return lost_of(self.work, self.bounds.device)

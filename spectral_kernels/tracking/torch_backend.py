@@ -6,6 +6,7 @@ accurate, since they are norms of columns and no eigenvalues of a Gram matrix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,13 @@ class Updates(NamedTuple):
     states: list[State]
     tolerance: float
 
+    @property
+    def lost(self) -> None:
+        """Nothing is: an update waits for its certificates."""
+
+    def resolve(self, which: Sequence[Sequence[int]]) -> None:
+        """Do nothing, as nothing is lost."""
+
     def run(self) -> list[Tracked]:
         """Return the factors of each batch; its state is overwritten with the new one."""
         pairs = zip(self.matrices, self.states, strict=True)
@@ -44,6 +52,8 @@ class Updates(NamedTuple):
 
 def prepare(matrices: list[Tensor], states: list[State], tolerance: float) -> Updates:
     """Return the updates of matrices that lie where they lie now."""
+    for A, state in zip(matrices, states, strict=True):
+        state.to_host(A.device)
     return Updates(matrices, states, tolerance)
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels import dispatch
-from spectral_kernels.numerics import result_dtype
-from spectral_kernels.results import SVD
 from spectral_kernels.tracking.bounds import departure_bound
+from spectral_kernels.tracking.late import LateFlags
+from spectral_kernels.tracking.plan import Plan
 from spectral_kernels.tracking.state import SOLVED, WORK, State, Tracked, sweep_dtype
 
 
@@ -34,7 +33,14 @@ class WholeTracker:
         self._plan: Plan | None = None
         # The tensors that the plan was just found to fit.
         self._checked: list[Tensor] | None = None
-        self.resolves = 0
+        self._flags: LateFlags | None = None
+        self._resolves = 0
+
+    @property
+    def resolves(self) -> int:
+        """How many matrices were solved anew; on a GPU, looking waits for it."""
+        late = [state.late_resolves for state in self._states]
+        return self._resolves + sum(int(count) for count in late if count is not None)
 
     def is_prepared_for(self, tensors: list[Tensor]) -> bool:
         """Whether these are those of the last update, in the same memory."""
@@ -58,13 +64,40 @@ class WholeTracker:
             plan = Plan(tensors, self._states, self.tolerance)
         self._checked = None
         self._plan = plan if self.reuse_buffers else None
+        if self._flags is not None:
+            plan.resolve(self._flags.heard())
         results = plan.run()
+        if plan.lost is not None:
+            # Reading what was done would wait for the device.
+            if self._flags is None:
+                self._flags = LateFlags(plan.counts, plan.lost.device)
+            self._flags.send(plan.lost)
+            return results
         work = [entry for tracked in results for entry in tracked.work]
         if WORK[SOLVED] in work:
-            self.resolves += sum(
+            self._resolves += sum(
                 warm and entry == WORK[SOLVED] for warm, entry in zip(before, work, strict=True)
             )
         return results
+
+    def resolve(self, which: Sequence[Sequence[int]]) -> None:
+        """Solve matrices anew for the next update to start from; see ``SpectrumTracker``.
+
+        Raises:
+            ValueError: entries or indices that do not fit the matrices.
+        """
+        counts = [len(state.warm) for state in self._states]
+        if len(which) != len(counts):
+            raise ValueError(f"which has {len(which)} entries; expected {len(counts)}, as A has")
+        for i, (indices, count) in enumerate(zip(which, counts, strict=True)):
+            wrong = [j for j in indices if not 0 <= j < count]
+            if wrong:
+                raise ValueError(
+                    f"which[{i}] has the index {wrong[0]}; expected 0 to {count - 1}, the matrices "
+                    "of the flattened batch"
+                )
+        if self._plan is not None:
+            self._plan.resolve(which)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what the next update needs.
@@ -74,9 +107,9 @@ class WholeTracker:
         """
         return {
             "vectors": [state.vectors.clone() for state in self._states],
-            "drift": [state.drift.clone() for state in self._states],
-            "names": [state.names.clone() for state in self._states],
-            "warm": [list(state.warm) for state in self._states],
+            "drift": [state.drift.to("cpu", copy=True) for state in self._states],
+            "names": [state.names.to("cpu", copy=True) for state in self._states],
+            "warm": [state.started() for state in self._states],
             "resolves": self.resolves,
         }
 
@@ -92,52 +125,7 @@ class WholeTracker:
             for i, (shape, *part) in enumerate(zip(shapes, *parts, strict=True))
         ]
         self.reset()
-        self._states, self.resolves = states, int(state["resolves"])
-
-
-class Plan:
-    """The updates of matrices that lie in the same memory each time."""
-
-    def __init__(self, tensors: list[Tensor], states: list[State], tolerance: float) -> None:
-        self._places = [_place(A) for A in tensors]
-        self._tensors = tensors
-        flat = [A.reshape(-1, *A.shape[-2:]) if A.numel() else A for A in tensors]
-        # A batch that cannot be flattened in place was copied: such a plan is for once.
-        self._in_place = all(
-            A.data_ptr() == B.data_ptr() for A, B in zip(tensors, flat, strict=True)
-        )
-        device = tensors[0].device
-        for state in states:
-            # A state loaded from a file may be elsewhere.
-            state.vectors = state.vectors.to(device)
-        self._filled = [i for i, A in enumerate(flat) if A.numel()]
-        self._found: list[Tracked] = []
-        self._results = [_nothing(A) for A in tensors]
-        self._updates = None
-        if self._filled:
-            self._updates = dispatch.backend("tracking", device.type).prepare(
-                [flat[i] for i in self._filled], [states[i] for i in self._filled], tolerance
-            )
-
-    def fits(self, tensors: list[Tensor]) -> bool:
-        """Whether these lie where the plan's tensors lie."""
-        return self._in_place and self._places == [_place(A) for A in tensors]
-
-    def run(self) -> list[Tracked]:
-        """Update, in order; the results of the run before are overwritten."""
-        found = self._updates.run() if self._updates is not None else []
-        # The same buffers as last time have the same views.
-        if not self._found or any(a is not b for a, b in zip(found, self._found, strict=True)):
-            # A new list, by which the caller sees that the places are new.
-            self._results = list(self._results)
-            for i, tracked in zip(self._filled, found, strict=True):
-                self._results[i] = _unflatten(tracked, self._tensors[i])
-            self._found = found
-        return self._results
-
-
-def _place(A: Tensor) -> tuple[Any, ...]:
-    return A.data_ptr(), A.dtype, A.shape, A.stride(), A.device
+        self._states, self._resolves = states, int(state["resolves"])
 
 
 def _loaded(
@@ -160,8 +148,8 @@ def _loaded(
     V = V.detach()
     state = State(
         V.to(torch.float32 if V.dtype == torch.float32 else torch.float64, copy=True).contiguous(),
-        drift.detach().to(torch.float64, copy=True),
-        names.detach().to(torch.int64, copy=True).contiguous(),
+        drift.detach().to("cpu", torch.float64, copy=True),
+        names.detach().to("cpu", torch.int64, copy=True).contiguous(),
         [bool(x) for x in warm],
     )
     for j in (j for j, is_warm in enumerate(warm) if is_warm):
@@ -174,37 +162,3 @@ def _loaded(
             )
         state.drift[j] = max(float(state.drift[j]), measured)
     return state
-
-
-def _nothing(A: Tensor) -> Tracked:
-    """Return the factors of a batch without entries, by the shape it has."""
-    *batch, m, n = A.shape
-    r = min(m, n)
-    dtype = result_dtype(A.dtype)
-    svd = SVD(
-        A.new_zeros((*batch, r, m), dtype=dtype).mT,
-        A.new_zeros((*batch, r), dtype=dtype),
-        A.new_zeros((*batch, r, n), dtype=dtype),
-    )
-    return Tracked(
-        svd,
-        A.new_zeros((*batch, r), dtype=torch.float64),
-        A.new_zeros(batch, dtype=torch.float64),
-        A.new_zeros((*batch, r), dtype=torch.int64),
-        [WORK[0]] * math.prod(batch),
-    )
-
-
-def _unflatten(tracked: Tracked, A: Tensor) -> Tracked:
-    """Return one update with the batch dimensions of ``A``."""
-    *batch, m, n = A.shape
-    r = min(m, n)
-    U, S, Vh = tracked.svd
-    Ut = U.mT.reshape(*batch, r, m)
-    return Tracked(
-        SVD(Ut.mT, S.reshape(*batch, r), Vh.reshape(*batch, r, n)),
-        tracked.bounds.reshape(*batch, r),
-        tracked.error_norms.reshape(batch),
-        tracked.identities.reshape(*batch, r),
-        tracked.work,
-    )

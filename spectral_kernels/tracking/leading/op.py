@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -76,6 +77,9 @@ class LeadingTracker:
             warm and entry == WORK[0] for warm, entry in zip(before, work, strict=True)
         )
         return results
+
+    def resolve(self, which: Sequence[Sequence[int]]) -> None:
+        """Do nothing: every update starts anew where its block was lost."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what the next update needs.

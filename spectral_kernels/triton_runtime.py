@@ -1,0 +1,96 @@
+"""Whether Triton kernels can run here, and what their launchers share. Imports without Triton.
+
+Ragged lists of matrices reach a kernel as one table of 64-bit integers on the device: each row
+tells where the data of one job is, as a distance in bytes from one base pointer, and its sizes. A
+table costs one copy, whatever the number of tensors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+REMEDY = "pip install spectral-kernels[triton]"
+OLDEST = (3, 6)
+
+# Launch options that every kernel is compiled with: written out, since the default of fused
+# multiply-adds changes between versions of Triton.
+OPTIONS = {"enable_fp_fusion": True}
+
+
+def interpreting() -> bool:
+    """Whether TRITON_INTERPRET=1 makes kernels run in Python, on the tensors of any device."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+def devices() -> frozenset[str]:
+    """Return the kinds of devices whose tensors the kernels take."""
+    return frozenset({"cuda", "cpu"} if interpreting() else {"cuda"})
+
+
+def refusal() -> str | None:
+    """Return why Triton kernels cannot run, with the remedy, or None where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return f"Triton is not installed; {REMEDY}"
+    import triton
+
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        return f"Triton {triton.__version__} is too old, {wanted} or newer is needed; {REMEDY}"
+    if interpreting():
+        return None
+    if not torch.cuda.is_available():
+        return (
+            "torch finds no CUDA device; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, "
+            "for tests"
+        )
+    if torch.cuda.get_device_capability() < (8, 0):
+        return (
+            f"{torch.cuda.get_device_name()} is older than sm_80, the first with the instructions"
+        )
+    return None
+
+
+def cdiv(a: int, b: int) -> int:
+    """Return a / b rounded up."""
+    return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """Return the smallest power of two that is at least n >= 1."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def bits(value: float) -> int:
+    """Return the bits of a float64 as the int64 that a table holds."""
+    number: int = struct.unpack("q", struct.pack("d", value))[0]
+    return number
+
+
+def unrolled(
+    jobs: Sequence[Sequence[int]], counts: Sequence[int], steps: Sequence[Sequence[int]]
+) -> Tensor:
+    """Return one row for each matrix of batches: ``jobs[i] + b * steps[i]`` for b < counts[i].
+
+    int64 (sum of counts, fields), on the CPU.
+    """
+    rows, step = torch.tensor(jobs), torch.tensor(steps)
+    repeats = torch.tensor(counts)
+    owner = torch.repeat_interleave(torch.arange(len(counts)), repeats)
+    index = torch.arange(len(owner)) - (repeats.cumsum(0) - repeats)[owner]
+    return rows[owner] + index[:, None] * step[owner]
+
+
+def on_device(table: Tensor, device: torch.device) -> Tensor:
+    """Return an int64 table on ``device``, copied without waiting for the device."""
+    if device.type == "cpu":
+        return table
+    return table.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,46 @@
+"""The rank epilogue where its grid and its tiles end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import spectral_kernels as sk
+from spectral_kernels import dispatch
+from spectral_kernels.rank import reference
+from spectral_kernels.results import METRICS
+
+
+def test_the_kernels_run() -> None:
+    assert dispatch.backend("rank", "cpu").__name__ == "spectral_kernels.rank.triton_backend"
+
+
+@pytest.mark.parametrize("r", [1, 2, 127, 128, 129, 1023, 1025])
+def test_lengths_around_the_tiles(r: int) -> None:
+    S = torch.rand(3, r, dtype=torch.float64).sort(descending=True)[0]
+    S[1] = 0
+    summary = sk.summarize_singular_values(S, (r, r + 1))
+    want = reference.summarize(S.numpy(), r, r + 1, (r + 1) * 2.0**-52)
+    for metric in METRICS:
+        np.testing.assert_allclose(
+            getattr(summary, metric), getattr(want, metric), rtol=1e-14, atol=1e-14
+        )
+
+
+def test_ragged_dtypes_layouts_and_bad_spectra() -> None:
+    """One launch over spectra that differ in length, type and layout, one of them with NaN."""
+    wide = torch.rand(4, 6).sort(dim=0, descending=True)[0]
+    bad = torch.rand(2, 3, 7)
+    bad[1, 2, 3] = torch.nan
+    spectra = [wide.mT, torch.rand(5).double(), bad, torch.empty(0, 3), torch.empty(2, 0)]
+    found = sk.summarize_singular_values(spectra)
+    assert [x.stable_rank.shape for x in found] == [(6,), (), (2, 3), (0,), (2,)]
+    for S, summary in zip(spectra, found, strict=True):
+        r = S.shape[-1]
+        clean = torch.nan_to_num(S.double(), nan=1.0).numpy()
+        want = reference.summarize(clean, r, r, r * torch.finfo(S.dtype).eps)
+        rows = torch.isnan(S).any(dim=-1).numpy()
+        for metric in METRICS:
+            expected = np.where(rows, np.nan, getattr(want, metric))
+            np.testing.assert_allclose(getattr(summary, metric), expected, rtol=3e-7, atol=1e-7)
