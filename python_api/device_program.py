@@ -1,6 +1,6 @@
 """What a tracked step computes, as one fixed sequence of work on memory that stays where it is.
 
-    snapshot -> trackers -> ranks with bounds, alignment, clusters, agreement -> one block of numbers
+    snapshot -> trackers -> ranks with bounds, alignment, clusters, agreement -> block of numbers
 
 No number is read on the way, so nothing waits for the device and a CUDA graph may record it all.
 It is what `python_api.tracked_solver`, `meetings`, `clusters` and `reference` do step by step.
@@ -117,7 +117,8 @@ class Program:
     def block(self) -> Tensor:
         """(length,) float64: the numbers of the step, once computed."""
         assert self._derived is not None
-        return self._derived.block
+        block: Tensor = self._derived.block
+        return block
 
     @property
     def layout(self) -> Layout:

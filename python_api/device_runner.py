@@ -102,7 +102,7 @@ class Runner:
         self._launch: Callable[[], None] = program.compute
         self._steps = 0
         self._done: Mark | None = None
-        self._slots: list[tuple[Tensor, weakref.ref[Reading]]] = []
+        self._slots: list[tuple[Tensor, Callable[[], Reading | None]]] = []
         self.refusal: str | None = None
 
     def step(self, scalars: Sequence[Tensor], anew: Sequence[int]) -> Reading:
@@ -159,9 +159,5 @@ class Runner:
             if reading is None or reading.is_kept:
                 return number, slot
         slot = self._streams.landing(len(self._program.block))
-        self._slots.append((slot, _nobody))
+        self._slots.append((slot, lambda: None))
         return len(self._slots) - 1, slot
-
-
-def _nobody() -> None:
-    return None

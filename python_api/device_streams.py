@@ -67,7 +67,7 @@ class CudaStreams:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._side = torch.cuda.Stream(device)
+        self._side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def aside(self) -> AbstractContextManager[Any]:
         """See `Streams`."""
@@ -75,7 +75,7 @@ class CudaStreams:
 
     def mark(self) -> Mark:
         """See `Streams`."""
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return _CudaMark(event)
 

@@ -1,0 +1,229 @@
+"""The monitor's step on a GPU: issued, not waited for.
+
+A matrix whose bound turns out too large is reported with that bound, and solved anew at a later
+step, when its numbers have arrived. That solution may wait for the device, and so do steps that
+cannot be taken here (`python_api.device_path`), which are the monitor's own; parameters that are
+somewhere else than before make a new program.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from python_api.cadence import Cadence
+from python_api.device_frame import FrameMaker, LateNumbers
+from python_api.device_path import never, not_now, not_these
+from python_api.device_program import SCALARS, Asked, Program
+from python_api.device_runner import Reading, Runner
+from python_api.device_streams import CudaStreams, Streams
+from python_api.matrices import Matrix
+from python_api.meetings import Meetings
+from python_api.over_time import OverTime
+from python_api.solvers import Solver
+from python_api.tracked_solver import TrackedSolver
+from spectral_kernels.numerics import result_dtype
+
+__all__ = ["DeviceStep"]
+
+
+class _Prepared(NamedTuple):
+    program: Program
+    runner: Runner
+    asked: Asked
+    copied: dict[int, Tensor]
+    """Memory for matrices that have no view: `Matrix.read` copies them, elsewhere each time."""
+
+
+class DeviceStep:
+    """Takes the steps of a monitor that need not be waited for.
+
+    Args:
+        matrices: those under watch.
+        solver, meetings, over_time: the monitor's, whose vectors are used and kept up to date.
+        k: how many vectors of each matrix take part.
+        cadence: is told what measurements cost, when that is known.
+        kind: of device that takes steps, and ``streams``: makes those of one device.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        solver: Solver,
+        meetings: Meetings,
+        over_time: OverTime,
+        k: int,
+        cadence: Cadence,
+        *,
+        kind: str = "cuda",
+        streams: Callable[[torch.device], Streams] = CudaStreams,
+    ) -> None:
+        self._matrices, self._solver, self._meetings = matrices, solver, meetings
+        self._over_time, self._k, self._cadence = over_time, k, cadence
+        self._kind, self._streams = kind, streams
+        self._never = never(solver, over_time)
+        self._started = [False] * len(matrices)
+        self._prepared: _Prepared | None = None
+        self._maker: FrameMaker | None = None
+        self._on_their_way: deque[tuple[int, Reading]] = deque()
+        self._steps = 0
+        self._lost: set[int] = set()
+        self._solved_at = [-1] * len(matrices)
+
+    def started(self, finite: Sequence[bool]) -> None:
+        """A step of the monitor's own found these matrices finite: they have vectors now."""
+        self._started = [a or b for a, b in zip(self._started, finite, strict=True)]
+
+    def keeps(self, scalars: Mapping[str, float | Tensor]) -> set[str]:
+        """The caller's numbers that stay on the device, if the step is taken."""
+        if self._never is not None:
+            return set()
+        late = [n for n, x in scalars.items() if isinstance(x, Tensor) and self._is_late(x)]
+        return set(late[:SCALARS])
+
+    def take(self, scalars: Mapping[str, float | Tensor]) -> LateNumbers | None:
+        """Issue a step, or return None where it is not taken here.
+
+        What the monitor keeps is then as if all steps so far had been its own.
+
+        Args:
+            scalars: the caller's numbers; tensors are those that `keeps` told.
+        """
+        views = self._views()
+        if views is None:
+            self.leave()
+            return None
+        self.collect()
+        prepared = self._prepare(views)
+        for i, memory in prepared.copied.items():
+            memory.copy_(views[i])
+        anew = sorted(self._lost)
+        late = [value for value in scalars.values() if isinstance(value, Tensor)]
+        reading = prepared.runner.step(late, anew)
+        self._lost.clear()
+        for i in anew:
+            self._solved_at[i] = self._steps
+        if self._maker is None:
+            self._maker = FrameMaker(prepared.asked, prepared.program.layout, self._k)
+        self._on_their_way.append((self._steps, reading))
+        self._steps += 1
+        known = {n: None if isinstance(x, Tensor) else x for n, x in scalars.items()}
+        return LateNumbers(reading, self._maker, anew, known)
+
+    def collect(self) -> None:
+        """Take in what has arrived: which matrices were lost, and what steps cost."""
+        while self._on_their_way and self._on_their_way[0][1].arrived:
+            step, reading = self._on_their_way.popleft()
+            assert self._maker is not None
+            lost = self._maker.lost(reading.numbers())
+            # A step from before a solution does not know of it.
+            self._lost.update(i for i in lost if step >= self._solved_at[i])
+            self._cadence.charge(reading.seconds())
+
+    def wait(self) -> None:
+        """Return when all that was issued is done, with what the monitor keeps up to date."""
+        if self._prepared is not None:
+            self._prepared.runner.wait()
+            self.collect()
+            self._over_time.clusters.load_state(list(self._prepared.program.last))
+
+    def leave(self) -> None:
+        """The next step is the monitor's own, or that of a new program."""
+        self.wait()
+        self._prepared, self._maker = None, None
+        self._lost.clear()
+
+    def forget(self) -> None:
+        """What the monitor keeps comes from elsewhere, and may be without vectors."""
+        self.leave()
+        self._started = [False] * len(self._matrices)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the next step is not taken here."""
+        if self._never is not None:
+            return self._never
+        assert isinstance(self._solver, TrackedSolver)
+        views = [matrix.read() for matrix in self._matrices]
+        reason = not_these(views, self._solver, self._kind)
+        return reason or not_now(self._matrices, self._started, self._over_time)
+
+    @property
+    def described(self) -> str:
+        """One line for `explain`."""
+        reason = self.refusal
+        if reason is not None:
+            return f"a step waits for its numbers: {reason}"
+        told = "a step is issued to the device and not waited for"
+        runner = None if self._prepared is None else self._prepared.runner
+        if runner is not None and runner.refusal is not None:
+            return f"{told}, launch by launch: it could not be recorded ({runner.refusal})"
+        return f"{told}, as one graph from the second on"
+
+    def memory(self) -> dict[str, dict[str, int]]:
+        """``{"packed copy": {matrix: bytes}}``; of steps that are not taken here nothing."""
+        views = None if self._never is not None else [matrix.read() for matrix in self._matrices]
+        if views is None or not_these(views, self._solver, self._kind):  # type: ignore[arg-type]
+            return {}
+        sizes = {
+            matrix.name: view.numel() * result_dtype(view.dtype).itemsize
+            for matrix, view in zip(self._matrices, views, strict=True)
+        }
+        return {"packed copy": sizes}
+
+    def _is_late(self, x: Tensor) -> bool:
+        return x.device.type == self._kind and x.numel() == 1 and not x.is_complex()
+
+    def _is_here(self, x: Tensor | None) -> bool:
+        return x is not None and x.device.type == self._kind
+
+    def _views(self) -> list[Tensor] | None:
+        """The matrices where they are now; None where the step is not taken here."""
+        if self._never is not None or not self._is_here(self._matrices[0].get()):
+            return None
+        assert isinstance(self._solver, TrackedSolver)
+        views = [matrix.read() for matrix in self._matrices]
+        refused = not_these(views, self._solver, self._kind) or not_now(
+            self._matrices, self._started, self._over_time
+        )
+        return None if refused else views
+
+    def _prepare(self, views: Sequence[Tensor]) -> _Prepared:
+        """The program for matrices in these places."""
+        if self._prepared is not None:
+            copied = self._prepared.copied
+            if self._prepared.program.fits([copied.get(i, A) for i, A in enumerate(views)]):
+                return self._prepared
+            self.leave()
+        assert isinstance(self._solver, TrackedSolver)
+        copied = {
+            i: torch.empty_like(view, memory_format=torch.contiguous_format)
+            for i, (view, matrix) in enumerate(zip(views, self._matrices, strict=True))
+            if not _shares_memory(view, matrix.get())
+        }
+        asked = Asked(
+            self._matrices,
+            self._solver.complete,
+            self._solver.partial,
+            self._meetings,
+            self._over_time.reference,
+        )
+        program = Program(
+            asked,
+            self._solver.trackers,
+            [copied.get(i, view) for i, view in enumerate(views)],
+            self._over_time.clusters.state(),
+        )
+        runner = Runner(program, self._streams(views[0].device))
+        self._prepared = _Prepared(program, runner, asked, copied)
+        return self._prepared
+
+
+def _shares_memory(view: Tensor, whole: Tensor | None) -> bool:
+    if whole is None:
+        return False
+    return view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
