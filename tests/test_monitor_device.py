@@ -1,0 +1,275 @@
+"""The monitor's step on a GPU, without one: the same numbers, nothing read, few launches."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from device_steps import LateStreams, as_device
+from test_monitor import Net, due, update
+from torch import nn
+
+import spectral_kernels as sk
+from python_api.frame import SpectralFrame
+from python_api.monitor import SpectralMonitor
+
+
+class Mixed(nn.Module):
+    """Matrices whose parameters have no 2-D view, of several shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)
+        self.up = nn.ConvTranspose2d(5, 4, 2)
+        self.rnn = nn.LSTM(6, 4)
+        self.out = nn.Linear(4, 9)
+
+
+def jolt(model: nn.Module, seed: int, size: float = 1e-3) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += size * torch.randn(p.shape, generator=generator)
+
+
+def numbers(frame: SpectralFrame) -> dict[str, Any]:
+    told = frame.to_dict()
+    del told["overhead"]
+    return told
+
+
+def assert_same_frames(a: SpectralFrame, b: SpectralFrame) -> None:
+    np.testing.assert_equal(numbers(a), numbers(b))
+    for name, row in a.matrices.items():
+        other = b.matrices[name]
+        assert row.singular_values.dtype == other.singular_values.dtype
+        assert row.singular_value_bounds.dtype == other.singular_value_bounds.dtype
+    for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "identities"):
+        mine, theirs = getattr(a, group), getattr(b, group)
+        assert mine.keys() == theirs.keys()
+        assert all(mine[key].dtype == theirs[key].dtype for key in mine), group
+    assert a.chance == b.chance
+    assert a.mean("stable_rank") == b.mean("stable_rank")
+
+
+def given(model: nn.Module) -> dict[str, Any]:
+    torch.manual_seed(1)
+    return {"head.weight": sk.svd(torch.randn(7, 12))}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reference": "previous"},
+        {"reference": None},
+        {"reference": given},
+        {"pairs": None, "reference": None},
+        {"k": 3},
+        {"k": 8, "reference": "previous"},
+        {"every": 2},
+    ],
+    ids=["init", "previous", "none", "given", "values alone", "k 3", "k 8", "every 2"],
+)
+def test_the_numbers_are_those_of_the_ordinary_step(options: dict[str, Any], backend: str) -> None:
+    torch.manual_seed(0)
+    model = Net()
+    if callable(options.get("reference")):
+        options = options | {"reference": options["reference"](model)}
+    plain, watch = SpectralMonitor(model, **options), SpectralMonitor(model, **options)
+    as_device(watch)
+    late = 0
+    for seed in range(8):
+        update(model, seed)
+        if seed == 4:
+            with torch.no_grad():
+                model.head.weight[1, 2] = float("nan")
+        if seed == 5:
+            with torch.no_grad():
+                model.head.weight[1, 2] = 0.5
+        if seed == 6:
+            jolt(model, 6, 0.3)
+        expected, frame = plain.step(loss=float(seed)), watch.step(loss=float(seed))
+        assert (expected is None) == (frame is None)
+        if expected is not None and frame is not None:
+            late += frame._late is not None
+            assert_same_frames(frame, expected)
+            assert frame._late is None
+    assert late == (3 if options.get("every") else 7 if options.get("reference") != None else 7)
+    assert watch.resolves == plain.resolves
+
+
+def test_matrices_without_a_view_are_copied_for_the_snapshot(backend: str) -> None:
+    torch.manual_seed(0)
+    model = Mixed()
+    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model))
+    for seed in range(4):
+        jolt(model, seed)
+        frame = due(watch.step())
+        assert frame._late is not None
+        assert_same_frames(frame, due(plain.step()))
+    assert watch._device._prepared is not None
+    assert len(watch._device._prepared.copied) == 2
+
+
+def test_single_precision_of_several_kinds_and_double(backend: str) -> None:
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        model = Net().to(dtype)
+        plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model))
+        for seed in range(3):
+            jolt(model, seed)
+            frame = due(watch.step())
+            assert frame._late is not None
+            assert_same_frames(frame, due(plain.step()))
+
+
+def test_nothing_is_waited_for_and_frames_come_when_they_arrive() -> None:
+    class Sink:
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+            self.closed = False
+
+        def write(self, frame: SpectralFrame) -> None:
+            assert frame.arrived
+            self.steps.append(frame.step)
+
+        def close(self) -> None:
+            self.closed = True
+
+    model, sink, streams = Net(), Sink(), LateStreams()
+    plain = SpectralMonitor(model)
+    watch = as_device(SpectralMonitor(model, recorder=sink), streams)
+    frames, expected = [], []
+    for seed in range(5):
+        update(model, seed)
+        frames.append(due(watch.step()))
+        expected.append(due(plain.step()))
+        if seed == 2:
+            assert sink.steps == []
+            assert not any(frame.arrived for frame in frames)
+            streams.catch_up()
+    assert sink.steps == [0, 1, 2]
+    assert streams.waits == 0
+    assert [frame.arrived for frame in frames] == [True] * 3 + [False] * 2
+    # The order on the device: nothing overwrites what is still read, nothing reads too early.
+    assert streams.log == [
+        "follow", "landing",
+        "record", "follow", "follow", "replay", "landing",
+        "follow", "follow", "replay", "landing",
+        "follow", "follow", "replay",
+        "follow", "follow", "replay",
+    ]  # fmt: skip
+    for frame, other in zip(frames, expected, strict=True):
+        assert_same_frames(frame, other)
+    # Looking at the last two was waiting, once for each.
+    assert streams.waits == 2
+    watch.close()
+    assert sink.steps == [0, 1, 2, 3, 4]
+    assert sink.closed
+    update(model, 5)
+    assert_same_frames(due(watch.step()), due(plain.step()))
+    assert sink.steps == [0, 1, 2, 3, 4]
+
+
+def test_frames_that_nobody_keeps_need_no_room_of_their_own() -> None:
+    model, streams = Net(), LateStreams()
+    watch = as_device(SpectralMonitor(model), streams)
+    for seed in range(6):
+        update(model, seed)
+        watch.step()
+    # Flags of lost matrices have to be read of every step, so that all six wait.
+    assert streams.log.count("landing") == 6
+    streams.catch_up()
+    for seed in range(6):
+        update(model, seed)
+        watch.step()
+        streams.catch_up()
+    assert streams.log.count("landing") == 6
+    assert streams.waits == 0
+
+
+def test_lookups_outside_the_fields_are_errors_and_do_not_wait() -> None:
+    model, streams = Net(), LateStreams()
+    watch = as_device(SpectralMonitor(model), streams)
+    frame = due(watch.step(7))
+    with pytest.raises(AttributeError, match="no 'matrixes'"):
+        _ = frame.matrixes
+    assert frame.step == 7
+    assert streams.waits == 0
+    twin = copy.copy(frame)
+    assert twin.matrices is frame.matrices
+    assert "SpectralFrame(step=7" in repr(frame)
+
+
+def test_a_state_has_everything_that_was_issued() -> None:
+    model, streams = Net(), LateStreams()
+    seen: list[int] = []
+
+    class Log:
+        def log(self, values: dict[str, Any], *, step: int) -> None:
+            seen.append(step)
+
+    for reference in ("init", "previous"):
+        seen.clear()
+        plain = SpectralMonitor(model, reference=reference)
+        watch = as_device(SpectralMonitor(model, reference=reference, recorder=Log()), streams)
+        for seed in range(4):
+            update(model, seed)
+            plain.step()
+            watch.step()
+        state, other = watch.state_dict(), plain.state_dict()
+        assert seen == [0, 1, 2, 3]
+        for a, b in zip(_leaves(state), _leaves(other), strict=True):
+            np.testing.assert_equal(a, b)
+        resumed = as_device(SpectralMonitor(model, reference=reference), streams)
+        resumed.load_state_dict(state)
+        for seed in range(4, 7):
+            update(model, seed)
+            expected = due(plain.step())
+            assert_same_frames(due(watch.step()), expected)
+            assert_same_frames(due(resumed.step()), expected)
+
+
+def _leaves(state: Any) -> list[Any]:
+    if isinstance(state, dict):
+        return [leaf for key in sorted(state) for leaf in _leaves(state[key])]
+    if isinstance(state, (list, tuple)):
+        return [leaf for item in state for leaf in _leaves(item)]
+    return [state.numpy() if isinstance(state, torch.Tensor) else state]
+
+
+def test_parameters_that_move_make_a_new_program_and_other_shapes_an_error() -> None:
+    model, streams = Net(), LateStreams()
+    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model), streams)
+    for seed in range(6):
+        update(model, seed)
+        if seed == 3:
+            model.head.weight.data = model.head.weight.data.clone()
+        frame = due(watch.step())
+        assert frame._late is not None
+        assert_same_frames(frame, due(plain.step()))
+    assert streams.log.count("record") == 2
+    with torch.no_grad():
+        model.head.weight = nn.Parameter(torch.randn(7, 13))
+    with pytest.raises(ValueError, match=r"head\.weight: its shape was \(7, 12\)"):
+        watch.step()
+
+
+def test_a_program_that_cannot_be_recorded_runs_launch_by_launch() -> None:
+    class Refusing(LateStreams):
+        def recorded(self, work: Any) -> Any:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    model = Net()
+    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model), Refusing())
+    assert "issued to the device and not waited for, as one graph" in watch.explain()
+    for seed in range(4):
+        update(model, seed)
+        assert_same_frames(due(watch.step()), due(plain.step()))
+    assert (
+        "not waited for, launch by launch: it could not be recorded (RuntimeError: operation not "
+        "permitted when stream is capturing)" in watch.explain()
+    )
