@@ -79,7 +79,8 @@ class Cadence:
 
     def measured(self, number: int) -> None:
         """This step was measured; what it cost is told by `charge`, maybe some steps later."""
-        self._last = number
+        if self.overhead is not None:
+            self._last = number
 
     def charge(self, cost: float) -> None:
         """A measurement took so many seconds; they are told in the order of the steps."""
