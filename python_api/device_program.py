@@ -104,7 +104,8 @@ class Program:
     def solve(self, which: Sequence[int]) -> None:
         """Solve these matrices anew, from the snapshot. Waits for the device."""
         for members, tracker in self._trackers:
-            tracker.resolve([[0] if i in which else [] for i in members])
+            if not set(members).isdisjoint(which):
+                tracker.resolve([[0] if i in which else [] for i in members])
 
     def compute(self) -> None:
         """Fill the block from the snapshot."""

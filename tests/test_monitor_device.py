@@ -277,3 +277,146 @@ def test_a_program_that_cannot_be_recorded_runs_launch_by_launch() -> None:
         "not waited for, launch by launch: it could not be recorded (RuntimeError: operation not "
         "permitted when stream is capturing)" in watch.explain()
     )
+
+
+def test_lost_matrices_are_solved_anew_at_a_later_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU nothing is ever lost, so that the flags are planted here."""
+    solved: list[Any] = []
+    monkeypatch.setattr(
+        "spectral_kernels.tracking.op.SpectrumTracker.resolve",
+        lambda tracker, which: solved.append((len(frames), which)),
+    )
+    flags = {2: [1], 3: [1], 4: [], 5: [0]}
+    model, streams = Net(), LateStreams()
+    watch = as_device(SpectralMonitor(model), streams)
+    frames: list[SpectralFrame] = []
+    monkeypatch.setattr(
+        "python_api.device_frame.FrameMaker.lost",
+        lambda maker, told: flags.get(int(maker.scalars(told)[0]), []),
+    )
+    for step in range(9):
+        update(model, step)
+        frames.append(due(watch.step(step, number=torch.tensor(step))))
+        if step in (3, 6):
+            streams.catch_up()
+    names = [matrix.name for matrix in watch.matrices]
+    # The flags of steps 2 and 3 arrive together, before step 4; that of 5 before step 7.
+    assert solved == [
+        (4, [[0] if name == names[1] else [] for name in names]),
+        (7, [[0] if name == names[0] else [] for name in names]),
+    ]
+    assert frames[4].matrices[names[1]].work == "solved"
+    assert frames[4].matrices[names[0]].work != "solved"
+    assert frames[5].matrices[names[1]].work != "solved"
+    assert streams.waits == 2
+
+
+def test_what_is_lost_before_a_solution_arrives_is_not_solved_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    solved: list[int] = []
+    monkeypatch.setattr(
+        "spectral_kernels.tracking.op.SpectrumTracker.resolve",
+        lambda tracker, which: solved.append(step),
+    )
+    monkeypatch.setattr(
+        "python_api.device_frame.FrameMaker.lost",
+        lambda maker, told: [0] if maker.scalars(told)[0] < 4 else [],
+    )
+    model, streams = Net(), LateStreams()
+    watch = as_device(SpectralMonitor(model), streams)
+    for step in range(8):
+        watch.step(step, number=torch.tensor(step))
+        # Each step arrives two steps later.
+        streams.done = max(streams.done, streams.issued - 8)
+    # Heard of before step 3; steps 1 and 2 were issued before it, step 3 is the one that solves.
+    assert solved == [3, 6]
+
+
+def test_scalars_on_the_device_come_with_the_numbers() -> None:
+    model, streams = Net(), LateStreams()
+    watch = as_device(SpectralMonitor(model), streams)
+    loss = torch.tensor([0.1], requires_grad=True)
+    frame = due(watch.step(loss=loss, rate=0.5, count=torch.tensor(3)))
+    with torch.no_grad():
+        loss += 1.0
+    assert streams.waits == 0
+    assert frame.scalars == {"loss": float(np.float32(0.1)), "rate": 0.5, "count": 3.0}
+    assert list(frame.scalars) == ["loss", "rate", "count"]
+    many = {f"x{i}": torch.tensor(float(i)) for i in range(40)}
+    assert due(watch.step(**many)).scalars == {f"x{i}": float(i) for i in range(40)}
+    with pytest.raises(ValueError, match=r"scalar 'loss': expected one number, got shape \(2,\)"):
+        watch.step(loss=torch.zeros(2))
+    with pytest.raises(ValueError, match="scalar 'every': the monitor reports its own every"):
+        watch.step(every=torch.tensor(1.0))
+
+
+def test_the_share_of_the_time_is_that_of_the_device_where_it_is_the_slower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = 0.0
+
+    def tick() -> float:
+        nonlocal clock
+        clock += 1e-6
+        return clock
+
+    monkeypatch.setattr("python_api.monitor.time.perf_counter", tick)
+    model, streams = Net(), LateStreams()
+    watch = as_device(SpectralMonitor(model, overhead=0.1), streams)
+    measured = []
+    for step in range(200):
+        clock += 0.01
+        frame = watch.step(step)
+        streams.catch_up()
+        if frame is not None:
+            measured.append(step)
+            share = frame.overhead
+    # Marks of one step are two milliseconds apart in all: 2 c / (n t + c) <= 0.1 from n = 2 on.
+    assert measured[-1] - measured[-2] == 2
+    assert share == pytest.approx(0.002 / (2 * 0.01), rel=0.01)
+    assert "a measurement takes 2 ms, a training step 10 ms" in watch.explain()
+
+
+def test_what_keeps_a_step_waiting_is_told() -> None:
+    model = Net()
+
+    def told(watch: SpectralMonitor) -> str:
+        return next(line for line in watch.explain().splitlines() if "a step " in line)
+
+    assert told(SpectralMonitor(model)) == (
+        "a step waits for its numbers: the weights are on the device 'cpu'"
+    )
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"method": "exact"}, "method 'tracked' alone goes on from vectors on the device"),
+        ({"method": "randomized"}, "method 'tracked' alone goes on from vectors on the device"),
+        ({"watch": ["weights", "updates"]}, "updates and gradients are solved from scratch"),
+        ({"reference": None}, "there are no vectors to go on from yet (embed.weight, "
+         "block.self_attn.in_proj_weight, block.self_attn.out_proj.weight)"),
+    ]  # fmt: skip
+    for options, reason in cases:
+        watch = as_device(SpectralMonitor(model, **options))
+        assert told(watch) == f"a step waits for its numbers: {reason}"
+        assert due(watch.step())._late is None
+    watch = as_device(SpectralMonitor(nn.Linear(400, 400)))
+    assert "some short sides are too long to track all values (see k)" in told(watch)
+    watch = as_device(SpectralMonitor({"a": torch.eye(3), "b": torch.eye(3).double()}))
+    assert "results of several dtypes: some weights are float64" in told(watch)
+
+
+def test_pauses_and_options_that_change_the_path() -> None:
+    model = Net()
+    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model))
+    for seed in range(8):
+        update(model, seed)
+        with torch.no_grad():
+            # One matrix goes to float64 and back, for which the whole step waits.
+            model.head.double() if seed == 3 else model.head.float()
+        if seed == 5:
+            with watch.paused(), plain.paused():
+                assert watch.step() is None
+                assert plain.step() is None
+        frame = due(watch.step())
+        assert (frame._late is None) == (seed == 3)
+        assert_same_frames(frame, due(plain.step()))
+        model.head.float()
