@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from device_steps import LateStreams, as_device
@@ -179,3 +180,18 @@ def test_bounds_of_leading_values_are_those_of_the_rows(dtype: torch.dtype) -> N
         )
         assert found[i] == pytest.approx(row.value_bounds, rel=1e-12, abs=0.0)
     assert (found[5] != found[5]).all()
+
+
+def test_clusters_have_the_bounds_of_the_rows() -> None:
+    model = Net()
+    watch = as_device(SpectralMonitor(model, k=3))
+    for seed in range(3):
+        update(model, seed)
+        frame = due(watch.step())
+        rows = frame.matrices.values()
+        expected = np.concatenate([row.singular_value_bounds for row in rows])
+        prepared = watch._device._prepared
+        assert prepared is not None
+        assert prepared.program._derived is not None
+        found = prepared.program._derived._clusters.bounds.numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
