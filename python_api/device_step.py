@@ -2,8 +2,9 @@
 
 A matrix whose bound turns out too large is reported with that bound, and solved anew at a later
 step, when its numbers have arrived. That solution may wait for the device, and so do steps that
-cannot be taken here (`python_api.device_path`), which are the monitor's own; parameters that are
-somewhere else than before make a new program.
+cannot be taken here (`python_api.device_path`), which are the monitor's own. Parameters that are
+somewhere else than before make a new program; where they are again within a hundred steps, they
+are copied to one place at every step instead, a launch for each.
 """
 
 from __future__ import annotations
@@ -31,12 +32,19 @@ from spectral_kernels.numerics import result_dtype
 __all__ = ["DeviceStep"]
 
 
+# Preparing and recording a program takes some hundred times as long as a copy of a matrix.
+_LONG = 100
+
+
 class _Prepared(NamedTuple):
     program: Program
     runner: Runner
     asked: Asked
+    places: list[int]
+    """Addresses of the matrices that it was prepared for."""
     copied: dict[int, Tensor]
-    """Memory for matrices that have no view: `Matrix.read` copies them, elsewhere each time."""
+    """Memory for matrices that are elsewhere at every step: those that have no view, so that
+    `Matrix.read` copies them, and those that move."""
 
 
 class DeviceStep:
@@ -73,6 +81,8 @@ class DeviceStep:
         self._steps = 0
         self._lost: set[int] = set()
         self._solved_at = [-1] * len(matrices)
+        self._moved_at = [-_LONG] * len(matrices)
+        self._moves: set[int] = set()
 
     def started(self, finite: Sequence[bool]) -> None:
         """A step of the monitor's own found these matrices finite: they have vectors now."""
@@ -198,12 +208,13 @@ class DeviceStep:
             copied = self._prepared.copied
             if self._prepared.program.fits([copied.get(i, A) for i, A in enumerate(views)]):
                 return self._prepared
+            self._note_moves(views, self._prepared)
             self.leave()
         assert isinstance(self._solver, TrackedSolver)
         copied = {
             i: torch.empty_like(view, memory_format=torch.contiguous_format)
             for i, (view, matrix) in enumerate(zip(views, self._matrices, strict=True))
-            if not _shares_memory(view, matrix.get())
+            if i in self._moves or not _shares_memory(view, matrix.get())
         }
         asked = Asked(
             self._matrices,
@@ -219,8 +230,15 @@ class DeviceStep:
             self._over_time.clusters.state(),
         )
         runner = Runner(program, self._streams(views[0].device))
-        self._prepared = _Prepared(program, runner, asked, copied)
+        self._prepared = _Prepared(program, runner, asked, [x.data_ptr() for x in views], copied)
         return self._prepared
+
+    def _note_moves(self, views: Sequence[Tensor], before: _Prepared) -> None:
+        for i, (view, place) in enumerate(zip(views, before.places, strict=True)):
+            if i not in before.copied and view.data_ptr() != place:
+                if self._steps - self._moved_at[i] < _LONG:
+                    self._moves.add(i)
+                self._moved_at[i] = self._steps
 
 
 def _shares_memory(view: Tensor, whole: Tensor | None) -> bool:

@@ -262,6 +262,25 @@ def test_parameters_that_move_make_a_new_program_and_other_shapes_an_error() -> 
         watch.step()
 
 
+def test_parameters_that_move_at_every_step_are_copied() -> None:
+    model, streams = Net(), LateStreams()
+    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model), streams)
+    before = []
+    for seed in range(8):
+        update(model, seed)
+        # Kept, so that no memory comes back.
+        before.append(model.head.weight.data)
+        model.head.weight.data = model.head.weight.data.clone()
+        frame = due(watch.step())
+        assert frame._late is not None
+        assert_same_frames(frame, due(plain.step()))
+    prepared = watch._device._prepared
+    assert prepared is not None
+    assert [watch.matrices[i].name for i in prepared.copied] == ["head.weight"]
+    # Recorded once: the programs of the first two steps were never run twice.
+    assert streams.log.count("record") == 1
+
+
 def test_a_program_that_cannot_be_recorded_runs_launch_by_launch() -> None:
     class Refusing(LateStreams):
         def recorded(self, work: Any) -> Any:
