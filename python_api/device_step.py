@@ -108,12 +108,13 @@ class DeviceStep:
             self.leave()
             return None
         self.collect()
-        prepared = self._prepare(views)
-        for i, memory in prepared.copied.items():
-            memory.copy_(views[i])
         anew = sorted(self._lost)
         late = [value for value in scalars.values() if isinstance(value, Tensor)]
-        reading = prepared.runner.step(late, anew)
+        with torch.cuda.device_of(views[0]):
+            prepared = self._prepare(views)
+            for i, memory in prepared.copied.items():
+                memory.copy_(views[i])
+            reading = prepared.runner.step(late, anew)
         self._lost.clear()
         for i in anew:
             self._solved_at[i] = self._steps

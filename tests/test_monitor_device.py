@@ -439,3 +439,10 @@ def test_pauses_and_options_that_change_the_path() -> None:
         assert (frame._late is None) == (seed == 3)
         assert_same_frames(frame, due(plain.step()))
         model.head.float()
+
+
+def test_the_packed_copy_is_in_the_memory_plan() -> None:
+    model = Net().to(torch.bfloat16)
+    assert "packed copy" not in SpectralMonitor(model).memory().kept
+    kept = as_device(SpectralMonitor(model)).memory().kept["packed copy"]
+    assert kept == {name: 4 * p.numel() for name, p in model.named_parameters() if p.dim() == 2}

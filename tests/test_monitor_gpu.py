@@ -15,7 +15,6 @@ from test_monitor_tracked import assert_within_bounds
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from python_api.frame import SpectralFrame
 from python_api.monitor import SpectralMonitor
 from python_api.recorder import Recorder
 
