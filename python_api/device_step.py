@@ -110,7 +110,7 @@ class DeviceStep:
         self.collect()
         anew = sorted(self._lost)
         late = [value for value in scalars.values() if isinstance(value, Tensor)]
-        with torch.cuda.device_of(views[0]):
+        with torch.cuda.device_of(views[0]):  # type: ignore[no-untyped-call]
             prepared = self._prepare(views)
             for i, memory in prepared.copied.items():
                 memory.copy_(views[i])
