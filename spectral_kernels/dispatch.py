@@ -56,7 +56,7 @@ OPERATIONS = {
     "rsvd": ("cpu", "torch"),
     "rank": ("cpu", "triton", "torch"),
     "alignment": ("cpu", "torch"),
-    "snapshot": ("cpu", "torch"),
+    "snapshot": ("cpu", "triton", "torch"),
     "tracking": ("cpu", "torch"),
     "tracking.leading": ("cpu", "torch"),
     "decomposed": ("torch",),

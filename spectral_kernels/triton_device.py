@@ -30,6 +30,20 @@ def load_float64(base_ptr, offset, index, mask, code):
 
 
 @triton.jit
+def load_float32(ptr, index, code, mask):
+    """Return entries of a 16- or 32-bit type as float32; anything where masked. mask: may be None."""
+    if code == FLOAT16:
+        x = tl.load(ptr.to(tl.pointer_type(tl.float16)) + index, mask=mask).to(tl.float32)
+    elif code == BFLOAT16:
+        # The upper half of a float32: exact, and known to Triton's interpreter.
+        half = tl.load(ptr.to(tl.pointer_type(tl.uint16)) + index, mask=mask)
+        x = (half.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        x = tl.load(ptr.to(tl.pointer_type(tl.float32)) + index, mask=mask)
+    return x
+
+
+@triton.jit
 def load_bits(ptr):
     """Return the float64 whose bits a table of int64 holds."""
     return tl.load(ptr).to(tl.float64, bitcast=True)

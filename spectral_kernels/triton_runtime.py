@@ -89,6 +89,14 @@ def unrolled(
     return rows[owner] + index[:, None] * step[owner]
 
 
+def batch_offsets(A: Tensor) -> Tensor:
+    """Return where each matrix of ``A`` (..., m, n) begins, in bytes from the first: (count,)."""
+    offsets = torch.zeros(1, dtype=torch.int64)
+    for size, stride in zip(A.shape[:-2], A.stride()[:-2], strict=True):
+        offsets = (offsets[:, None] + stride * torch.arange(size)).flatten()
+    return offsets * A.element_size()
+
+
 def on_device(table: Tensor, device: torch.device) -> Tensor:
     """Return an int64 table on ``device``, copied without waiting for the device."""
     if device.type == "cpu":

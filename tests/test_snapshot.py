@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from spectral_kernels import numerics
+from spectral_kernels.results import Snapshot
 from spectral_kernels.snapshot import reference
 from spectral_kernels.snapshot.op import snapshot_list
+from spectral_kernels.snapshot.prepared import PreparedSnapshot
 
 
-def check(tensors: list[torch.Tensor]) -> None:
-    snap = snapshot_list(tensors)
+def check(tensors: list[torch.Tensor], snap: Snapshot | None = None) -> None:
+    snap = snapshot_list(tensors) if snap is None else snap
     rows = []
     for A, copy in zip(tensors, snap.matrices, strict=True):
         assert copy.dtype == numerics.result_dtype(A.dtype)
@@ -95,3 +97,38 @@ def test_a_copy_is_a_copy(backend: str) -> None:
     snap = snapshot_list([A])
     A.zero_()
     assert (snap.matrices[0] != 0).all()
+
+
+def test_prepared_snapshots_follow_their_matrices(every_isa: str) -> None:
+    tensors = [
+        torch.randn(5, 4),
+        torch.randn(40, 33).mT,
+        torch.randn(4, 2, 9).transpose(0, 1),
+        torch.randn(2, 3, 4, 5).transpose(1, 2)[:, :, :2],
+        torch.randn(6, 7).bfloat16(),
+        torch.randn(3, 50, dtype=torch.float64),
+        torch.empty(2, 0, 4),
+    ]
+    prepared = PreparedSnapshot(tensors)
+    first = prepared.run()
+    check(tensors, first)
+    places = [x.data_ptr() for x in (*first.matrices, *first[1:])]
+    for A in tensors:
+        A.mul_(-3)
+    tensors[4][2, 3] = torch.inf
+    second = prepared.run()
+    check(tensors, second)
+    assert [x.data_ptr() for x in (*second.matrices, *second[1:])] == places
+    assert second.finite.tolist() == [*[1] * 12, 0, 1, 1, 1]
+
+
+def test_prepared_snapshots_know_their_matrices(backend: str) -> None:
+    parameter = torch.nn.Parameter(torch.randn(4, 6))
+    prepared = PreparedSnapshot([parameter[:2], parameter.mT])
+    assert prepared.fits([parameter[:2], parameter.mT])
+    assert not prepared.fits([parameter[:2], parameter])
+    assert not prepared.fits([parameter[2:], parameter.mT])
+    assert not prepared.fits([parameter[:2]])
+    assert not prepared.fits([parameter[:2], parameter.mT.clone()])
+    assert not prepared.fits([parameter[:2].view(torch.int32), parameter.mT])
+    assert not prepared.run().matrices[0].requires_grad

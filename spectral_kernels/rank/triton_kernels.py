@@ -15,16 +15,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from spectral_kernels.rank.triton_bound_kernels import bound
 from spectral_kernels.triton_device import load_bits, load_float64, surprisal
 
-# Columns of a job: byte offset of the values, dtype code, r, the bits of rtol.
-FIELDS = tl.constexpr(4)
+# Columns of a job: byte offset of the values; dtype code; r; the bits of rtol; byte offsets of the
+# bounds of the values and of that of the 2-norm of all errors.
+FIELDS = tl.constexpr(6)
 METRICS = tl.constexpr(7)
 
 
 @triton.jit
-def summaries(base_ptr, jobs_ptr, out_ptr, BLOCK: tl.constexpr):
-    """out (rows, 7) float64."""
+def summaries(base_ptr, jobs_ptr, out_ptr, rows, BOUNDS: tl.constexpr, BLOCK: tl.constexpr):
+    """out (rows, 7) float64; with BOUNDS (2, rows, 7), the second half the bounds."""
     row = tl.program_id(0).to(tl.int64)
     job = jobs_ptr + row * FIELDS
     values, code, r = tl.load(job), tl.load(job + 1), tl.load(job + 2)
@@ -39,6 +41,10 @@ def summaries(base_ptr, jobs_ptr, out_ptr, BLOCK: tl.constexpr):
     good = bad == 0
     _write(out_ptr + row * METRICS, good, entropy, exponential, squares, rank, top, total * top,
            frobenius)  # fmt: skip
+    if BOUNDS:
+        bounds, norm = tl.load(job + 4), tl.load(job + 5)
+        bound(base_ptr, values, bounds, norm, out_ptr + (rows + row) * METRICS, code, r, rtol, top,
+              entropy, exponential, squares, total * top, frobenius, good, BLOCK)  # fmt: skip
 
 
 @triton.jit
@@ -69,7 +75,7 @@ def _sums(base_ptr, values, code, r, top, rtol, BLOCK: tl.constexpr):
         total += x
         squares += x * x
         logs -= surprisal(x)
-        # Masked: with rtol < 0 no caller gets here, but a masked zero is no value.
+        # A place beyond the end holds 0, which is no value, whatever rtol is.
         rank += tl.where((x > rtol) & (i < r), 1.0, 0.0)
     return tl.sum(total, 0), tl.sum(squares, 0), tl.sum(logs, 0), tl.sum(rank, 0)
 

@@ -1,46 +1,43 @@
-"""Packed copies of the same matrices again and again, prepared once."""
+"""Snapshots of the same matrices again and again, prepared once."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels import dispatch
 from spectral_kernels.results import Snapshot
-from spectral_kernels.snapshot.op import snapshot_list
+
+_Place = tuple[int, torch.Size, tuple[int, ...], torch.dtype, torch.device]
 
 
 class PreparedSnapshot:
-    """``snapshot_list`` of matrices that lie where they lie now, into the same memory each time.
+    """``snapshot_list`` of matrices whose memory stays, as that of parameters does.
+
+    A run writes the same tensors each time, so that what reads them can be captured in a CUDA
+    graph; on a GPU with Triton it is one launch, allocates nothing and waits for nothing.
 
     Args:
-        matrices: tensors (..., m, n) on one device, any strides; at least one.
+        matrices: at least one tensor (..., m, n), all on one device, any strides. They are kept.
     """
 
     def __init__(self, matrices: list[Tensor]) -> None:
-        self._matrices = matrices
+        matrices = [A.detach() for A in matrices]
         self._places = [_place(A) for A in matrices]
-        copies = [
-            torch.zeros(A.shape, dtype=result_dtype(A.dtype), device=A.device) for A in matrices
-        ]
-        count = sum(A.shape[:-2].numel() for A in matrices)
-        self._statistics = copies[0].new_zeros((3, count), dtype=torch.float64)
-        self._found = Snapshot(copies, *self._statistics)
+        module = dispatch.backend("snapshot", matrices[0].device.type)
+        self._copies = module.Copies(matrices)
+        self._snapshot = Snapshot(self._copies.copies, *self._copies.statistics.unbind(-1))
 
     def fits(self, matrices: list[Tensor]) -> bool:
-        """Whether these lie where the ones lie that this was made of."""
-        return self._places == [_place(A) for A in matrices]
+        """Whether these lie where the matrices that this was made of do, in the same layout."""
+        return [_place(A) for A in matrices] == self._places
 
     def run(self) -> Snapshot:
-        """Return the snapshot of now; the one before is overwritten."""
-        found = snapshot_list(self._matrices)
-        for kept, copy in zip(self._found.matrices, found.matrices, strict=True):
-            kept.copy_(copy)
-        self._statistics.copy_(torch.stack(found[1:]))
-        return self._found
+        """Return the snapshot of the matrices as they are now; the next run overwrites it."""
+        with torch.no_grad():
+            self._copies.run()
+        return self._snapshot
 
 
-def _place(A: Tensor) -> tuple[Any, ...]:
-    return A.data_ptr(), A.dtype, A.shape, A.stride(), A.device
+def _place(A: Tensor) -> _Place:
+    return A.data_ptr(), A.shape, A.stride(), A.dtype, A.device

@@ -14,6 +14,20 @@ def snapshot(matrices: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     return copies, torch.cat([_statistics(A) for A in copies])
 
 
+class Copies:
+    """Copies and statistics of matrices that stay where they are, in memory that stays."""
+
+    def __init__(self, matrices: list[Tensor]) -> None:
+        self._matrices = matrices
+        self.copies, self.statistics = snapshot(matrices)
+
+    def run(self) -> None:
+        """Copy the matrices as they are now."""
+        for A, copy in zip(self._matrices, self.copies, strict=True):
+            copy.copy_(A)
+        self.statistics.copy_(torch.cat([_statistics(A) for A in self.copies]))
+
+
 def _copy(A: Tensor) -> Tensor:
     return torch.empty(A.shape, dtype=numerics.result_dtype(A.dtype), device=A.device).copy_(A)
 

@@ -6,9 +6,15 @@ from spectral_kernels.rank import triton_kernels
 from spectral_kernels.rank.triton_backend import plan
 from triton_variants import Variant
 
-_SIGNATURE = {"base_ptr": "*u8", "jobs_ptr": "*i64", "out_ptr": "*fp64"}
+_SIGNATURE = {"base_ptr": "*u8", "jobs_ptr": "*i64", "out_ptr": "*fp64", "rows": "i32"}
 
 VARIANTS = [
-    Variant.of_plan(f"summaries {told}", triton_kernels.summaries, _SIGNATURE, plan(longest))
+    Variant.of_plan(
+        f"summaries {told}{' and bounds' if bounds else ''}",
+        triton_kernels.summaries,
+        _SIGNATURE,
+        plan(longest, bounds),
+    )
     for told, longest in (("short", 64), ("long", 768))
+    for bounds in (False, True)
 ]
