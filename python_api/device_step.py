@@ -108,7 +108,9 @@ class DeviceStep:
             self.leave()
             return None
         self.collect()
-        anew = sorted(self._lost)
+        # A program that could not be recorded runs the trackers' own code, which solves anew.
+        told = self._prepared is not None and self._prepared.runner.refusal is not None
+        anew = [] if told else sorted(self._lost)
         late = [value for value in scalars.values() if isinstance(value, Tensor)]
         with torch.cuda.device_of(views[0]):  # type: ignore[no-untyped-call]
             prepared = self._prepare(views)
