@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from python_api.clusters import shown
-from python_api.device_program import Asked, Layout
+from python_api.device_results import Asked, Layout
 from python_api.device_runner import Reading
 from python_api.frame import MatrixRow
 from python_api.packed_rows import PackedRows, RowPlan

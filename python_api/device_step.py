@@ -3,8 +3,7 @@
 A matrix whose bound turns out too large is reported with that bound, and solved anew at a later
 step, when its numbers have arrived. That solution may wait for the device, and so do steps that
 cannot be taken here (`python_api.device_path`), which are the monitor's own. Parameters that are
-somewhere else than before make a new program; where they are again within a hundred steps, they
-are copied to one place at every step instead, a launch for each.
+somewhere else than before (`python_api.device_places`) make a new program.
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ from torch import Tensor
 from python_api.cadence import Cadence
 from python_api.device_frame import FrameMaker, LateNumbers
 from python_api.device_path import never, not_now, not_these
-from python_api.device_program import SCALARS, Asked, Program
+from python_api.device_places import Places
+from python_api.device_program import Program
+from python_api.device_results import SCALARS, Asked
 from python_api.device_runner import Reading, Runner
 from python_api.device_streams import CudaStreams, Streams
 from python_api.matrices import Matrix
@@ -32,19 +33,10 @@ from spectral_kernels.numerics import result_dtype
 __all__ = ["DeviceStep"]
 
 
-# Preparing and recording a program takes some hundred times as long as a copy of a matrix.
-_LONG = 100
-
-
 class _Prepared(NamedTuple):
     program: Program
     runner: Runner
     asked: Asked
-    places: list[int]
-    """Addresses of the matrices that it was prepared for."""
-    copied: dict[int, Tensor]
-    """Memory for matrices that are elsewhere at every step: those that have no view, so that
-    `Matrix.read` copies them, and those that move."""
 
 
 class DeviceStep:
@@ -81,8 +73,7 @@ class DeviceStep:
         self._steps = 0
         self._lost: set[int] = set()
         self._solved_at = [-1] * len(matrices)
-        self._moved_at = [-_LONG] * len(matrices)
-        self._moves: set[int] = set()
+        self._places = Places(matrices)
 
     def started(self, finite: Sequence[bool]) -> None:
         """A step of the monitor's own found these matrices finite: they have vectors now."""
@@ -113,9 +104,7 @@ class DeviceStep:
         anew = [] if told else sorted(self._lost)
         late = [value for value in scalars.values() if isinstance(value, Tensor)]
         with torch.cuda.device_of(views[0]):  # type: ignore[no-untyped-call]
-            prepared = self._prepare(views)
-            for i, memory in prepared.copied.items():
-                memory.copy_(views[i])
+            prepared = self._prepare(self._places.settle(views))
             reading = prepared.runner.step(late, anew)
         self._lost.clear()
         for i in anew:
@@ -205,20 +194,13 @@ class DeviceStep:
         )
         return None if refused else views
 
-    def _prepare(self, views: Sequence[Tensor]) -> _Prepared:
+    def _prepare(self, settled: Sequence[Tensor]) -> _Prepared:
         """The program for matrices in these places."""
         if self._prepared is not None:
-            copied = self._prepared.copied
-            if self._prepared.program.fits([copied.get(i, A) for i, A in enumerate(views)]):
+            if self._prepared.program.fits(settled):
                 return self._prepared
-            self._note_moves(views, self._prepared)
             self.leave()
         assert isinstance(self._solver, TrackedSolver)
-        copied = {
-            i: torch.empty_like(view, memory_format=torch.contiguous_format)
-            for i, (view, matrix) in enumerate(zip(views, self._matrices, strict=True))
-            if i in self._moves or not _shares_memory(view, matrix.get())
-        }
         asked = Asked(
             self._matrices,
             self._solver.complete,
@@ -226,25 +208,8 @@ class DeviceStep:
             self._meetings,
             self._over_time.reference,
         )
-        program = Program(
-            asked,
-            self._solver.trackers,
-            [copied.get(i, view) for i, view in enumerate(views)],
-            self._over_time.clusters.state(),
+        program = Program(asked, self._solver.trackers, settled, self._over_time.clusters.state())
+        self._prepared = _Prepared(
+            program, Runner(program, self._streams(settled[0].device)), asked
         )
-        runner = Runner(program, self._streams(views[0].device))
-        self._prepared = _Prepared(program, runner, asked, [x.data_ptr() for x in views], copied)
         return self._prepared
-
-    def _note_moves(self, views: Sequence[Tensor], before: _Prepared) -> None:
-        for i, (view, place) in enumerate(zip(views, before.places, strict=True)):
-            if i not in before.copied and view.data_ptr() != place:
-                if self._steps - self._moved_at[i] < _LONG:
-                    self._moves.add(i)
-                self._moved_at[i] = self._steps
-
-
-def _shares_memory(view: Tensor, whole: Tensor | None) -> bool:
-    if whole is None:
-        return False
-    return view.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()

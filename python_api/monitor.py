@@ -60,14 +60,15 @@ class SpectralMonitor:
         model: a module (compiled or wrapped for data parallelism too), or a mapping from names
             to tensors such as a state dict.
         method: "tracked": all singular values, from the vectors of the step before where they
-            still hold, with a proved bound on every value (short sides above 384: values from
-            scratch, 100 leading vectors tracked); "exact": the same from scratch, to rounding;
-            "randomized": k leading triplets, warm-started from the step before, with bounds for
-            what they leave open.
+            still hold, with a proved bound on every value (short sides above 384, on a GPU above
+            1024: values from scratch, 100 leading vectors tracked); "exact": the same from
+            scratch, to rounding; "randomized": k leading triplets, warm-started from the step
+            before, with bounds for what they leave open.
         every: measure at steps that are multiples of this (1).
         overhead: instead of ``every``, the share of the time that the monitor may take, such as
             0.02: measured as often as that allows, see `python_api.cadence`. ``monitor.every``
-            and ``frame.every`` tell the cadence, ``frame.overhead`` the share that it took.
+            and ``frame.every`` tell the cadence, ``frame.overhead`` the share that it took. For a
+            step that is left to a GPU this is the GPU's time, though it works beside training.
         k: for "exact", how many vectors take part in alignment and agreement (100); for
             "randomized", how many triplets are computed (32). For "tracked", None gives all
             values and compares 100 vectors; a number tracks so many leading triplets and computes
