@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -62,10 +63,13 @@ class DeviceStep:
         kind: str = "cuda",
         streams: Callable[[torch.device], Streams] = CudaStreams,
     ) -> None:
-        self._matrices, self._solver, self._meetings = matrices, solver, meetings
-        self._over_time, self._k, self._cadence = over_time, k, cadence
-        self._kind, self._streams = kind, streams
+        self._matrices, self._meetings, self._over_time = matrices, meetings, over_time
+        self._k, self._cadence, self._kind = k, cadence, kind
+        # One second stream a device: memory that was used on one is not free for another.
+        self._streams = cache(streams)
         self._never = never(solver, over_time)
+        # None where no step is ever taken.
+        self._solver = solver if isinstance(solver, TrackedSolver) and not self._never else None
         self._started = [False] * len(matrices)
         self._prepared: _Prepared | None = None
         self._maker: FrameMaker | None = None
@@ -81,7 +85,7 @@ class DeviceStep:
 
     def keeps(self, scalars: Mapping[str, float | Tensor]) -> set[str]:
         """The caller's numbers that stay on the device, if the step is taken."""
-        if self._never is not None:
+        if self._solver is None:
             return set()
         late = [n for n, x in scalars.items() if isinstance(x, Tensor) and self._is_late(x)]
         return set(late[:SCALARS])
@@ -147,12 +151,7 @@ class DeviceStep:
     @property
     def refusal(self) -> str | None:
         """Why the next step is not taken here."""
-        if self._never is not None:
-            return self._never
-        assert isinstance(self._solver, TrackedSolver)
-        views = [matrix.read() for matrix in self._matrices]
-        reason = not_these(views, self._solver, self._kind)
-        return reason or not_now(self._matrices, self._started, self._over_time)
+        return self._never or self._refused([matrix.read() for matrix in self._matrices])
 
     @property
     def described(self) -> str:
@@ -168,8 +167,8 @@ class DeviceStep:
 
     def memory(self) -> dict[str, dict[str, int]]:
         """``{"packed copy": {matrix: bytes}}``; of steps that are not taken here nothing."""
-        views = None if self._never is not None else [matrix.read() for matrix in self._matrices]
-        if views is None or not_these(views, self._solver, self._kind):  # type: ignore[arg-type]
+        views = [matrix.read() for matrix in self._matrices]
+        if self._solver is None or not_these(views, self._solver, self._kind):
             return {}
         sizes = {
             matrix.name: view.numel() * result_dtype(view.dtype).itemsize
@@ -185,14 +184,15 @@ class DeviceStep:
 
     def _views(self) -> list[Tensor] | None:
         """The matrices where they are now; None where the step is not taken here."""
-        if self._never is not None or not self._is_here(self._matrices[0].get()):
+        if self._solver is None or not self._is_here(self._matrices[0].get()):
             return None
-        assert isinstance(self._solver, TrackedSolver)
         views = [matrix.read() for matrix in self._matrices]
-        refused = not_these(views, self._solver, self._kind) or not_now(
-            self._matrices, self._started, self._over_time
-        )
-        return None if refused else views
+        return None if self._refused(views) else views
+
+    def _refused(self, views: Sequence[Tensor]) -> str | None:
+        assert self._solver is not None
+        reason = not_these(views, self._solver, self._kind)
+        return reason or not_now(self._matrices, self._started, self._over_time)
 
     def _prepare(self, settled: Sequence[Tensor]) -> _Prepared:
         """The program for matrices in these places."""
@@ -200,7 +200,7 @@ class DeviceStep:
             if self._prepared.program.fits(settled):
                 return self._prepared
             self.leave()
-        assert isinstance(self._solver, TrackedSolver)
+        assert self._solver is not None
         asked = Asked(
             self._matrices,
             self._solver.complete,

@@ -57,7 +57,7 @@ OPERATIONS = {
     "rank": ("cpu", "triton", "torch"),
     "alignment": ("cpu", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
-    "tracking": ("cpu", "torch"),
+    "tracking": ("cpu", "triton", "torch"),
     "tracking.leading": ("cpu", "torch"),
     "decomposed": ("torch",),
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -94,13 +92,6 @@ class Updates:
         self._codes = self._report.numpy()[:, 0]
         self._cold = True
         self._jobs = self._all_jobs()
-
-    @property
-    def lost(self) -> None:
-        """Nothing is: an update waits for its certificates."""
-
-    def resolve(self, which: Sequence[Sequence[int]]) -> None:
-        """Do nothing, as nothing is lost."""
 
     def _warm_up(self) -> None:
         """Note which matrices have vectors now; their jobs say so from the next run on."""

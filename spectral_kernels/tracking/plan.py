@@ -12,34 +12,42 @@ from torch import Tensor
 from spectral_kernels import dispatch
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
-from spectral_kernels.tracking.state import WORK, State, Tracked, Updates
+from spectral_kernels.tracking.state import WORK, LateUpdates, LateWork, State, Tracked, Updates
 
 
 class Plan:
     """The updates of matrices that lie in the same memory each time."""
 
     def __init__(self, tensors: list[Tensor], states: list[State], tolerance: float) -> None:
-        self._places = [_place(A) for A in tensors]
-        self._tensors = tensors
-        flat = [A.reshape(-1, *A.shape[-2:]) if A.numel() else A for A in tensors]
-        # A batch that cannot be flattened in place was copied: such a plan is for once.
-        self._in_place = all(
-            A.data_ptr() == B.data_ptr() for A, B in zip(tensors, flat, strict=True)
-        )
+        self._filled = [i for i, A in enumerate(tensors) if A.numel()]
+        flat = self._bind(tensors)
         device = tensors[0].device
-        self._filled = [i for i, A in enumerate(flat) if A.numel()]
         self._found: list[Tracked] = []
         self._results = [_nothing(A) for A in tensors]
         self._updates: Updates | None = None
+        self._late: LateUpdates | None = None
         if self._filled:
-            self._updates = dispatch.backend("tracking", device.type).prepare(
-                [flat[i] for i in self._filled], [states[i] for i in self._filled], tolerance
-            )
+            backend = dispatch.backend("tracking", device.type)
+            self._updates = backend.prepare(flat, [states[i] for i in self._filled], tolerance)
+            if isinstance(self._updates, LateUpdates):
+                self._late = self._updates
+
+    def _bind(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Note where these lie, and return those that are not empty as batches (B, m, n)."""
+        self._places = [_place(A) for A in tensors]
+        self._tensors = tensors
+        filled = [tensors[i] for i in self._filled]
+        flat = [A.reshape(-1, *A.shape[-2:]) for A in filled]
+        # A batch that cannot be flattened in place was copied: such a plan is for once.
+        self._in_place = all(
+            A.data_ptr() == B.data_ptr() for A, B in zip(filled, flat, strict=True)
+        )
+        return flat
 
     @property
     def lost(self) -> Tensor | None:
-        """As of `Updates`."""
-        return None if self._updates is None else self._updates.lost
+        """As of `LateUpdates`; None where updates wait, and nothing is lost."""
+        return None if self._late is None else self._late.lost
 
     @property
     def counts(self) -> list[int]:
@@ -50,10 +58,18 @@ class Plan:
         """Whether these lie where the plan's tensors lie."""
         return self._in_place and self._places == [_place(A) for A in tensors]
 
+    def rebind(self, tensors: list[Tensor]) -> bool:
+        """Whether these take the place of those before them, without another plan."""
+        alike = [_kind(A) for A in tensors] == [_kind(A) for A in self._tensors]
+        if self._late is None or not alike:
+            return False
+        self._late.rebind(self._bind(tensors))
+        return True
+
     def resolve(self, which: Sequence[Sequence[int]]) -> None:
         """Solve matrices anew for the next run; an entry of indices for each tensor."""
-        if self._updates is not None and any(which):
-            self._updates.resolve([which[i] for i in self._filled])
+        if self._late is not None and any(which):
+            self._late.resolve([which[i] for i in self._filled])
 
     def run(self) -> list[Tracked]:
         """Update, in order; the results of the run before are overwritten."""
@@ -66,6 +82,20 @@ class Plan:
                 self._results[i] = _unflatten(tracked, self._tensors[i])
             self._found = found
         return self._results
+
+
+def copied(tracked: Tracked) -> Tracked:
+    """Return results that the next update leaves alone."""
+    svd, bounds, norms, identities, work = tracked
+    if isinstance(work, LateWork):
+        work = LateWork(work.codes.clone(), work.lost.clone())
+    return Tracked(
+        SVD(*(x.clone() for x in svd)), bounds.clone(), norms.clone(), identities.clone(), work
+    )
+
+
+def _kind(A: Tensor) -> tuple[Any, ...]:
+    return A.dtype, A.shape, A.device
 
 
 def _place(A: Tensor) -> tuple[Any, ...]:

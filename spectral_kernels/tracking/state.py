@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -90,17 +90,26 @@ def sweep_dtype(dtype: torch.dtype, shape: tuple[int, int], tolerance: float) ->
 class Updates(Protocol):
     """Prepared updates of batches (B, m, n) and their states."""
 
-    @property
-    def lost(self) -> Tensor | None:
-        """(sum of B,) bool on the device: see `lost_of`; None where nothing is ever lost."""
-        ...
-
     def run(self) -> list[Tracked]:
         """Return the factors of each batch; its state is overwritten with the new one."""
         ...
 
+
+@runtime_checkable
+class LateUpdates(Updates, Protocol):
+    """Updates that do not wait for their own certificates, so that matrices can be lost."""
+
+    @property
+    def lost(self) -> Tensor:
+        """(sum of B,) bool on the device: whose bounds exceed the tolerance."""
+        ...
+
     def resolve(self, which: Sequence[Sequence[int]]) -> None:
         """Solve matrices anew, as they are now, for the next run; indices for each batch."""
+        ...
+
+    def rebind(self, matrices: list[Tensor]) -> None:
+        """Read from other memory from now on: batches of the same shapes, types and device."""
         ...
 
 

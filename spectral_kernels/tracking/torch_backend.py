@@ -6,7 +6,6 @@ accurate, since they are norms of columns and no eigenvalues of a Gram matrix.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,13 +35,6 @@ class Updates(NamedTuple):
     matrices: list[Tensor]
     states: list[State]
     tolerance: float
-
-    @property
-    def lost(self) -> None:
-        """Nothing is: an update waits for its certificates."""
-
-    def resolve(self, which: Sequence[Sequence[int]]) -> None:
-        """Do nothing, as nothing is lost."""
 
     def run(self) -> list[Tracked]:
         """Return the factors of each batch; its state is overwritten with the new one."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spectral_kernels.tracking.bounds import departure_bound
 from spectral_kernels.tracking.late import LateFlags
-from spectral_kernels.tracking.plan import Plan
+from spectral_kernels.tracking.plan import Plan, copied
 from spectral_kernels.tracking.state import SOLVED, WORK, State, Tracked, sweep_dtype
 
 
@@ -59,11 +59,7 @@ class WholeTracker:
                 for A in tensors
             ]  # fmt: skip
         before = [warm for state in self._states for warm in state.warm]
-        plan = self._plan
-        if plan is None or (tensors is not self._checked and not plan.fits(tensors)):
-            plan = Plan(tensors, self._states, self.tolerance)
-        self._checked = None
-        self._plan = plan if self.reuse_buffers else None
+        plan = self._prepared(tensors)
         if self._flags is not None:
             plan.resolve(self._flags.heard())
         results = plan.run()
@@ -72,13 +68,23 @@ class WholeTracker:
             if self._flags is None:
                 self._flags = LateFlags(plan.counts, plan.lost.device)
             self._flags.send(plan.lost)
-            return results
+            return results if self.reuse_buffers else [copied(tracked) for tracked in results]
         work = [entry for tracked in results for entry in tracked.work]
         if WORK[SOLVED] in work:
             self._resolves += sum(
                 warm and entry == WORK[SOLVED] for warm, entry in zip(before, work, strict=True)
             )
         return results
+
+    def _prepared(self, tensors: list[Tensor]) -> Plan:
+        plan = self._plan
+        fits = plan is not None and (tensors is self._checked or plan.fits(tensors))
+        if plan is None or not (fits or plan.rebind(tensors)):
+            plan = Plan(tensors, self._states, self.tolerance)
+        self._checked = None
+        # The states of updates that do not wait live in their plan.
+        self._plan = plan if self.reuse_buffers or plan.lost is not None else None
+        return plan
 
     def resolve(self, which: Sequence[Sequence[int]]) -> None:
         """Solve matrices anew for the next update to start from; see ``SpectrumTracker``.

@@ -1,0 +1,227 @@
+"""One update of a chunk of matrices as launches: products by torch, the rest by Triton kernels.
+
+    W = X V, S = W^T W                     certificate: who asks to turn
+    R = I + E + E^2 / 2 from S             the rotation
+    N = V R, Z = 3/2 I - 1/2 N^T N         a Newton-Schulz step
+    V = N Z, W = X V, S = W^T W            certificate of what is returned
+
+The first rotation's products run for all matrices, those that do not ask turning by nothing: no
+host knows here who asks, and a batched product of the vendor's library is worth more than leaving
+some out, as most matrices turn at every step of a training run. The second one's run in
+``triton_product_kernels``, where a matrix that does not ask costs nothing. Unmeasured, both.
+
+Operations for M x r: 4 M r^2 where nothing turns with the last vectors, 4 M r^2 + 10 r^3 for each
+rotation, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral_kernels import numerics, triton_runtime
+from spectral_kernels.tracking import (
+    triton_certificate_kernels,
+    triton_completion_kernels,
+    triton_output_kernels,
+    triton_product_kernels,
+    triton_tangent_kernels,
+)
+from spectral_kernels.tracking.groups import Group, Workspace
+
+# The rows of the generator of a rotation: beyond it I + E + E^2/2 is too far from orthogonal for
+# Newton-Schulz to mend in a step.
+_LARGEST_ROW = 0.6
+
+ROTATIONS = 2
+"""The most rotations of an update that does not know whether they are needed."""
+
+# Launch parameters, not measured. Tiles of 32 x 32 float64 are 8 numbers a thread; a product's
+# 64 x 64 accumulator takes 32 of a thread's 255 registers, and four warps would spill.
+TILE = {"SIDE": 32, "num_warps": 4, "num_stages": 1}
+STRIPES = {"ROWS": 32, "COLUMNS": 32, "num_warps": 8, "num_stages": 1}
+WHOLE = {"BLOCK": 512, "num_warps": 4, "num_stages": 1}
+STRETCH = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
+PRODUCT = {"SIDE": 64, "DEPTH": 32, "num_warps": 8, "num_stages": 2}
+
+# out = alpha a b, and out added where the last argument says so.
+_Product = Callable[[Tensor, Tensor, Tensor, float, bool], None]
+
+
+class Chunk:
+    """One stretch of a group, with the buffers and the launches of its update."""
+
+    def __init__(self, group: Group, here: slice, memory: Tensor, settings: Tensor) -> None:
+        self.here, self.r, self.long_side = here, group.r, group.long_side
+        self.count = n = here.stop - here.start
+        self.settings = settings
+        self.space = Workspace(memory, n, group.long_side, group.r)
+        self.vectors, self.drift = group.vectors[here], group.drift[here]
+        self.names, self.fresh = group.names[here], group.fresh[here]
+        self.long, self.short = group.long[here], group.short[here]
+        self.slots, self.scales = group.slots[here], group.scales[here]
+        self.scaled = group.dtype == torch.float64
+        wide = {"dtype": torch.float64, "device": group.device}
+        flag = {"dtype": torch.int32, "device": group.device}
+        self.values, self.shrink = torch.empty(2, n, group.r, **wide).unbind()
+        self.factors, self.ones = torch.empty(2, n, group.r, **wide).unbind()
+        self.sums = torch.empty(n, 6, group.r, **wide)
+        self.proved = torch.empty(n, 8, **wide)
+        self.new_drift = torch.empty(n, **wide)
+        self.asked, self.turns, self.incomplete, self.turned = torch.empty(4, n, **flag).unbind()
+
+    def normalise(self) -> None:
+        """Scale X so that no square under- or overflows, which float64 input alone may make do."""
+        if not self.scaled:
+            return
+        X = self.space.X
+        largest = torch.linalg.vector_norm(X, float("inf"), dim=(-2, -1))
+        exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0)).exponent
+        half = exponent // 2
+        halves = (half, exponent - half)
+        for i, part in enumerate(halves):
+            X.mul_(numerics.power_of_two(-part, torch.float64)[:, None, None])
+            self.scales[:, i] = numerics.power_of_two(part, torch.float64)
+
+    def update(self, out: Any) -> None:
+        """Bring the vectors up to date with X, and write S, bounds and the rest to ``out``."""
+        space = self.space
+        torch.bmm(space.X, self.vectors, out=space.W)
+        torch.bmm(space.W.mT, space.W, out=space.S)
+        self.new_drift.copy_(self.drift)
+        self._certify(first=True)
+        current = self.vectors
+        for rotation in range(ROTATIONS):
+            everywhere = rotation == 0
+            self._rotate(current, _everywhere if everywhere else self._where_asked, everywhere)
+            self._certify(first=False)
+            current = space.V
+        self._write(out)
+
+    def _rotate(self, V: Tensor, product: _Product, everywhere: bool) -> None:
+        """Turn V to ``space.V``, with W and S of it."""
+        space = self.space
+        self._launch(
+            triton_tangent_kernels.rotation, self._tiles(self.r, self.r), TILE,
+            asked_ptr=self.asked, gram_ptr=space.S, values_ptr=self.values,
+            shrink_ptr=self.shrink, skew_ptr=space.E, first_order_ptr=space.R,
+            r=self.r, long=self.long_side, SKIP=not everywhere,
+        )  # fmt: skip
+        product(space.E, space.E, space.R, 0.5, True)
+        product(V, space.R, space.N, 1.0, False)
+        product(space.N.mT, space.N, space.S, 1.0, False)
+        self._orthonormalise(everywhere)
+        product(space.N, space.S, space.V, 1.0, False)
+        product(space.X, space.V, space.W, 1.0, False)
+        product(space.W.mT, space.W, space.S, 1.0, False)
+
+    def _orthonormalise(self, everywhere: bool) -> None:
+        """Z in place of N^T N, and its departure from I."""
+        self._launch(
+            triton_tangent_kernels.orthonormalizer, self._stripes(), STRIPES,
+            asked_ptr=self.asked, gram_ptr=self.space.S, departures_ptr=self.sums[:, 4],
+            departure_squares_ptr=self.sums[:, 5], r=self.r, stride_sums=6 * self.r,
+            SKIP=not everywhere,
+        )  # fmt: skip
+
+    def _certify(self, *, first: bool) -> None:
+        """The norms of W's columns, what they are worth, and who asks to turn."""
+        kernels = triton_certificate_kernels
+        self._launch(
+            kernels.lengths, self.count, WHOLE,
+            asked_ptr=self.asked, gram_ptr=self.space.S, values_ptr=self.values,
+            proved_ptr=self.proved, r=self.r, FIRST=first,
+        )  # fmt: skip
+        self._launch(
+            kernels.row_sums, self._stripes(), STRIPES,
+            asked_ptr=self.asked, gram_ptr=self.space.S, values_ptr=self.values,
+            proved_ptr=self.proved, sums_ptr=self.sums, r=self.r, long=self.long_side, FIRST=first,
+        )  # fmt: skip
+        self._launch(
+            kernels.verdict, self.count, WHOLE,
+            sums_ptr=self.sums, values_ptr=self.values, settings_ptr=self.settings,
+            drift_ptr=self.new_drift, asked_ptr=self.asked, turns_ptr=self.turns,
+            proved_ptr=self.proved, shrink_ptr=self.shrink, r=self.r, long=self.long_side,
+            FIRST=first, LARGEST_ROW=_LARGEST_ROW,
+        )  # fmt: skip
+
+    def _write(self, out: Any) -> None:
+        kernels, space = triton_output_kernels, self.space
+        _, order = self.values.sort(dim=-1, descending=True, stable=True)
+        self._launch(
+            kernels.outcome, self.count, WHOLE,
+            values_ptr=self.values, order_ptr=order, proved_ptr=self.proved,
+            settings_ptr=self.settings, scales_ptr=self.scales, slots_ptr=self.slots,
+            asked_ptr=self.asked, turns_ptr=self.turns, drift_ptr=self.new_drift,
+            long_ptr=self.long, names_ptr=self.names, state_drift_ptr=self.drift,
+            fresh_ptr=self.fresh, out_s_ptr=out.S[self.long.dtype], bounds_ptr=out.bounds,
+            identities_ptr=out.identities, codes_ptr=out.codes, lost_ptr=out.lost.view(torch.uint8),
+            norms_ptr=out.error_norms, factors_ptr=self.factors, ones_ptr=self.ones,
+            incomplete_ptr=self.incomplete, turned_ptr=self.turned, r=self.r, long=self.long_side,
+        )  # fmt: skip
+        for columns, factors, rows in (
+            (space.V, self.ones, self.short), (space.W, self.factors, self.long),
+        ):  # fmt: skip
+            side = columns.shape[1]
+            self._launch(
+                kernels.vectors, self._tiles(self.r, side), TILE,
+                columns_ptr=columns, order_ptr=order, factors_ptr=factors, out_ptr=rows,
+                rows=side, r=self.r,
+            )  # fmt: skip
+        size = self.r * self.r
+        self._launch(
+            kernels.keep, self.count * triton_runtime.cdiv(size, STRETCH["BLOCK"]), STRETCH,
+            turned_ptr=self.turned, new_ptr=space.V, old_ptr=self.vectors, count=size,
+        )  # fmt: skip
+        self._complete()
+
+    def _complete(self) -> None:
+        """Give zero values vectors orthogonal to the others, as far as there are such values."""
+        kernels, space = triton_completion_kernels, self.space
+        _asked_product(self.incomplete, self.long, self.long.mT, space.E)
+        self._launch(
+            kernels.coefficients, self._tiles(self.r, self.r), TILE,
+            incomplete_ptr=self.incomplete, factors_ptr=self.factors, gram_ptr=space.E, r=self.r,
+        )  # fmt: skip
+        _asked_product(self.incomplete, space.E, self.long, space.rows)
+        self._launch(
+            kernels.write_back, self.count * self.r, STRETCH,
+            incomplete_ptr=self.incomplete, factors_ptr=self.factors, new_ptr=space.rows,
+            out_ptr=self.long, r=self.r, long=self.long_side,
+        )  # fmt: skip
+
+    def _where_asked(self, a: Tensor, b: Tensor, out: Tensor, alpha: float, add: bool) -> None:
+        _asked_product(self.asked, a, b, out, alpha, add)
+
+    def _tiles(self, rows: int, columns: int) -> int:
+        side = TILE["SIDE"]
+        return self.count * triton_runtime.cdiv(rows, side) * triton_runtime.cdiv(columns, side)
+
+    def _stripes(self) -> int:
+        return self.count * triton_runtime.cdiv(self.r, STRIPES["ROWS"])
+
+    def _launch(self, kernel: Any, grid: int, plan: dict[str, int], **arguments: Any) -> None:
+        kernel[(grid,)](**arguments, **plan, **triton_runtime.OPTIONS)
+
+
+def _everywhere(a: Tensor, b: Tensor, out: Tensor, alpha: float, add: bool) -> None:
+    out.baddbmm_(a, b, beta=float(add), alpha=alpha)
+
+
+def _asked_product(
+    asked: Tensor, a: Tensor, b: Tensor, out: Tensor, alpha: float = 1.0, add: bool = False
+) -> None:
+    """out = alpha a b (+ out) of the matrices that ask: see ``triton_product_kernels``."""
+    count, rows, depth = a.shape
+    cols = b.shape[-1]
+    side = PRODUCT["SIDE"]
+    tiles = triton_runtime.cdiv(rows, side) * triton_runtime.cdiv(cols, side)
+    triton_product_kernels.asked_products[(count * tiles,)](
+        asked_ptr=asked, a_ptr=a, b_ptr=b, out_ptr=out, rows=rows, cols=cols, depth=depth,
+        stride_ab=a.stride(0), stride_ai=a.stride(1), stride_ak=a.stride(2),
+        stride_bb=b.stride(0), stride_bk=b.stride(1), stride_bj=b.stride(2),
+        ALPHA=alpha, ADD=add, **PRODUCT, **triton_runtime.OPTIONS,
+    )  # fmt: skip
