@@ -10,7 +10,6 @@ alone. In Python a step is three launches: the snapshot, the graph, the copy.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -47,13 +46,15 @@ class Reading:
     """The numbers of one step, here or on their way.
 
     Args:
-        slot: the host memory they land in.
+        slot: the host memory they land in, and ``free``: where it goes when they are out of it.
         begun, taken: around the snapshot, on the training stream.
         started, done: around the rest, on the second one.
     """
 
-    def __init__(self, slot: Tensor, begun: Mark, taken: Mark, started: Mark, done: Mark) -> None:
-        self._slot: Tensor | None = slot
+    def __init__(
+        self, slot: Tensor, free: list[Tensor], begun: Mark, taken: Mark, started: Mark, done: Mark
+    ) -> None:
+        self._slot, self._free = slot, free
         self._marks = (begun, taken, started, done)
         self._numbers: Array | None = None
 
@@ -62,17 +63,12 @@ class Reading:
         """Whether they are here."""
         return self._numbers is not None or self._marks[3].arrived()
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether they are in memory of their own, and the slot may be used again."""
-        return self._slot is None
-
     def numbers(self) -> Array:
         """The block of the program; waits for it where it has not arrived."""
         if self._numbers is None:
-            assert self._slot is not None
             self._marks[3].wait()
-            self._numbers, self._slot = self._slot.numpy().copy(), None
+            self._numbers = self._slot.numpy().copy()
+            self._free.append(self._slot)
         return self._numbers
 
     def seconds(self) -> float:
@@ -102,7 +98,9 @@ class Runner:
         self._launch: Callable[[], None] = program.compute
         self._steps = 0
         self._done: Mark | None = None
-        self._slots: list[tuple[Tensor, Callable[[], Reading | None]]] = []
+        # A ring that grows where the device is far behind: reading makes room, waiting for it would
+        # hold up training.
+        self._free: list[Tensor] = []
         self.refusal: str | None = None
 
     def step(self, scalars: Sequence[Tensor], anew: Sequence[int]) -> Reading:
@@ -122,22 +120,15 @@ class Runner:
             if anew:
                 self._program.solve(anew)
             self._launch()
-            number, slot = self._free_slot()
+            slot = self._free.pop() if self._free else self._landing()
             slot.copy_(self._program.block, non_blocking=True)
             self._done = streams.mark()
-        reading = Reading(slot, begun, taken, started, self._done)
-        self._slots[number] = slot, weakref.ref(reading)
-        return reading
+        return Reading(slot, self._free, begun, taken, started, self._done)
 
     def wait(self) -> None:
         """Return when all that was issued is done."""
         if self._done is not None:
             self._done.wait()
-
-    @property
-    def slots(self) -> int:
-        """How many steps' results have room on the host, as many as were ever on their way."""
-        return len(self._slots)
 
     def _recorded(self) -> Callable[[], None]:
         try:
@@ -146,18 +137,5 @@ class Runner:
             self.refusal = f"{type(error).__name__}: {error}"
             return self._program.compute
 
-    def _free_slot(self) -> tuple[int, Tensor]:
-        """Host memory that nobody waits for; more of it where the device is that far behind.
-
-        A reading that nobody holds any more may be overwritten before it arrives: both copies are
-        issued to the same stream.
-        """
-        for number, (slot, owner) in enumerate(self._slots):
-            reading = owner()
-            if reading is not None and not reading.is_kept and reading.arrived:
-                reading.numbers()
-            if reading is None or reading.is_kept:
-                return number, slot
-        slot = self._streams.landing(len(self._program.block))
-        self._slots.append((slot, lambda: None))
-        return len(self._slots) - 1, slot
+    def _landing(self) -> Tensor:
+        return self._streams.landing(len(self._program.block))

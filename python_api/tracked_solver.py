@@ -85,7 +85,7 @@ class TrackedSolver:
             "whole": (whole, SpectrumTracker(tolerance=tolerance, reuse_buffers=True)),
             "leading": (
                 self._leading,
-                SpectrumTracker(self._k, tolerance=tolerance),
+                SpectrumTracker(self._k, tolerance=tolerance, reuse_buffers=True),
             ),
         }
         # Matrices of which all values are known, and those with k of them.

@@ -61,7 +61,9 @@ class Reads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = str(func)
-        if any(word in name for word in ("_local_scalar", "nonzero", "equal", "masked_select", "lift")):
+        if any(
+            word in name for word in ("_local_scalar", "nonzero", "equal", "masked_select", "lift")
+        ):
             self.seen.append(name)
         return func(*args, **(kwargs or {}))
 
