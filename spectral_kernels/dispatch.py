@@ -55,7 +55,6 @@ OPERATIONS = {
     "svd": ("cpu", "torch"),
     "rsvd": ("cpu", "torch"),
     "rank": ("cpu", "triton", "torch"),
-    "alignment": ("cpu", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
     "tracking": ("cpu", "triton", "torch"),
     "tracking.leading": ("cpu", "torch"),

@@ -30,8 +30,18 @@ def load_float64(base_ptr, offset, index, mask, code):
 
 
 @triton.jit
+def store_float64(base_ptr, offset, index, x, mask, code):
+    """Write float64 values to a float32 or float64 array."""
+    place = base_ptr + offset
+    if code == FLOAT64:
+        tl.store(place.to(tl.pointer_type(tl.float64)) + index, x, mask=mask)
+    else:
+        tl.store(place.to(tl.pointer_type(tl.float32)) + index, x.to(tl.float32), mask=mask)
+
+
+@triton.jit
 def load_float32(ptr, index, code, mask):
-    """Return entries of a 16- or 32-bit type as float32; anything where masked. mask: may be None."""
+    """Return entries of a 16- or 32-bit type as float32; anything where masked, None: nowhere."""
     if code == FLOAT16:
         x = tl.load(ptr.to(tl.pointer_type(tl.float16)) + index, mask=mask).to(tl.float32)
     elif code == BFLOAT16:

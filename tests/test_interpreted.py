@@ -17,7 +17,13 @@ import pytest
 TESTS = Path(__file__).resolve().parent
 
 # Tests of operations beside tests/interpreted whose fixtures reach Triton's kernels.
-SHARED = ["test_rank.py", "test_snapshot.py", "test_summary_bounds.py"]
+SHARED = [
+    "test_alignment.py",
+    "test_clusters.py",
+    "test_rank.py",
+    "test_snapshot.py",
+    "test_summary_bounds.py",
+]
 
 
 def files() -> list[str]:

@@ -70,7 +70,7 @@ class PreparedClusters:
         lengths: of each spectrum.
         open_ended: of each, whether it goes on after its last value here.
         dtype: of the values.
-        device: where all of it is.
+        device: of all of it.
     """
 
     def __init__(

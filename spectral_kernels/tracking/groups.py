@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ class Group:
     def allocate(self, states: list[State], slots: list[list[int]]) -> None:
         """Take the states of all members over; they are views of these buffers from now on."""
         count, r, M = len(self), self.r, self.long_side
-        wide = {"dtype": torch.float64, "device": self.device}
+        wide: Any = {"dtype": torch.float64, "device": self.device}
         self.vectors = torch.eye(r, **wide).repeat(count, 1, 1)
         self.drift = torch.zeros(count, **wide)
         self.names = torch.zeros((count, r + 1), dtype=torch.int64, device=self.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, overload, runtime_checkable
 
@@ -68,7 +68,7 @@ class State:
         """Take everything back from a GPU for updates that wait, of vectors on ``device``."""
         # A state loaded from a file may be elsewhere.
         self.vectors = self.vectors.to(device)
-        if self.drift.device.type != "cpu":
+        if self.late_resolves is not None:
             self.warm[:] = self.started()
             self.drift, self.names = self.drift.cpu(), self.names.cpu()
 
@@ -114,7 +114,7 @@ class LateUpdates(Updates, Protocol):
 
 
 class LateWork(Sequence[str]):
-    """What an update on another device did, read from there when it is first looked at.
+    """What an update on another device did, read from there when it is looked at.
 
     Args:
         codes: (B,) int64, -1 for "not finite", else the index in ``names``.
@@ -125,17 +125,13 @@ class LateWork(Sequence[str]):
     def __init__(self, codes: Tensor, lost: Tensor, names: Sequence[str] = WORK) -> None:
         self.codes, self.lost = codes, lost
         self._names = names
-        self._entries: list[str] | None = None
-
-    def forget(self) -> None:
-        """Read again when looked at next: the codes are being overwritten."""
-        self._entries = None
 
     def _read(self) -> list[str]:
-        if self._entries is None:
-            codes = self.codes.tolist()
-            self._entries = [NOT_FINITE if code < 0 else self._names[code] for code in codes]
-        return self._entries
+        # Not kept: a replayed graph overwrites the codes without a word to Python.
+        return [NOT_FINITE if code < 0 else self._names[code] for code in self.codes.tolist()]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
 
     def __len__(self) -> int:
         return len(self.codes)

@@ -137,9 +137,6 @@ class Updates:
                     chunk.space.X[here].copy_(A if member.tall else A.mT)
                 chunk.normalise()
                 chunk.update(self._out)
-        for tracked in self._tracked:
-            if isinstance(tracked.work, LateWork):
-                tracked.work.forget()
         return self._tracked
 
     def resolve(self, which: Sequence[Sequence[int]]) -> None:

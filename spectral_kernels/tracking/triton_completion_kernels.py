@@ -11,6 +11,9 @@ by d^2 after it. Coefficients and product are taken only of matrices with such r
 operations, none for others.
 """
 
+# Device code is no Python: Triton's compiler reads it.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton

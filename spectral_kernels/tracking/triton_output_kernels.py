@@ -11,6 +11,9 @@ A matrix with NaN or Inf gives NaN and keeps its state. What of S is no larger t
 W has no direction of its own: see ``triton_completion_kernels.py``.
 """
 
+# Device code is no Python: Triton's compiler reads it.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton
@@ -21,16 +24,15 @@ from spectral_kernels.tracking.triton_certificate_kernels import (
     COSINE,
     DRIFT,
     ERROR_NORM,
-    LEAST,
     NORM,
     PROVED,
     ROUNDING,
     TAIL,
     TOP,
     gamma,
-    radius,
 )
 from spectral_kernels.tracking.triton_tangent_kernels import real
+from spectral_kernels.tracking.triton_verdict_kernels import LEAST, radius
 
 NOT_FINITE = tl.constexpr(-1)
 SOLVED = tl.constexpr(4)

@@ -9,6 +9,9 @@ m8n8k4), in the order of depth. 2 rows cols depth operations; each tile reads SI
 of either factor.
 """
 
+# Device code is no Python: Triton's compiler reads it.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton

@@ -16,7 +16,6 @@ rotation, in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,10 +26,20 @@ from spectral_kernels.tracking import (
     triton_certificate_kernels,
     triton_completion_kernels,
     triton_output_kernels,
-    triton_product_kernels,
     triton_tangent_kernels,
+    triton_verdict_kernels,
 )
 from spectral_kernels.tracking.groups import Group, Workspace
+from spectral_kernels.tracking.triton_launches import (
+    STRETCH,
+    STRIPES,
+    TILE,
+    WHOLE,
+    Product,
+    launch,
+    multiply,
+    multiply_where,
+)
 
 # The rows of the generator of a rotation: beyond it I + E + E^2/2 is too far from orthogonal for
 # Newton-Schulz to mend in a step.
@@ -39,24 +48,14 @@ _LARGEST_ROW = 0.6
 ROTATIONS = 2
 """The most rotations of an update that does not know whether they are needed."""
 
-# Launch parameters, not measured. Tiles of 32 x 32 float64 are 8 numbers a thread; a product's
-# 64 x 64 accumulator takes 32 of a thread's 255 registers, and four warps would spill.
-TILE = {"SIDE": 32, "num_warps": 4, "num_stages": 1}
-STRIPES = {"ROWS": 32, "COLUMNS": 32, "num_warps": 8, "num_stages": 1}
-WHOLE = {"BLOCK": 512, "num_warps": 4, "num_stages": 1}
-STRETCH = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
-PRODUCT = {"SIDE": 64, "DEPTH": 32, "num_warps": 8, "num_stages": 2}
-
-# out = alpha a b, and out added where the last argument says so.
-_Product = Callable[[Tensor, Tensor, Tensor, float, bool], None]
-
 
 class Chunk:
     """One stretch of a group, with the buffers and the launches of its update."""
 
     def __init__(self, group: Group, here: slice, memory: Tensor, settings: Tensor) -> None:
         self.here, self.r, self.long_side = here, group.r, group.long_side
-        self.count = n = here.stop - here.start
+        n: int = here.stop - here.start
+        self.count = n
         self.settings = settings
         self.space = Workspace(memory, n, group.long_side, group.r)
         self.vectors, self.drift = group.vectors[here], group.drift[here]
@@ -64,8 +63,8 @@ class Chunk:
         self.long, self.short = group.long[here], group.short[here]
         self.slots, self.scales = group.slots[here], group.scales[here]
         self.scaled = group.dtype == torch.float64
-        wide = {"dtype": torch.float64, "device": group.device}
-        flag = {"dtype": torch.int32, "device": group.device}
+        wide: Any = {"dtype": torch.float64, "device": group.device}
+        flag: Any = {"dtype": torch.int32, "device": group.device}
         self.values, self.shrink = torch.empty(2, n, group.r, **wide).unbind()
         self.factors, self.ones = torch.empty(2, n, group.r, **wide).unbind()
         self.sums = torch.empty(n, 6, group.r, **wide)
@@ -96,15 +95,15 @@ class Chunk:
         current = self.vectors
         for rotation in range(ROTATIONS):
             everywhere = rotation == 0
-            self._rotate(current, _everywhere if everywhere else self._where_asked, everywhere)
+            self._rotate(current, multiply if everywhere else self._where_asked, everywhere)
             self._certify(first=False)
             current = space.V
         self._write(out)
 
-    def _rotate(self, V: Tensor, product: _Product, everywhere: bool) -> None:
+    def _rotate(self, V: Tensor, product: Product, everywhere: bool) -> None:
         """Turn V to ``space.V``, with W and S of it."""
         space = self.space
-        self._launch(
+        launch(
             triton_tangent_kernels.rotation, self._tiles(self.r, self.r), TILE,
             asked_ptr=self.asked, gram_ptr=space.S, values_ptr=self.values,
             shrink_ptr=self.shrink, skew_ptr=space.E, first_order_ptr=space.R,
@@ -120,7 +119,7 @@ class Chunk:
 
     def _orthonormalise(self, everywhere: bool) -> None:
         """Z in place of N^T N, and its departure from I."""
-        self._launch(
+        launch(
             triton_tangent_kernels.orthonormalizer, self._stripes(), STRIPES,
             asked_ptr=self.asked, gram_ptr=self.space.S, departures_ptr=self.sums[:, 4],
             departure_squares_ptr=self.sums[:, 5], r=self.r, stride_sums=6 * self.r,
@@ -130,18 +129,18 @@ class Chunk:
     def _certify(self, *, first: bool) -> None:
         """The norms of W's columns, what they are worth, and who asks to turn."""
         kernels = triton_certificate_kernels
-        self._launch(
+        launch(
             kernels.lengths, self.count, WHOLE,
             asked_ptr=self.asked, gram_ptr=self.space.S, values_ptr=self.values,
             proved_ptr=self.proved, r=self.r, FIRST=first,
         )  # fmt: skip
-        self._launch(
+        launch(
             kernels.row_sums, self._stripes(), STRIPES,
             asked_ptr=self.asked, gram_ptr=self.space.S, values_ptr=self.values,
             proved_ptr=self.proved, sums_ptr=self.sums, r=self.r, long=self.long_side, FIRST=first,
         )  # fmt: skip
-        self._launch(
-            kernels.verdict, self.count, WHOLE,
+        launch(
+            triton_verdict_kernels.verdict, self.count, WHOLE,
             sums_ptr=self.sums, values_ptr=self.values, settings_ptr=self.settings,
             drift_ptr=self.new_drift, asked_ptr=self.asked, turns_ptr=self.turns,
             proved_ptr=self.proved, shrink_ptr=self.shrink, r=self.r, long=self.long_side,
@@ -151,7 +150,7 @@ class Chunk:
     def _write(self, out: Any) -> None:
         kernels, space = triton_output_kernels, self.space
         _, order = self.values.sort(dim=-1, descending=True, stable=True)
-        self._launch(
+        launch(
             kernels.outcome, self.count, WHOLE,
             values_ptr=self.values, order_ptr=order, proved_ptr=self.proved,
             settings_ptr=self.settings, scales_ptr=self.scales, slots_ptr=self.slots,
@@ -166,13 +165,13 @@ class Chunk:
             (space.V, self.ones, self.short), (space.W, self.factors, self.long),
         ):  # fmt: skip
             side = columns.shape[1]
-            self._launch(
+            launch(
                 kernels.vectors, self._tiles(self.r, side), TILE,
                 columns_ptr=columns, order_ptr=order, factors_ptr=factors, out_ptr=rows,
                 rows=side, r=self.r,
             )  # fmt: skip
         size = self.r * self.r
-        self._launch(
+        launch(
             kernels.keep, self.count * triton_runtime.cdiv(size, STRETCH["BLOCK"]), STRETCH,
             turned_ptr=self.turned, new_ptr=space.V, old_ptr=self.vectors, count=size,
         )  # fmt: skip
@@ -181,47 +180,24 @@ class Chunk:
     def _complete(self) -> None:
         """Give zero values vectors orthogonal to the others, as far as there are such values."""
         kernels, space = triton_completion_kernels, self.space
-        _asked_product(self.incomplete, self.long, self.long.mT, space.E)
-        self._launch(
+        multiply_where(self.incomplete, self.long, self.long.mT, space.E)
+        launch(
             kernels.coefficients, self._tiles(self.r, self.r), TILE,
             incomplete_ptr=self.incomplete, factors_ptr=self.factors, gram_ptr=space.E, r=self.r,
         )  # fmt: skip
-        _asked_product(self.incomplete, space.E, self.long, space.rows)
-        self._launch(
+        multiply_where(self.incomplete, space.E, self.long, space.rows)
+        launch(
             kernels.write_back, self.count * self.r, STRETCH,
             incomplete_ptr=self.incomplete, factors_ptr=self.factors, new_ptr=space.rows,
             out_ptr=self.long, r=self.r, long=self.long_side,
         )  # fmt: skip
 
     def _where_asked(self, a: Tensor, b: Tensor, out: Tensor, alpha: float, add: bool) -> None:
-        _asked_product(self.asked, a, b, out, alpha, add)
+        multiply_where(self.asked, a, b, out, alpha, add)
 
     def _tiles(self, rows: int, columns: int) -> int:
-        side = TILE["SIDE"]
+        side: int = TILE["SIDE"]
         return self.count * triton_runtime.cdiv(rows, side) * triton_runtime.cdiv(columns, side)
 
     def _stripes(self) -> int:
         return self.count * triton_runtime.cdiv(self.r, STRIPES["ROWS"])
-
-    def _launch(self, kernel: Any, grid: int, plan: dict[str, int], **arguments: Any) -> None:
-        kernel[(grid,)](**arguments, **plan, **triton_runtime.OPTIONS)
-
-
-def _everywhere(a: Tensor, b: Tensor, out: Tensor, alpha: float, add: bool) -> None:
-    out.baddbmm_(a, b, beta=float(add), alpha=alpha)
-
-
-def _asked_product(
-    asked: Tensor, a: Tensor, b: Tensor, out: Tensor, alpha: float = 1.0, add: bool = False
-) -> None:
-    """out = alpha a b (+ out) of the matrices that ask: see ``triton_product_kernels``."""
-    count, rows, depth = a.shape
-    cols = b.shape[-1]
-    side = PRODUCT["SIDE"]
-    tiles = triton_runtime.cdiv(rows, side) * triton_runtime.cdiv(cols, side)
-    triton_product_kernels.asked_products[(count * tiles,)](
-        asked_ptr=asked, a_ptr=a, b_ptr=b, out_ptr=out, rows=rows, cols=cols, depth=depth,
-        stride_ab=a.stride(0), stride_ai=a.stride(1), stride_ak=a.stride(2),
-        stride_bb=b.stride(0), stride_bk=b.stride(1), stride_bj=b.stride(2),
-        ALPHA=alpha, ADD=add, **PRODUCT, **triton_runtime.OPTIONS,
-    )  # fmt: skip

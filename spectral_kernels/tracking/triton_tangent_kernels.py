@@ -14,6 +14,9 @@ Everything is float64. Matrices that do not ask get E = 0 and Z = I where the pr
 of them (SKIP = False), and nothing where they run for those that ask.
 """
 
+# Device code is no Python: Triton's compiler reads it.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import triton

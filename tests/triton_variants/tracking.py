@@ -10,8 +10,9 @@ from spectral_kernels.tracking import (
     triton_output_kernels,
     triton_product_kernels,
     triton_tangent_kernels,
+    triton_verdict_kernels,
 )
-from spectral_kernels.tracking.triton_steps import PRODUCT, STRETCH, STRIPES, TILE, WHOLE
+from spectral_kernels.tracking.triton_launches import PRODUCT, STRETCH, STRIPES, TILE, WHOLE
 from triton_variants import Variant
 
 _TYPES = {"asked_ptr": "*i32", "turns_ptr": "*i32", "incomplete_ptr": "*i32", "turned_ptr": "*i32",
@@ -37,7 +38,7 @@ _LATER = {"FIRST": False}
 VARIANTS = [
     _variant(triton_certificate_kernels.lengths, {**WHOLE, **_FIRST}),
     _variant(triton_certificate_kernels.row_sums, {**STRIPES, **_LATER}),
-    _variant(triton_certificate_kernels.verdict, {**WHOLE, **_LATER, "LARGEST_ROW": 0.6}),
+    _variant(triton_verdict_kernels.verdict, {**WHOLE, **_LATER, "LARGEST_ROW": 0.6}),
     _variant(triton_tangent_kernels.rotation, {**TILE, "SKIP": True}),
     _variant(triton_tangent_kernels.orthonormalizer, {**STRIPES, "SKIP": True}),
     _variant(

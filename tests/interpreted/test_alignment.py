@@ -1,0 +1,143 @@
+"""Alignments and clusters where tiles end and clusters cross them, in any order of programs."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+
+import numpy as np
+import pytest
+import torch
+
+from spectral_kernels import dispatch
+from spectral_kernels.alignment import reference, triton_backend
+from spectral_kernels.alignment.prepared import PreparedClusters
+from spectral_kernels.alignment.torch_backend import cluster_cosines, find_clusters
+
+# Linux's MAP_NORESERVE, which Python 3.11 does not name.
+NO_RESERVE = 0x4000
+
+
+def labels(*sizes: int) -> torch.Tensor:
+    """Return the first index of the cluster of every vector, for clusters of these sizes."""
+    starts = itertools.accumulate(sizes, initial=0)
+    return torch.tensor([s for s, size in zip(starts, sizes, strict=False) for _ in range(size)])
+
+
+def test_the_kernels_run() -> None:
+    assert dispatch.backend("alignment", "cpu") is triton_backend
+
+
+@pytest.mark.parametrize("k", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("m", [1, 31, 64, 65, 130])
+def test_sizes_around_the_tiles(m: int, k: int) -> None:
+    U, Vh = torch.randn(m, k), torch.randn(k + 2, m)
+    (got,) = triton_backend.diagonals([(U, Vh)], k)
+    want = reference.alignment_diagonal(U.numpy(), Vh.numpy(), k)
+    np.testing.assert_allclose(got, want, rtol=2**-23, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(40,), (1,) * 40, (15, 2, 23), (16, 16, 8), (1, 17, 1, 21), (17, 1, 1, 1, 20), (3, 70, 2)],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_clusters_across_tiles(sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    first = labels(*sizes)
+    k = len(first)
+    U, Vh = torch.randn(37, k + 1, dtype=dtype), torch.randn(k, 37, dtype=dtype)
+    (line,), (cosines,) = triton_backend.cluster_cosines([(U, Vh)], [first])
+    (want_line,), (want,) = cluster_cosines([(U, Vh)], [first])
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(line, want_line, rtol=2 * eps, atol=1e-13)
+    torch.testing.assert_close(cosines, want, rtol=16 * eps, atol=0)
+
+
+def test_a_bad_vector_spoils_its_own_cluster_alone() -> None:
+    first = labels(2, 3, 1, 20)
+    U, Vh = torch.randn(9, 26), torch.randn(26, 9)
+    U[4, 3] = torch.nan
+    _, (cosines,) = triton_backend.cluster_cosines([(U, Vh)], [first])
+    assert cosines.isnan().nonzero().flatten().tolist() == [2, 3, 4]
+
+
+def test_ragged_types_layouts_and_empty_pairs() -> None:
+    """One launch over pairs that differ in everything."""
+    wide = torch.randn(3, 20, 30, dtype=torch.float64)
+    pairs = [
+        (torch.randn(5, 4), torch.randn(4, 5)),
+        (torch.randn(4, 50).mT, torch.randn(50, 7).mT),
+        (wide[:, ::2, :12], wide.transpose(-2, -1)[:, 3:, 5:15]),
+        (torch.randn(2, 3, 6, 6).transpose(0, 1), torch.randn(3, 2, 8, 6)),
+        (torch.randn(0, 3), torch.randn(3, 0)),
+        (torch.randn(4, 0), torch.randn(3, 4)),
+        (torch.randn(0, 4, 4), torch.randn(0, 4, 4)),
+    ]
+    counts = [min(12, U.shape[-1], Vh.shape[-2]) for U, Vh in pairs]
+    first = [(torch.arange(c) // 3 * 3).expand(*U.shape[:-2], c)
+             for c, (U, _) in zip(counts, pairs, strict=True)]  # fmt: skip
+    got, want = triton_backend.cluster_cosines(pairs, first), cluster_cosines(pairs, first)
+    for mine, theirs in zip(itertools.chain(*got), itertools.chain(*want), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
+    for mine, theirs in zip(triton_backend.diagonals(pairs, 12), want[0], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_the_order_of_programs_does_not_show() -> None:
+    """Bit by bit the same whichever program of a pair comes last, and counters end at zero."""
+    U, Vh, first = torch.randn(20, 60), torch.randn(60, 20), labels(5, 30, 1, 24)
+    prepared = triton_backend.ClusterCosines([(U, Vh)], [first])
+    arguments = prepared._alignments._arguments
+    tiles = arguments["tiles_ptr"].clone()
+    assert len(tiles) == 4
+    found = []
+    for order in itertools.permutations(range(4)):
+        arguments["tiles_ptr"].copy_(tiles[list(order)])
+        found.append(prepared.run().clone())
+        assert arguments["arrived_ptr"].tolist() == [0]
+    assert all(torch.equal(x, found[0]) for x in found)
+
+
+def test_places_are_counted_in_64_bits() -> None:
+    """Vectors beyond 2^31 entries from the first, in memory that exists where it is touched."""
+    far = 2**31 + 5
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE
+    memory = torch.frombuffer(mmap.mmap(-1, 16 * far, flags=flags), dtype=torch.float32)
+    for strides in ((1, far), (far, 1)):
+        U = memory.as_strided((3, 3), strides)
+        U.copy_(torch.randn(3, 3))
+        first = torch.tensor([0, 0, 2])
+        got = triton_backend.cluster_cosines([(U, U.mT)], [first])
+        want = cluster_cosines([(U.clone(), U.mT.clone())], [first])
+        for mine, theirs in zip(itertools.chain(*got), itertools.chain(*want), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_clusters_of_spectra_longer_than_a_tile(dtype: torch.dtype) -> None:
+    lengths = [1, 63, 64, 65, 0, 200]
+    open_ended = [False, True, False, True, True, False]
+    prepared = PreparedClusters(lengths, open_ended, dtype)
+    for step in range(3):
+        values = [torch.rand(r, dtype=dtype).sort(descending=True)[0] for r in lengths]
+        values[3][40] = torch.nan
+        bounds = [10 ** -(1 + 3 * torch.rand(r, dtype=torch.float64)) for r in lengths]
+        last = [x.clone() for x in prepared.last.split(lengths)]
+        prepared.values.copy_(torch.cat(values))
+        prepared.bounds.copy_(torch.cat(bounds))
+        prepared.run()
+        for s, b, before, is_open, first, alone in zip(
+            values, bounds, last, open_ended,
+            prepared.first.split(lengths), prepared.alone.split(lengths), strict=True,
+        ):  # fmt: skip
+            radius = b + (s.double() - before).abs().where(~before.isnan(), 0.0)
+            want_first, want_alone = find_clusters(s.double(), radius)
+            if is_open and len(s):
+                want_alone[int(want_first[-1]) :] = False
+            assert torch.equal(first, want_first)
+            assert torch.equal(alone, want_alone)
+        kept = torch.cat(values).double()
+        kept = torch.where(kept.isfinite(), kept, torch.cat(last))
+        torch.testing.assert_close(prepared.last, kept, rtol=0, atol=0, equal_nan=True)
+        assert len(prepared.first.unique()) > 3, step
