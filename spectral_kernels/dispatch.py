@@ -55,6 +55,7 @@ OPERATIONS = {
     "svd": ("cpu", "torch"),
     "rsvd": ("cpu", "torch"),
     "rank": ("cpu", "triton", "torch"),
+    "alignment": ("cpu", "triton", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
     "tracking": ("cpu", "triton", "torch"),
     "tracking.leading": ("cpu", "torch"),
