@@ -444,3 +444,24 @@ def test_the_packed_copy_is_in_the_memory_plan() -> None:
     assert "packed copy" not in SpectralMonitor(model).memory().kept
     kept = as_device(SpectralMonitor(model)).memory().kept["packed copy"]
     assert kept == {name: 4 * p.numel() for name, p in model.named_parameters() if p.dim() == 2}
+
+
+def test_a_state_takes_the_place_of_what_was_going_on() -> None:
+    model = Net()
+    plain = SpectralMonitor(model, reference=None)
+    watch = as_device(SpectralMonitor(model, reference=None))
+    states = []
+    for seed in range(6):
+        states.append(watch.state_dict())
+        update(model, seed)
+        plain.step()
+        watch.step()
+    for state in (states[3], states[0]):
+        plain.load_state_dict(state)
+        watch.load_state_dict(state)
+        for step in range(3):
+            update(model, 10 + step)
+            frame = due(watch.step())
+            # Whether there are vectors to go on from is known after a step.
+            assert (frame._late is None) == (step == 0)
+            assert_same_frames(frame, due(plain.step()))
