@@ -12,6 +12,7 @@ from python_api.solvers import Solver
 from python_api.tracked_solver import TrackedSolver
 from spectral_kernels.dispatch import backend
 from spectral_kernels.numerics import result_dtype
+from spectral_kernels.tracking.leading.op import block_width
 
 __all__ = ["never", "not_now", "not_these"]
 
@@ -39,11 +40,19 @@ def not_these(views: Sequence[Tensor], solver: TrackedSolver, kind: str) -> str 
         return "results of several dtypes: some weights are float64"
     if not solver.tracks_all_values:
         return "some short sides are too long to track all values (see k)"
-    operations = ["tracking"] + ["tracking.leading"] * bool(solver.partial)
-    for operation in operations:
-        module = backend(operation, device).__name__
-        if device != "cpu" and module.endswith("torch_backend"):
+    return None if device == "cpu" else _waiting(views, solver, device)
+
+
+def _waiting(views: Sequence[Tensor], solver: TrackedSolver, device: str) -> str | None:
+    """Which updates read numbers as they go."""
+    partial = [views[i] for i in solver.partial]
+    for operation in ["tracking"] + ["tracking.leading"] * bool(partial):
+        if backend(operation, device).__name__.endswith("torch_backend"):
             return f"{operation} runs in plain torch, which reads its bounds as it goes"
+    for A in partial:
+        width = block_width(solver.k, A.shape[0], A.shape[1])
+        if not backend("tracking.leading", device).supported(A, width):
+            return f"k = {solver.k} of a {str(A.dtype).removeprefix('torch.')} matrix has no kernel"
     return None
 
 

@@ -117,6 +117,11 @@ class TrackedSolver:
         return self._partial
 
     @property
+    def k(self) -> int:
+        """How many triplets of the partial ones, or vectors of large ones, are followed."""
+        return self._k
+
+    @property
     def tracks_all_values(self) -> bool:
         """Whether no value is computed from scratch at every step."""
         return not self._leading or bool(self._partial)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from test_monitor import Net, due, update
 from torch import nn
 
 import spectral_kernels as sk
+from python_api.device_path import not_these
 from python_api.frame import SpectralFrame
 from python_api.monitor import SpectralMonitor
+from python_api.tracked_solver import TrackedSolver
 
 
 class Mixed(nn.Module):
@@ -419,6 +422,24 @@ def test_what_keeps_a_step_waiting_is_told() -> None:
     assert "some short sides are too long to track all values (see k)" in told(watch)
     watch = as_device(SpectralMonitor({"a": torch.eye(3), "b": torch.eye(3).double()}))
     assert "results of several dtypes: some weights are float64" in told(watch)
+
+
+def test_updates_that_read_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def why(k: int | None) -> str | None:
+        solver = SpectralMonitor(Net(), k=k)._solver
+        assert isinstance(solver, TrackedSolver)
+        views = [torch.empty(matrix.shape, device="meta") for matrix in solver._matrices]
+        return not_these(views, solver, "meta")
+
+    plain = "tracking runs in plain torch, which reads its bounds as it goes"
+    assert why(None) == why(3) == plain
+    kernels = SimpleNamespace(__name__="a.triton_backend", supported=lambda A, width: width <= 8)
+    monkeypatch.setattr("python_api.device_path.backend", lambda operation, device: kernels)
+    assert why(None) is None
+    # Seven columns are all that the smallest sides have; the others have sixteen here.
+    assert why(3) == "k = 3 of a float32 matrix has no kernel"
+    kernels.supported = lambda A, width: True
+    assert why(3) is None
 
 
 def test_pauses_and_options_that_change_the_path() -> None:
