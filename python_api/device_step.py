@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from python_api.cadence import Cadence
+from python_api.device_clock import DeviceClock
 from python_api.device_frame import FrameMaker, LateNumbers
 from python_api.device_path import never, not_now, not_these
 from python_api.device_places import Places
 from python_api.device_program import Program
 from python_api.device_results import SCALARS, Asked
 from python_api.device_runner import Reading, Runner
-from python_api.device_streams import CudaStreams, Streams
+from python_api.device_streams import CudaStreams, Mark, Streams
 from python_api.matrices import Matrix
 from python_api.meetings import Meetings
 from python_api.over_time import OverTime
@@ -78,6 +79,7 @@ class DeviceStep:
         self._lost: set[int] = set()
         self._solved_at = [-1] * len(matrices)
         self._places = Places(matrices)
+        self._clock = DeviceClock(cadence)
 
     def started(self, finite: Sequence[bool]) -> None:
         """A step of the monitor's own found these matrices finite: they have vectors now."""
@@ -119,6 +121,23 @@ class DeviceStep:
         self._steps += 1
         known = {n: None if isinstance(x, Tensor) else x for n, x in scalars.items()}
         return LateNumbers(reading, self._maker, anew, known)
+
+    def enter(self, number: int) -> None:
+        """The training step before this one is issued; where a budget asks for its time, note it.
+
+        To be called at every step, and `left` after it, whether it is measured or not.
+        """
+        if self._keeps_time():
+            self._clock.enter(number, self._mark())
+
+    def left(self, number: int) -> None:
+        """The next training step comes."""
+        if self._keeps_time():
+            self._clock.leave(number, self._mark())
+
+    def interrupt(self) -> None:
+        """What follows is not training."""
+        self._clock.interrupt()
 
     def collect(self) -> None:
         """Take in what has arrived: which matrices were lost, and what steps cost."""
@@ -175,6 +194,12 @@ class DeviceStep:
             for matrix, view in zip(self._matrices, views, strict=True)
         }
         return {"packed copy": sizes}
+
+    def _keeps_time(self) -> bool:
+        return self._cadence.overhead is not None and self._is_here(self._matrices[0].get())
+
+    def _mark(self) -> Mark:
+        return self._streams(self._matrices[0].read().device).mark()
 
     def _is_late(self, x: Tensor) -> bool:
         return x.device.type == self._kind and x.numel() == 1 and not x.is_complex()

@@ -300,11 +300,14 @@ class SpectralMonitor:
         self._next_step = number + 1
         if self._paused:
             self._cadence.interrupt()
+            self._device.interrupt()
             return None
         self._cadence.enter(number, entered)
+        self._device.enter(number)
         if not self._cadence.is_due(number):
             self._delivery.deliver()
             self._cadence.leave(number, entered)
+            self._device.left(number)
             return None
         kept = self._device.keeps(scalars)
         values = _as_floats(scalars, kept)
@@ -335,6 +338,7 @@ class SpectralMonitor:
             # What it costs is told by the device, when it has arrived there.
             self._cadence.measured(number)
             self._cadence.leave(number, done)
+        self._device.left(number)
         return frame
 
     def _measure(self, number: int, scalars: dict[str, float]) -> SpectralFrame:

@@ -18,6 +18,7 @@ class LateMark:
     def __init__(self, streams: LateStreams) -> None:
         self._streams = streams
         self._number = streams.issued = streams.issued + 1
+        self._at = 1e-3 * self._number + streams.training_seconds
 
     def arrived(self) -> bool:
         return self._number <= self._streams.done
@@ -30,17 +31,19 @@ class LateMark:
     def seconds_since(self, earlier: Any) -> float:
         assert self.arrived()
         assert earlier.arrived()
-        return 1e-3 * (self._number - earlier._number)
+        return float(self._at - earlier._at)
 
 
 class LateStreams(HostStreams):
     """A device that is behind: what it is given counts as done when `catch_up` is called.
 
-    ``log`` has what was asked of it, ``waits`` counts how often the host had to wait.
+    ``log`` has what was asked of it, ``waits`` counts how often the host had to wait. From mark to
+    mark a millisecond goes by, and what is added to ``training_seconds``.
     """
 
     def __init__(self) -> None:
         self.issued, self.done, self.waits = 0, 0, 0
+        self.training_seconds = 0.0
         self.log: list[str] = []
 
     def catch_up(self) -> None:

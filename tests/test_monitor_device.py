@@ -386,16 +386,29 @@ def test_the_share_of_the_time_is_that_of_the_device_where_it_is_the_slower(
     watch = as_device(SpectralMonitor(model, overhead=0.1), streams)
     measured = []
     for step in range(200):
-        clock += 0.01
+        # The host is far ahead: a step takes it a millisecond, the device ten.
+        clock += 0.001 if step < 20 else 0.01
+        streams.training_seconds += 0.01
         frame = watch.step(step)
-        streams.catch_up()
+        if step % 5 == 4:
+            streams.catch_up()
         if frame is not None:
             measured.append(step)
             share = frame.overhead
-    # Marks of one step are two milliseconds apart in all: 2 c / (n t + c) <= 0.1 from n = 2 on.
+    # Marks of a measurement are two milliseconds apart in all, those of a training step eleven:
+    # c / (n t + c) <= 0.1 from n = 2 on.
     assert measured[-1] - measured[-2] == 2
     assert share == pytest.approx(0.002 / (2 * 0.01), rel=0.01)
-    assert "a measurement takes 2 ms, a training step 10 ms" in watch.explain()
+    told = watch.explain()
+    assert "a measurement takes 2 ms, a training step 11 ms" in told
+    with watch.paused():
+        streams.training_seconds += 10.0
+        watch.step(200)
+    for step in range(201, 210):
+        streams.training_seconds += 0.01
+        watch.step(step)
+        streams.catch_up()
+    assert watch.explain() == told
 
 
 def test_what_keeps_a_step_waiting_is_told() -> None:
