@@ -7,9 +7,11 @@ table costs one copy, whatever the number of tensors.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
+import os
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,12 +25,8 @@ OPTIONS = {"enable_fp_fusion": True}
 
 
 def interpreting() -> bool:
-    """Whether TRITON_INTERPRET=1 makes kernels run in Python, on the tensors of any device."""
-    if importlib.util.find_spec("triton") is None:
-        return False
-    import triton
-
-    return bool(triton.knobs.runtime.interpret)
+    """Whether TRITON_INTERPRET makes kernels run in Python, on the tensors of any device."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in {"1", "true", "yes", "on", "y"}
 
 
 def devices() -> frozenset[str]:
@@ -37,14 +35,16 @@ def devices() -> frozenset[str]:
 
 
 def refusal() -> str | None:
-    """Return why Triton kernels cannot run, with the remedy, or None where they can."""
-    if importlib.util.find_spec("triton") is None:
-        return f"Triton is not installed; {REMEDY}"
-    import triton
+    """Return why Triton kernels cannot run, with the remedy, or None where they can.
 
-    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
-        wanted = ".".join(map(str, OLDEST))
-        return f"Triton {triton.__version__} is too old, {wanted} or newer is needed; {REMEDY}"
+    Asks the package's metadata: importing Triton takes half a second.
+    """
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return f"Triton is not installed; {REMEDY}"
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
+        return f"Triton {version} is older than {'.'.join(map(str, OLDEST))}; {REMEDY}"
     if interpreting():
         return None
     if not torch.cuda.is_available():
@@ -54,9 +54,16 @@ def refusal() -> str | None:
         )
     if torch.cuda.get_device_capability() < (8, 0):
         return (
-            f"{torch.cuda.get_device_name()} is older than sm_80, the first with the instructions"
+            f"{torch.cuda.get_device_name()} is older than sm_80, the oldest that is compiled for"
         )
     return None
+
+
+def launch(kernel: Any, programs: int, beside: Tensor, **arguments: Any) -> None:
+    """Start ``programs`` programs of a kernel on the current stream of the device of ``beside``."""
+    if programs:
+        with torch.cuda.device_of(beside):
+            kernel[(programs,)](**arguments, **OPTIONS)
 
 
 def cdiv(a: int, b: int) -> int:

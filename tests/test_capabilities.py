@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 
 import pytest
@@ -25,8 +26,8 @@ def test_lists_every_backend_with_reason_and_remedy() -> None:
 
 
 def test_the_compiled_row_names_the_instruction_sets(every_isa: str) -> None:
-    if every_isa == "torch":
-        assert sk.capabilities().forced == "torch"
+    if not every_isa.startswith("cpu"):
+        assert sk.capabilities().forced == every_isa
         return
     row = sk.capabilities()["cpu"]
     assert row.available
@@ -68,10 +69,50 @@ def test_an_empty_variable_asks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_choice(backend: str) -> None:
     wanted = {"cpu": "cpu", "torch": "torch_backend", "triton": "triton_backend"}[backend]
-    others = "cpu" if backend == "triton" else "torch_backend"
     for operation, offered in dispatch.OPERATIONS.items():
         module = dispatch.backend(operation, "cpu").__name__
-        assert module == f"spectral_kernels.{operation}.{wanted if backend in offered else others}"
+        # Without what is asked for, the first of the table that can.
+        other = "cpu" if backend == "triton" and "cpu" in offered else "torch_backend"
+        chosen = wanted if backend in offered else other
+        assert module == f"spectral_kernels.{operation}.{chosen}"
+
+
+def test_what_is_said_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row, the reason and the remedy, in each state that a machine can be in."""
+    versions = {"triton": "3.9.0"}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+    row = sk.capabilities()["triton"]
+    assert row.available
+    assert "rank" in row.detail
+    assert "compiled when first used" in row.detail
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
+    assert "older than sm_80" in sk.capabilities()["triton"].detail
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    row = sk.capabilities()["triton"]
+    assert not row.available
+    assert "no CUDA device" in row.detail
+    assert "TRITON_INTERPRET=1" in row.remedy
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    row = sk.capabilities()["triton"]
+    assert row.available
+    assert "interpreted" in row.detail
+    versions["triton"] = "3.5.1"
+    assert "3.5.1 is older than 3.6" in sk.capabilities()["triton"].detail
+    versions.clear()
+    row = sk.capabilities()["triton"]
+    assert row.detail == "Triton is not installed"
+    assert row.remedy == "pip install spectral-kernels[triton]"
 
 
 def test_refusals_name_the_device(monkeypatch: pytest.MonkeyPatch) -> None:

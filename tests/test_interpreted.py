@@ -19,7 +19,9 @@ TESTS = Path(__file__).resolve().parent
 # Tests of operations beside tests/interpreted whose fixtures reach Triton's kernels.
 SHARED = [
     "test_alignment.py",
+    "test_capabilities.py",
     "test_clusters.py",
+    "test_opcheck.py",
     "test_rank.py",
     "test_snapshot.py",
     "test_summary_bounds.py",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spectral_kernels.alignment import triton_cluster_kernels, triton_kernels
 from spectral_kernels.numerics import DTYPE_CODES
-from spectral_kernels.triton_runtime import OPTIONS, batch_offsets, on_device, unrolled
+from spectral_kernels.triton_runtime import batch_offsets, launch, on_device, unrolled
 
 Pairs = list[tuple[Tensor, Tensor]]
 
@@ -104,7 +104,7 @@ class _Alignments:
         owner = torch.repeat_interleave(torch.arange(len(jobs)), jobs[:, 13])
         begin = jobs[:, 13].cumsum(0) - jobs[:, 13]
         tiles = torch.stack((owner, torch.arange(len(owner)) - begin[owner]), dim=1)
-        self._grid = (len(tiles),)
+        self._programs = len(tiles)
         self._arguments = {
             "base_ptr": sums.view(torch.uint8),
             "jobs_ptr": on_device(jobs, device),
@@ -115,8 +115,8 @@ class _Alignments:
 
     def run(self) -> None:
         """Compute the alignments of what is there now: one launch, nothing is allocated."""
-        if self._grid[0]:
-            triton_kernels.alignments[self._grid](**self._arguments, **self._plan, **OPTIONS)
+        beside = self._arguments["sums_ptr"]
+        launch(triton_kernels.alignments, self._programs, beside, **self._arguments, **self._plan)
 
 
 def _jobs(
@@ -160,7 +160,7 @@ class Clusters:
     ) -> None:
         starts = list(itertools.accumulate(lengths, initial=0))[:-1]
         jobs = torch.tensor(list(zip(starts, lengths, map(int, open_ended), strict=True)))
-        self._grid = (len(lengths),)
+        self._programs = len(lengths)
         self._arguments = {
             "values_ptr": values,
             "bounds_ptr": bounds,
@@ -172,10 +172,14 @@ class Clusters:
 
     def run(self) -> None:
         """Find the clusters of the values as they are now."""
-        if self._grid[0]:
-            triton_cluster_kernels.clusters[self._grid](
-                **self._arguments, **cluster_plan(), **OPTIONS
-            )
+        beside = self._arguments["first_ptr"]
+        launch(
+            triton_cluster_kernels.clusters,
+            self._programs,
+            beside,
+            **self._arguments,
+            **cluster_plan(),
+        )
 
 
 def _results(pairs: Pairs, counts: list[int]) -> list[Tensor]:

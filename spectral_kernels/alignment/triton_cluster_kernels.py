@@ -27,9 +27,9 @@ def clusters(values_ptr, bounds_ptr, jobs_ptr, last_ptr, first_ptr, alone_ptr, B
         low, high = _interval(values_ptr, bounds_ptr, last_ptr, i, i < r)
         low_before, _ = _interval(values_ptr, bounds_ptr, last_ptr, i - 1, (i > 0) & (i <= r))
         _, high_after = _interval(values_ptr, bounds_ptr, last_ptr, i + 1, i + 1 < r)
-        # Comparisons with NaN are false: NaN joins nothing, and nor does a place without a value.
-        begins = (i == 0) | ((low_before <= high) == 0)
-        ends = (i == r - 1) | ((low <= high_after) == 0)
+        # Comparisons with NaN are false: NaN joins nothing, and beyond the ends there is NaN.
+        begins = (low_before <= high) == 0
+        ends = (low <= high_after) == 0
         found = tl.associative_scan(tl.where(begins & (i < r), i, before), 0, _larger)
         before = tl.max(found, 0)
         tl.store(first_ptr + start + i, found, mask=i < r)

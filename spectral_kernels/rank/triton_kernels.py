@@ -19,18 +19,18 @@ from spectral_kernels.rank.triton_bound_kernels import bound
 from spectral_kernels.triton_device import load_bits, load_float64, surprisal
 
 # Columns of a job: byte offset of the values; dtype code; r; the bits of rtol; byte offsets of the
-# bounds of the values and of that of the 2-norm of all errors.
-FIELDS = tl.constexpr(6)
-METRICS = tl.constexpr(7)
+# bounds of the values, of that of the 2-norm of all errors, of the summary, of its bounds.
+FIELDS = tl.constexpr(8)
 
 
 @triton.jit
-def summaries(base_ptr, jobs_ptr, out_ptr, rows, BOUNDS: tl.constexpr, BLOCK: tl.constexpr):
-    """out (rows, 7) float64; with BOUNDS (2, rows, 7), the second half the bounds."""
+def summaries(base_ptr, jobs_ptr, BOUNDS: tl.constexpr, BLOCK: tl.constexpr):
+    """Write 7 float64 for each job, and with BOUNDS 7 bounds."""
     row = tl.program_id(0).to(tl.int64)
     job = jobs_ptr + row * FIELDS
     values, code, r = tl.load(job), tl.load(job + 1), tl.load(job + 2)
     rtol = load_bits(job + 3)
+    out_ptr = (base_ptr + tl.load(job + 6)).to(tl.pointer_type(tl.float64))
     top, bad = _largest(base_ptr, values, code, r, BLOCK)
     total, squares, logs, rank = _sums(base_ptr, values, code, r, top, rtol, BLOCK)
     some = top > 0
@@ -39,11 +39,12 @@ def summaries(base_ptr, jobs_ptr, out_ptr, rows, BOUNDS: tl.constexpr, BLOCK: tl
     exponential = tl.where(some, tl.exp(entropy), 0.0)
     frobenius = tl.sqrt(squares) * top
     good = bad == 0
-    _write(out_ptr + row * METRICS, good, entropy, exponential, squares, rank, top, total * top,
+    _write(out_ptr, good, entropy, exponential, squares, rank, top, total * top,
            frobenius)  # fmt: skip
     if BOUNDS:
         bounds, norm = tl.load(job + 4), tl.load(job + 5)
-        bound(base_ptr, values, bounds, norm, out_ptr + (rows + row) * METRICS, code, r, rtol, top,
+        bounds_out_ptr = (base_ptr + tl.load(job + 7)).to(tl.pointer_type(tl.float64))
+        bound(base_ptr, values, bounds, norm, bounds_out_ptr, code, r, rtol, top,
               entropy, exponential, squares, total * top, frobenius, good, BLOCK)  # fmt: skip
 
 

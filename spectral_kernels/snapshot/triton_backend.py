@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectral_kernels.numerics import DTYPE_CODES, result_dtype
 from spectral_kernels.snapshot import triton_kernels
-from spectral_kernels.triton_runtime import OPTIONS, batch_offsets, cdiv, on_device, unrolled
+from spectral_kernels.triton_runtime import batch_offsets, cdiv, launch, on_device, unrolled
 
 # Copies begin at multiples of this many bytes, so that rows of tiles are written in whole lines.
 _ALIGNMENT = 128
@@ -28,74 +28,75 @@ def plan() -> dict[str, int]:
 
 def snapshot(matrices: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Return packed copies of the matrices and the float64 statistics (count, 3)."""
-    prepared = Copies(matrices)
+    # Memory of their own for each: an operator's results must not share it.
+    copies = [torch.empty(A.shape, dtype=result_dtype(A.dtype), device=A.device) for A in matrices]
+    prepared = Copies(matrices, copies)
     prepared.run()
-    return prepared.copies, prepared.statistics
+    return copies, prepared.statistics
 
 
 class Copies:
     """Copies of matrices that stay where they are; copies and statistics stay as well.
 
-    Copies of matrices of one shape and type lie one after the other, at equal distances.
+    Unless ``copies`` are given, those of matrices of one shape and type lie one after the other,
+    at equal distances.
     """
 
-    def __init__(self, matrices: list[Tensor]) -> None:
+    def __init__(self, matrices: list[Tensor], copies: list[Tensor] | None = None) -> None:
         device = matrices[0].device
-        places, size = _packed(matrices)
-        block = torch.empty(size, dtype=torch.uint8, device=device)
-        self.copies = [_view(block, place, A) for place, A in zip(places, matrices, strict=True)]
-        counts = [A.shape[:-2].numel() for A in matrices]
-        self.statistics = torch.empty(sum(counts), 3, dtype=torch.float64, device=device)
-        self._block = block
-        jobs, chunks = _tables(matrices, places, block)
+        self.copies = _packed(matrices) if copies is None else copies
+        count = sum(A.shape[:-2].numel() for A in matrices)
+        self.statistics = torch.empty(count, 3, dtype=torch.float64, device=device)
+        self._matrices = matrices
+        jobs, chunks = _tables(matrices, self.copies, self.statistics.data_ptr())
         self._arguments = {
-            "base_ptr": block,
+            "base_ptr": self.statistics.view(torch.uint8),
             "jobs_ptr": on_device(jobs, device),
             "chunks_ptr": on_device(chunks, device),
             "parts_ptr": torch.empty(len(chunks), 3, dtype=torch.float64, device=device),
-            "arrived_ptr": torch.zeros(sum(counts), dtype=torch.int32, device=device),
+            "arrived_ptr": torch.zeros(count, dtype=torch.int32, device=device),
             "statistics_ptr": self.statistics,
         }
-        self._grid = (len(chunks),)
+        self._programs = len(chunks)
 
     def run(self) -> None:
         """Copy the matrices as they are now: one launch, nothing is allocated."""
-        if self._grid[0]:
-            triton_kernels.snapshot[self._grid](**self._arguments, **plan(), **OPTIONS)
+        launch(
+            triton_kernels.snapshot, self._programs, self.statistics, **self._arguments, **plan()
+        )
 
 
-def _packed(matrices: list[Tensor]) -> tuple[list[int], int]:
-    """Return where each copy begins, in bytes, and the size of all: equal shapes side by side."""
+def _packed(matrices: list[Tensor]) -> list[Tensor]:
+    """Return tensors for the copies, views of one block: equal shapes side by side."""
     groups: dict[Any, list[int]] = {}
     for index, A in enumerate(matrices):
         groups.setdefault((result_dtype(A.dtype), A.shape), []).append(index)
-    places, end = [0] * len(matrices), 0
+    places, end = {}, 0
     for (dtype, shape), members in groups.items():
+        size = shape.numel() * dtype.itemsize
         for index in members:
-            places[index] = end
-            end += cdiv(shape.numel() * dtype.itemsize, _ALIGNMENT) * _ALIGNMENT
-    return places, end
+            places[index] = slice(end, end + size)
+            end += cdiv(size, _ALIGNMENT) * _ALIGNMENT
+    block = torch.empty(end, dtype=torch.uint8, device=matrices[0].device)
+    return [
+        block[places[index]].view(result_dtype(A.dtype)).view(A.shape)
+        for index, A in enumerate(matrices)
+    ]
 
 
-def _view(block: Tensor, place: int, A: Tensor) -> Tensor:
-    dtype = result_dtype(A.dtype)
-    return block[place : place + A.numel() * dtype.itemsize].view(dtype).view(A.shape)
-
-
-def _tables(matrices: list[Tensor], places: list[int], block: Tensor) -> tuple[Tensor, Tensor]:
+def _tables(matrices: list[Tensor], copies: list[Tensor], base: int) -> tuple[Tensor, Tensor]:
     """Return the kernel's jobs, one a matrix with batches unrolled, and chunks, one a program."""
-    base = block.data_ptr()
     rows, steps = [], []
-    for A, place in zip(matrices, places, strict=True):
+    for A, copy in zip(matrices, copies, strict=True):
         m, n = A.shape[-2:]
         layout = _layout(A)
         row = [A.data_ptr() - base, DTYPE_CODES[A.dtype], n, m * n, A.stride(-2), A.stride(-1)]
-        rows.append([*row, layout, place, 0, _chunks(m, n, layout)])
-        steps.append([0] * 7 + [m * n * result_dtype(A.dtype).itemsize, 0, 0])
+        rows.append([*row, layout, copy.data_ptr() - base, 0, _chunks(m, n, layout)])
+        steps.append([0] * 7 + [m * n * copy.element_size(), 0, 0])
     offsets = [batch_offsets(A) for A in matrices]
     jobs = unrolled(rows, [len(x) for x in offsets], steps)
     jobs[:, 0] += torch.cat(offsets)
-    uneven = ((jobs[:, 0] + base) % 16 + (jobs[:, 7] + base) % 16) > 0
+    uneven = (jobs[:, 0] % 16 + jobs[:, 7] % 16) > 0
     jobs[:, 6] = jobs[:, 6].masked_fill(uneven & (jobs[:, 6] == _ALIKE), _STRIDED)
     ends = jobs[:, 9].cumsum(0)
     jobs[:, 8] = ends - jobs[:, 9]

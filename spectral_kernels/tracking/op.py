@@ -31,6 +31,12 @@ class SpectrumTracker:
     ``singular_value_clusters``. Compiled kernels take short sides up to 384; larger matrices are
     tracked by plain torch, and mostly cheaper with ``k``.
 
+    On a GPU with Triton whole spectra are updated without waiting for the device, from the second
+    update on; sweeps are float64. Rotations are decided there. What three of them do not bring
+    within the tolerance is ``lost``: its bounds say so, and it is solved anew with one of the next
+    updates. Results are written to the same memory each time, and copied unless buffers are
+    reused.
+
     With ``k`` it follows the leading triplets alone: one iteration of a block of at least k + 8
     vectors from the last ones, with fresh random directions among them, in two reads of A; two or
     three where the values have not settled, a new start where the block is lost. Values are from

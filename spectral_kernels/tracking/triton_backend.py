@@ -1,8 +1,8 @@
 """Updates on a GPU that wait for nothing: everything is decided, counted and kept on the device.
 
 After the first run no call of the host depends on a result, nothing is allocated that outlives an
-update, and all buffers stay where they are: a run can be captured in a CUDA graph and replayed. An
-update turns vectors twice at most. A matrix whose bounds then still exceed the tolerance is lost:
+update, and all buffers stay where they are: a run can be captured in a CUDA graph and replayed.
+Vectors turn as often as on the CPU. A matrix whose bounds then still exceed the tolerance is lost:
 its values stand, with these bounds, and it is to be solved anew before a later run (`resolve`).
 """
 

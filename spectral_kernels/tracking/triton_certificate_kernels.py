@@ -128,7 +128,7 @@ def row_sums(
         cosines += tl.sum(tl.abs(c), 1)
         squares += tl.sum(c * c, 1)
         weighted += tl.sum(c * c * (s_j * s_j)[None, :], 1)
-        t = tangents(g, s_i, s_j, i, j, long)
+        t = tangents(g, s_i, s_j, long)
         turns += tl.sum(tl.abs(tl.where(off, t, 0.0)), 1)
     rows = sums_ptr + batch * SUMS * r + i
     tl.store(rows + COSINES * r, cosines, mask=i < r)

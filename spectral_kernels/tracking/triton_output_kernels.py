@@ -131,7 +131,7 @@ def outcome(
     tl.store(fresh_ptr + batch, tl.where(finite, 0, fresh))
     tl.store(names + r, tl.where(finite & unnamed, real(r).to(tl.int64), tl.load(names + r)))
     new = tl.load(drift_ptr + batch)
-    better = finite & (turns > 0) & (new < WORST_DRIFT)
+    better = (turns > 0) & (new < WORST_DRIFT)
     tl.store(turned_ptr + batch, better.to(tl.int32))
     old = tl.load(state_drift_ptr + batch)
     tl.store(state_drift_ptr + batch, tl.where(better, new, old))

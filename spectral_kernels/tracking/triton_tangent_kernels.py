@@ -32,17 +32,15 @@ def real(n):
 
 
 @triton.jit
-def tangents(g, s_i, s_j, i, j, long):
-    """Return t for a tile g of S at rows i and columns j; what is on the diagonal means nothing.
+def tangents(g, s_i, s_j, long):
+    """Return t for a tile g of S above the diagonal; below it the sign is wrong for equal values.
 
     A cosine that the rounding of M = ``long`` products explains does not turn: equal values would
     turn by 45 degrees for nothing.
     """
     half = 0.5 * ((s_j * s_j)[None, :] - (s_i * s_i)[:, None])
     size = tl.abs(half) + tl.sqrt(half * half + g * g)
-    # Where values are equal either turn will do, but both halves of E must mean the same one.
-    backwards = (half < 0) | ((half == 0) & (i[:, None] > j[None, :]))
-    t = tl.where(backwards, -g, g) / tl.where(size > 0, size, 1.0)
+    t = tl.where(half < 0, -g, g) / tl.where(size > 0, size, 1.0)
     noise = real(long) * EPS * s_i[:, None] * s_j[None, :]
     return tl.where((tl.abs(g) > noise) & (size > 0), t, 0.0)
 
@@ -82,7 +80,7 @@ def rotation(
     s_j = tl.load(values_ptr + batch * r + j, mask=j < r, other=0.0)
     shrink_i = tl.load(shrink_ptr + batch * r + i, mask=i < r, other=1.0)
     shrink_j = tl.load(shrink_ptr + batch * r + j, mask=j < r, other=1.0)
-    t = tangents(g, s_i, s_j, i, j, long)
+    t = tangents(g, s_i, s_j, long)
     t = t * tl.minimum(shrink_i[:, None], shrink_j[None, :])
     # Selected, not multiplied: the tangents of a matrix that is not finite are NaN.
     t = tl.where((i[:, None] < j[None, :]) & (asked != 0), t, 0.0)

@@ -6,7 +6,7 @@ from spectral_kernels.rank import triton_kernels
 from spectral_kernels.rank.triton_backend import plan
 from triton_variants import Variant
 
-_SIGNATURE = {"base_ptr": "*u8", "jobs_ptr": "*i64", "out_ptr": "*fp64", "rows": "i32"}
+_SIGNATURE = {"base_ptr": "*u8", "jobs_ptr": "*i64"}
 
 VARIANTS = [
     Variant.of_plan(
