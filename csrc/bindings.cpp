@@ -115,11 +115,14 @@ void svd(const py::list& list, int threads) {
 
 void rsvd(const py::list& list, int threads) {
   run_jobs<RsvdJob>(
-      list, threads, 15,
+      list, threads, 18,
       [](Fields& f) {
         RsvdJob job;
         job.a = f.matrix();
         job.plan.start = f.pointer<const void>();
+        job.plan.given = f.integer();
+        job.plan.random = {static_cast<uint64_t>(f.integer()), 0,
+                           static_cast<uint32_t>(f.integer())};
         job.plan.rank = f.integer();
         job.plan.width = f.integer();
         job.plan.power_iters = f.integer();
@@ -127,6 +130,12 @@ void rsvd(const py::list& list, int threads) {
         return job;
       },
       run_rsvd);
+}
+
+void normals(int64_t seed, uint32_t matrix, uint32_t entry, int64_t n, int64_t columns,
+             intptr_t out) {
+  kernels().normals({static_cast<uint64_t>(seed), entry, matrix}, n, 0, columns,
+                    reinterpret_cast<float*>(out), n);
 }
 
 void track(const py::list& list, int threads) {
@@ -279,6 +288,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("svdvals", &svdvals, py::arg("jobs"), py::arg("threads"));
   module.def("svd", &svd, py::arg("jobs"), py::arg("threads"));
   module.def("rsvd", &rsvd, py::arg("jobs"), py::arg("threads"));
+  module.def("normals", &normals, py::arg("seed"), py::arg("matrix"), py::arg("entry"),
+             py::arg("n"), py::arg("columns"), py::arg("out"));
   module.def("track", &track, py::arg("jobs"), py::arg("threads"));
   module.def("leading", &leading, py::arg("jobs"), py::arg("threads"));
   module.def("summarize", &summarize, py::arg("jobs"), py::arg("threads"));

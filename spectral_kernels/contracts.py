@@ -25,7 +25,7 @@ _LIBRARY = _library.Library("spectral_kernels", "DEF")
 SCHEMAS = {
     "svd": "(Tensor[] A) -> (Tensor[] U, Tensor[] S, Tensor[] Vh)",
     "svdvals": "(Tensor[] A) -> Tensor[]",
-    "rsvd": "(Tensor[] A, Tensor[] start, int[] k, int power_iters) "
+    "rsvd": "(Tensor[] A, Tensor[] start, int[] k, int[] width, Tensor seed, int power_iters) "
     "-> (Tensor[] U, Tensor[] S, Tensor[] Vh)",
     "summarize": "(Tensor[] S, int[] m, int[] n, float rtol) -> Tensor[]",
     "alignment_diagonals": "(Tensor[] U, Tensor[] Vh_next, int k) -> Tensor[]",
@@ -91,7 +91,12 @@ def _svdvals_fake(A: list[Tensor]) -> list[Tensor]:
 
 
 def _rsvd_fake(
-    A: list[Tensor], start: list[Tensor], k: list[int], power_iters: int
+    A: list[Tensor],
+    start: list[Tensor],
+    k: list[int],
+    width: list[int],
+    seed: Tensor,
+    power_iters: int,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     U, S, Vh = [], [], []
     for a, rank in zip(A, k, strict=True):

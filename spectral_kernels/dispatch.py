@@ -53,13 +53,14 @@ BACKENDS = (
 # BLAS does best on the CPU.
 OPERATIONS = {
     "svd": ("cpu", "torch"),
-    "rsvd": ("cpu", "torch"),
+    "rsvd": ("cpu", "triton", "torch"),
     "rank": ("cpu", "triton", "torch"),
     "alignment": ("cpu", "triton", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
     "tracking": ("cpu", "triton", "torch"),
-    "tracking.leading": ("cpu", "torch"),
+    "tracking.leading": ("cpu", "triton", "torch"),
     "decomposed": ("torch",),
+    "products": ("triton", "torch"),
 }
 
 _chosen: dict[tuple[str, str, str | None], ModuleType] = {}

@@ -23,6 +23,7 @@ SHARED = [
     "test_clusters.py",
     "test_opcheck.py",
     "test_rank.py",
+    "test_rsvd.py",
     "test_snapshot.py",
     "test_summary_bounds.py",
 ]

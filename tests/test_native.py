@@ -34,7 +34,8 @@ def test_kernels_keep_to_their_buffers(isa: str, tmp_path: Path) -> None:
     if isa not in compiled.isas():
         pytest.skip(f"this machine does not run {isa}")
     program = tmp_path / isa
-    sources = [ROOT / "tests/native/memory.cpp", ROOT / "csrc/cpu/kernels.cpp"]
+    kernels = (ROOT / "csrc/cpu" / name for name in ("kernels.cpp", "normals.cpp"))
+    sources = [ROOT / "tests/native/memory.cpp", *kernels]
     subprocess.run(
         [str(COMPILER), "-std=c++17", "-O1", "-g", "-fno-math-errno", "-Wno-psabi",
          "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",

@@ -27,11 +27,13 @@ CASES = {
         lambda: ([torch.randn(3, 4).bfloat16()],),
     ],
     "rsvd": [
-        lambda: ([torch.randn(9, 7)], [torch.randn(7, 5)], [3], 2),
+        lambda: ([torch.randn(9, 7)], [torch.randn(7, 5)], [3], [5], torch.tensor(1), 2),
         lambda: (
             [torch.randn(2, 6, 9), torch.randn(4, 4)],
-            [torch.randn(2, 9, 4), torch.eye(4)],
+            [torch.randn(2, 9, 1), torch.empty(4, 0)],
             [4, 1],
+            [6, 3],
+            torch.tensor(2**62 + 5),
             0,
         ),
     ],

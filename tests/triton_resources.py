@@ -49,7 +49,7 @@ def compile_for(variant: Variant, architecture: int) -> Any:
     signature = {n: variant.signature.get(n, "constexpr") for n in names}
     attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in variant.aligned}
     source = ASTSource(variant.kernel, signature, variant.constants, attributes)
-    options = {**variant.options, **triton_runtime.OPTIONS}
+    options = {**triton_runtime.OPTIONS, **variant.options}
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 

@@ -113,7 +113,8 @@ void run_rsvd(const std::vector<RsvdJob>& jobs, int threads) {
       tasks.push_back(
           {cost, [&k, &job, b, bytes, rank] {
              RsvdPlan plan = job.plan;
-             plan.start = static_cast<const char*>(plan.start) + b * job.a.n * plan.width * bytes;
+             plan.start = static_cast<const char*>(plan.start) + b * job.a.n * plan.given * bytes;
+             plan.random.entry = static_cast<uint32_t>(b);
              const SvdOutput out = {static_cast<char*>(job.out.ut) + b * rank * job.a.m * bytes,
                                     static_cast<char*>(job.out.s) + b * rank * bytes,
                                     static_cast<char*>(job.out.vh) + b * rank * job.a.n * bytes};

@@ -56,6 +56,7 @@ const Kernels& SK_CONCAT(kernels_, SK_ISA)() {
       isa::svd,
       isa::rsvd_workspace,
       isa::rsvd,
+      isa::normals,
       isa::track_workspace,
       isa::track,
       isa::leading_workspace,

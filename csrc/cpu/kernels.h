@@ -30,9 +30,17 @@ struct SvdOutput {
   void* vh;
 };
 
+// Which random block: of one seed, that of one entry of the batch of one matrix of a list.
+struct NormalsPlan {
+  uint64_t seed;
+  uint32_t entry, matrix;
+};
+
 struct RsvdPlan {
   int64_t rank, width, power_iters;
-  const void* start;  // (n, width)
+  const void* start;  // (n, given): the first columns of the start block; the others are random
+  int64_t given;
+  NormalsPlan random;
 };
 
 // What a tracker keeps of a matrix, and what it tells of an update (spectral_kernels/_C.pyi).
@@ -117,6 +125,8 @@ struct Kernels {
 
   int64_t (*rsvd_workspace)(const MatrixView&, const RsvdPlan&);
   void (*rsvd)(const MatrixView&, const RsvdPlan&, const SvdOutput&, double* work);
+  void (*normals)(const NormalsPlan&, int64_t n, int64_t first, int64_t last, float* out,
+                  int64_t ld);
 
   int64_t (*track_workspace)(const MatrixView&);
   void (*track)(const MatrixView&, const TrackPlan&, const SvdOutput&, double* work);

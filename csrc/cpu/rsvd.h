@@ -13,6 +13,10 @@
 namespace spectral {
 namespace SK_ISA {
 
+// normals.cpp, which is compiled with other flags.
+void normals(const NormalsPlan& plan, int64_t n, int64_t first, int64_t last, float* out,
+             int64_t ld);
+
 template <class T>
 struct RsvdSpace {
   T *packed, *right, *left;      // A with padded rows; l rows of length n and m
@@ -102,11 +106,23 @@ inline PackedRows<T> pack(const MatrixView& a, const RsvdSizes& s, T* packed) {
   return {packed, s.ldn, exact_scale(largest)};
 }
 
+// The given columns, then random ones.
 template <class T>
-inline void load_start(const RsvdSizes& s, const T* start, T* right) {
-  for (int64_t c = 0; c < s.l; ++c)
-    for (int64_t j = 0; j < s.ldn; ++j)
-      right[c * s.ldn + j] = j < s.n ? start[j * s.l + c] : T(0);
+inline void load_start(const RsvdSizes& s, const RsvdPlan& plan, const RsvdSpace<T>& space) {
+  const T* start = static_cast<const T*>(plan.start);
+  std::memset(space.right, 0, static_cast<size_t>(s.l * s.ldn) * sizeof(T));
+  for (int64_t c = 0; c < plan.given; ++c)
+    for (int64_t j = 0; j < s.n; ++j)
+      space.right[c * s.ldn + j] = start[j * plan.given + c];
+  if constexpr (sizeof(T) == sizeof(float)) {
+    normals(plan.random, s.n, plan.given, s.l, space.right, s.ldn);
+  } else {
+    float* narrow = reinterpret_cast<float*>(space.wide);
+    normals(plan.random, s.n, plan.given, s.l, narrow, s.ldn);
+    for (int64_t c = plan.given; c < s.l; ++c)
+      for (int64_t j = 0; j < s.n; ++j)
+        space.right[c * s.ldn + j] = static_cast<T>(narrow[c * s.ldn + j]);
+  }
 }
 
 // out (k x length) = sign * coefficients^T (l x l by rows, columns in `order`) times rows (l x
@@ -168,7 +184,7 @@ inline bool rsvd_typed(const MatrixView& a, const RsvdPlan& plan, const SvdOutpu
   const PackedRows<T> x = pack(a, s, space.packed);
   if (std::isnan(x.scale)) return false;
   std::memset(space.left, 0, static_cast<size_t>(s.l * s.ldm) * sizeof(T));
-  load_start(s, static_cast<const T*>(plan.start), space.right);
+  load_start(s, plan, space);
   project(x.rows, x.ld, s.m, space.right, s.ldn, s.l, s.ldn, space.left, s.ldm);
   for (int64_t q = 0; q < plan.power_iters; ++q) {
     orthonormalise_rows(s, space, space.left, s.m, s.ldm);

@@ -12,13 +12,23 @@ from spectral_kernels.results import SVD
 
 
 def rsvd(
-    matrices: list[Tensor], starts: list[Tensor], ks: list[int], power_iters: int
+    matrices: list[Tensor],
+    starts: list[Tensor],
+    ks: list[int],
+    widths: list[int],
+    seed: Tensor,
+    power_iters: int,
 ) -> list[SVD]:
-    """Return k leading triplets of each matrix (..., m, n) from its start block (..., n, l)."""
+    """Return k leading triplets of each matrix (..., m, n).
+
+    The start block (..., n, width) has the columns of the one given, then random ones.
+    """
+    number = int(seed)
     results = []
     jobs = []
     owners = []
-    for A, start, k in zip(matrices, starts, ks, strict=True):
+    entries = zip(matrices, starts, ks, widths, strict=True)
+    for index, (A, start, k, width) in enumerate(entries):
         *batch, m, n = A.shape
         dtype = result_dtype(A.dtype)
         Ut = torch.empty(*batch, k, m, dtype=dtype)
@@ -27,10 +37,11 @@ def rsvd(
         results.append(SVD(Ut.mT, S, Vh))
         if A.numel():
             argument, owner = matrix_argument(A)
-            omega = start.to(dtype).contiguous()
-            owners += [owner, omega]
+            columns = start.to(dtype).contiguous()
+            owners += [owner, columns]
+            block = (columns.data_ptr(), columns.shape[-1], number, index)
             outputs = (Ut.data_ptr(), S.data_ptr(), Vh.data_ptr())
-            jobs.append((*argument, omega.data_ptr(), k, omega.shape[-1], power_iters, *outputs))
+            jobs.append((*argument, *block, k, width, power_iters, *outputs))
     if jobs:
         _C.rsvd(jobs, torch.get_num_threads())
     return results

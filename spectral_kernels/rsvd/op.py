@@ -11,6 +11,7 @@ from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.arrays import Array, enter, to_tensor
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
+from spectral_kernels.rsvd.normals import seed_from
 
 _rsvd = contracts.operator("rsvd")
 
@@ -39,7 +40,9 @@ def rsvd(
         power_iters: subspace iterations. Each divides the weight of the unwanted directions by
             (sigma_k / sigma_{k+1})^2; two are needed where the spectrum falls slowly, none where
             it falls fast.
-        generator: of the random start, for NumPy input too; torch's default one if None.
+        generator: of the seed of the random columns, for NumPy input too; torch's default CPU one
+            if None. From a seed they are the same numbers on every device and backend. A
+            generator on a GPU costs a synchronisation, by which the seed is read.
         start: a block (..., n, l) or an earlier SVD of a matrix near A, whose right vectors are
             taken (a warm start). Random columns fill up to k + oversample.
         check_finite: as for ``svd``.
@@ -60,8 +63,9 @@ def rsvd(
         checks.check_finite(tensors, "A", single=single)
     ks = _ranks(k, tensors, single)
     blocks = _blocks(start, tensors, single)
-    starts = start_blocks(tensors, ks, blocks, oversample, generator)
-    parts = _rsvd(tensors, starts, ks, power_iters) if tensors else ([], [], [])
+    starts, widths = start_columns(tensors, ks, blocks, oversample)
+    seed = seed_from(generator)
+    parts = _rsvd(tensors, starts, ks, widths, seed, power_iters) if tensors else ([], [], [])
     result: SVD | list[SVD] = leave([SVD(*usv) for usv in zip(*parts, strict=True)])
     return result
 
@@ -83,36 +87,25 @@ def rsvd_list(
         return []
     with torch.no_grad():
         blocks = start or [None] * len(matrices)
-        starts = start_blocks(matrices, k, blocks, oversample, generator)
-        return _rsvd_backend(matrices, starts, k, power_iters)
+        starts, widths = start_columns(matrices, k, blocks, oversample)
+        return _rsvd_backend(matrices, starts, k, widths, seed_from(generator), power_iters)
 
 
-def start_blocks(
-    matrices: list[Tensor],
-    ks: list[int],
-    blocks: Sequence[Tensor | None],
-    oversample: int,
-    generator: torch.Generator | None,
-) -> list[Tensor]:
-    """Return one block (..., n, l) per matrix: the given columns, then Gaussian ones.
+def start_columns(
+    matrices: list[Tensor], ks: list[int], blocks: Sequence[Tensor | None], oversample: int
+) -> tuple[list[Tensor], list[int]]:
+    """Return the given columns (..., n, given) of every start block and the width it shall have.
 
-    l = min(k + oversample, r), or the width of the given block where that is larger.
+    min(k + oversample, r), or as many as are given where those are more.
     """
-    starts = []
+    starts, widths = [], []
     for A, k, block in zip(matrices, ks, blocks, strict=True):
         *batch, m, n = A.shape
-        dtype = result_dtype(A.dtype)
-        width = min(k + oversample, m, n)
-        given = 0 if block is None else block.shape[-1]
-        if given >= width:
-            assert block is not None
-            starts.append(block.to(dtype))
-            continue
-        device = A.device if generator is None else generator.device
-        shape = (*batch, n, width - given)
-        random = torch.randn(shape, generator=generator, dtype=dtype, device=device).to(A.device)
-        starts.append(random if block is None else torch.cat([block.to(dtype), random], dim=-1))
-    return starts
+        if block is None:
+            block = A.new_empty((*batch, n, 0))
+        starts.append(block.to(result_dtype(A.dtype)))
+        widths.append(max(min(k + oversample, m, n), block.shape[-1]))
+    return starts, widths
 
 
 def _ranks(k: int | list[int] | tuple[int, ...], tensors: list[Tensor], single: bool) -> list[int]:
@@ -161,17 +154,27 @@ def _block(start: SVD | Array | None, A: Tensor, name: str) -> Tensor | None:
 
 
 def _rsvd_backend(
-    A: list[Tensor], start: list[Tensor], k: list[int], power_iters: int
+    A: list[Tensor],
+    start: list[Tensor],
+    k: list[int],
+    width: list[int],
+    seed: Tensor,
+    power_iters: int,
 ) -> list[SVD]:
     module = dispatch.backend("rsvd", A[0].device.type)
-    results: list[SVD] = module.rsvd(A, start, k, power_iters)
+    results: list[SVD] = module.rsvd(A, start, k, width, seed, power_iters)
     return results
 
 
 def _rsvd_kernel(
-    A: list[Tensor], start: list[Tensor], k: list[int], power_iters: int
+    A: list[Tensor],
+    start: list[Tensor],
+    k: list[int],
+    width: list[int],
+    seed: Tensor,
+    power_iters: int,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    results = _rsvd_backend(A, start, list(k), power_iters) if A else []
+    results = _rsvd_backend(A, start, list(k), list(width), seed, power_iters) if A else []
     return [x.U for x in results], [x.S for x in results], [x.Vh for x in results]
 
 

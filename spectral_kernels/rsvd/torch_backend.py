@@ -7,18 +7,31 @@ from torch import Tensor
 
 from spectral_kernels import numerics
 from spectral_kernels.results import SVD
+from spectral_kernels.rsvd.normals import start_block
 
 
 def rsvd(
-    matrices: list[Tensor], starts: list[Tensor], ks: list[int], power_iters: int
+    matrices: list[Tensor],
+    starts: list[Tensor],
+    ks: list[int],
+    widths: list[int],
+    seed: Tensor,
+    power_iters: int,
 ) -> list[SVD]:
-    """Return k leading triplets of each matrix (..., m, n) from its start block (..., n, l)."""
-    return [
-        _rsvd(A, start, k, power_iters) for A, start, k in zip(matrices, starts, ks, strict=True)
-    ]
+    """Return k leading triplets of each matrix (..., m, n).
+
+    The start block (..., n, width) has the columns of the one given, then random ones.
+    """
+    number = int(seed)
+    results = []
+    for i, (A, start, k, width) in enumerate(zip(matrices, starts, ks, widths, strict=True)):
+        block = start_block(A, start, width, number, i)
+        results.append(from_block(A, block, k, power_iters))
+    return results
 
 
-def _rsvd(A: Tensor, start: Tensor, k: int, power_iters: int) -> SVD:
+def from_block(A: Tensor, start: Tensor, k: int, power_iters: int) -> SVD:
+    """Return k leading triplets of A (..., m, n) from the start block (..., n, l)."""
     *batch, m, n = A.shape
     A = A.to(numerics.result_dtype(A.dtype))
     if A.numel() == 0:

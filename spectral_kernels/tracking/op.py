@@ -77,7 +77,7 @@ class SpectrumTracker:
         self._tracker: WholeTracker | LeadingTracker = (
             WholeTracker(self.tolerance, reuse_buffers=bool(reuse_buffers))
             if k is None
-            else LeadingTracker(k, self.tolerance)
+            else LeadingTracker(k, self.tolerance, reuse_buffers=bool(reuse_buffers))
         )
         self.reset()
 

@@ -62,52 +62,54 @@ from torch import Tensor
 
 
 class BlockErrors(NamedTuple):
-    """beta and eta of the theorem, and f = ||Q^T Q - I||_F; the first two absolute."""
+    """beta and eta of the theorem, and f = ||Q^T Q - I||_F, (...); the first two absolute."""
 
-    product: float
-    image: float
-    basis: float
+    product: Tensor | float
+    image: Tensor | float
+    basis: Tensor | float
 
 
 class Certificate(NamedTuple):
-    """``bounds`` (k,) of |s_i - sigma_i|, their 2-norm, and ``residuals`` (k,), all float64."""
+    """Bounds (..., k) of |s_i - sigma_i|, their 2-norm (...), residuals (..., k); all float64."""
 
     bounds: Tensor
     error_norm: Tensor
     residuals: Tensor
 
 
-def certify(s: Tensor, seen: Tensor, rest: float, errors: BlockErrors, k: int) -> Certificate:
+def certify(s: Tensor, seen: Tensor, rest: Tensor, errors: BlockErrors, k: int) -> Certificate:
     """Return the theorem's bounds for the k leading of l values.
 
     Args:
-        s: (l,) the singular values of U^T A, descending, float64.
-        seen: (l,) ||M^T p_i||.
-        rest: rho.
+        s: (..., l) the singular values of U^T A, descending, float64.
+        seen: (..., l) ||M^T p_i||.
+        rest: (...) rho.
         errors: what is not exact.
         k: how many bounds.
     """
-    beta, eta, f = errors
+    beta, eta, f = (torch.as_tensor(x, dtype=s.dtype, device=s.device)[..., None] for x in errors)
+    rho = rest[..., None]
     positive = torch.where(s > 0, s, 1.0)
     cosine = torch.where(s > 0, (seen - beta - eta).clamp_min(0.0) / positive, 0.0)
     sine = (1.0 - cosine.square() / (1.0 + f)).clamp_min(0.0).sqrt()
-    residuals = (rest * sine + 2.0 * eta if f < 0.75 else torch.full_like(s, rest)).clamp_max(rest)
+    residuals = torch.where(f < 0.75, torch.minimum(rho * sine + 2.0 * eta, rho), rho)
     # after[j]: squares of the residuals from j on.
-    after = torch.nn.functional.pad(residuals.square().flip(0).cumsum(0).flip(0), (0, 1))
-    following = torch.cat((s[1:], s.new_zeros(1)))
-    whole = torch.full_like(s, rest)
-    below = torch.cat(
-        (_coupled(following, after[1:].sqrt().clamp_max(rest), whole)[:-1], whole[:1])
-    )
+    after = torch.nn.functional.pad(residuals.square().flip(-1).cumsum(-1).flip(-1), (0, 1))
+    following = torch.nn.functional.pad(s[..., 1:], (0, 1))
+    below = _coupled(following, torch.minimum(after[..., 1:].sqrt(), rho), rho)
+    # Nothing of the block follows its last value.
+    last = torch.arange(s.shape[-1], device=s.device) == s.shape[-1] - 1
+    below = torch.where(last, rho, below)
     # own[i, j]: the residuals of i to j, for the cut after j.
-    own = after[:k, None] - after[None, 1:]
-    own = own.clamp_min(0.0).sqrt().clamp_max(rest)
-    high = _coupled(s[:k, None], own, below[None, :])
-    cut = torch.arange(len(s), device=s.device)
-    high = torch.where(cut >= cut[:k, None], high, float("inf")).amin(dim=1)
-    high = torch.minimum(high, torch.hypot(s[:k], whole[:k]))
-    bounds = (high - s[:k]).clamp_min(0.0) + beta
-    return Certificate(bounds, bounds.norm().clamp_max(rest + beta), residuals[:k])
+    own = after[..., :k, None] - after[..., None, 1:]
+    own = torch.minimum(own.clamp_min(0.0).sqrt(), rho[..., None])
+    high = _coupled(s[..., :k, None], own, below[..., None, :])
+    cut = torch.arange(s.shape[-1], device=s.device)
+    high = torch.where(cut >= cut[:k, None], high, float("inf")).amin(dim=-1)
+    high = torch.minimum(high, torch.hypot(s[..., :k], rho))
+    bounds = (high - s[..., :k]).clamp_min(0.0) + beta
+    norm = torch.minimum(bounds.norm(dim=-1), rest + beta[..., 0])
+    return Certificate(bounds, norm, residuals[..., :k])
 
 
 def _coupled(s: Tensor, q: Tensor, t: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from spectral_kernels import dispatch
 from spectral_kernels.numerics import result_dtype
-from spectral_kernels.results import SVD
+from spectral_kernels.tracking.late import LateFlags
+from spectral_kernels.tracking.leading.late import LatePlan, copied
+from spectral_kernels.tracking.leading.shapes import nothing, unflatten
 from spectral_kernels.tracking.leading.state import WORK, Block, LeadingResult, Randomness
 
 _OVERSAMPLE = 8
@@ -36,11 +38,13 @@ class LeadingTracker:
     Args:
         k: how many; a matrix with fewer singular values gives them all.
         tolerance: as for ``SpectrumTracker``.
+        reuse_buffers: the same, for updates on a GPU.
     """
 
-    def __init__(self, k: int, tolerance: float) -> None:
+    def __init__(self, k: int, tolerance: float, *, reuse_buffers: bool = False) -> None:
         self.k = k
         self.tolerance = tolerance
+        self.reuse_buffers = reuse_buffers
         self.reset()
 
     def reset(self) -> None:
@@ -48,6 +52,8 @@ class LeadingTracker:
         self._blocks: list[Block] = []
         self._updates = 0
         self.resolves = 0
+        self._plan: LatePlan | None = None
+        self._flags: LateFlags | None = None
 
     def update(self, tensors: list[Tensor]) -> list[LeadingResult]:
         """Return the triplets of each tensor (..., m, n), with its batch dimensions."""
@@ -57,9 +63,13 @@ class LeadingTracker:
         for block in self._blocks:
             # A state loaded from a file may be elsewhere.
             block.vectors = block.vectors.to(device)
+        widths = [self._width(A.shape) for A in tensors]
+        if LatePlan.takes(tensors, widths):
+            return self._update_late(tensors)
+        self._leave_device()
         before = [warm for block in self._blocks for warm in block.warm]
         filled = [i for i, A in enumerate(tensors) if A.numel()]
-        results = [self._nothing(A) for A in tensors]
+        results = [nothing(A, self._rank(A)) for A in tensors]
         if filled:
             flat = [tensors[i].reshape(-1, *tensors[i].shape[-2:]) for i in filled]
             found = dispatch.backend("tracking.leading", device.type).track(
@@ -70,7 +80,7 @@ class LeadingTracker:
                 self.tolerance,
             )
             for i, result in zip(filled, found, strict=True):
-                results[i] = _unflatten(result, tensors[i])
+                results[i] = unflatten(result, tensors[i])
         self._updates += 1
         work = [entry for result in results for entry in result.work]
         self.resolves += sum(
@@ -78,8 +88,42 @@ class LeadingTracker:
         )
         return results
 
+    def _update_late(self, tensors: list[Tensor]) -> list[LeadingResult]:
+        """Update on a device that is not waited for."""
+        plan = self._plan
+        if plan is None or not plan.fits(tensors):
+            self._leave_device()
+            ks = [self._rank(A) for A in tensors]
+            schedule = (self._updates, _UPDATES_PER_REFRESH)
+            plan = self._plan = LatePlan(tensors, self._blocks, ks, self.tolerance, schedule)
+            self._flags = LateFlags(plan.counts, tensors[0].device)
+        assert self._flags is not None
+        self.resolve(self._flags.heard())
+        found = plan.run()
+        self._flags.send(plan.lost)
+        results = [
+            nothing(A, self._rank(A)) if one is None else unflatten(one, A)
+            for one, A in zip(found, tensors, strict=True)
+        ]
+        return results if self.reuse_buffers else [copied(result) for result in results]
+
+    def _leave_device(self) -> None:
+        """Take back what updates without waiting keep on the device; waits for it."""
+        if self._plan is not None:
+            self._updates = self._plan.take_back(self._blocks)
+        self._plan = self._flags = None
+
     def resolve(self, which: Sequence[Sequence[int]]) -> None:
-        """Do nothing: every update starts anew where its block was lost."""
+        """Start blocks anew for the next update on a GPU; elsewhere an update does it itself.
+
+        Raises:
+            ValueError: not an entry for each tensor.
+        """
+        if len(which) != len(self._blocks):
+            raise ValueError(f"which has {len(which)} entries; expected {len(self._blocks)}")
+        if self._plan is not None and any(which):
+            self.resolves += sum(map(len, which))
+            self._plan.resolve(which)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what the next update needs.
@@ -87,12 +131,13 @@ class LeadingTracker:
         ``vectors`` (one (B, n, l) tensor per entry of the list), ``identities`` (one (B, l + 1)
         int64 tensor), ``warm``, ``updates`` (which seeds the random columns) and ``resolves``.
         """
+        late = self._plan
         return {
             "k": self.k,
             "vectors": [block.vectors.clone() for block in self._blocks],
-            "identities": [block.identities.clone() for block in self._blocks],
-            "warm": [list(block.warm) for block in self._blocks],
-            "updates": self._updates,
+            "identities": [block.identities.to("cpu", copy=True) for block in self._blocks],
+            "warm": [block.started() if late else list(block.warm) for block in self._blocks],
+            "updates": late.updates() if late else self._updates,
             "resolves": self.resolves,
         }
 
@@ -122,6 +167,7 @@ class LeadingTracker:
             vectors = V.detach().to(dtype, copy=True).contiguous()
             identities = numbers.detach().to("cpu", torch.int64, copy=True).contiguous()
             blocks.append(Block(vectors, identities, [bool(x) for x in warm]))
+        self.reset()
         self._blocks = blocks
         self._updates, self.resolves = int(state["updates"]), int(state["resolves"])
 
@@ -145,22 +191,6 @@ class LeadingTracker:
         fresh = _columns(n, count, self._updates).to(dtype)
         return Randomness(_start(n, width, dtype).to(A.device), fresh.to(A.device))
 
-    def _nothing(self, A: Tensor) -> LeadingResult:
-        """Return the result of a batch without entries, by the shape it has."""
-        *batch, m, n = A.shape
-        k, dtype = self._rank(A), result_dtype(A.dtype)
-        svd = SVD(
-            A.new_zeros((*batch, k, m), dtype=dtype).mT,
-            A.new_zeros((*batch, k), dtype=dtype),
-            A.new_zeros((*batch, k, n), dtype=dtype),
-        )
-        bounds = A.new_zeros((*batch, k), dtype=torch.float64)
-        identities = torch.zeros((*batch, k), dtype=torch.int64)
-        norms = A.new_zeros(tuple(batch), dtype=torch.float64)
-        work = [WORK[1]] * math.prod(batch)
-        residuals, sizes = bounds.clone(), norms.clone()
-        return LeadingResult(svd, bounds, norms, residuals, sizes, identities, work)
-
 
 def _columns(n: int, count: int, seed: int) -> Tensor:
     """Return (n, count) standard normal numbers: the same for every matrix with n columns."""
@@ -171,19 +201,3 @@ def _columns(n: int, count: int, seed: int) -> Tensor:
 @lru_cache(maxsize=64)
 def _start(n: int, width: int, dtype: torch.dtype) -> Tensor:
     return _columns(n, width, 0).to(dtype)
-
-
-def _unflatten(result: LeadingResult, A: Tensor) -> LeadingResult:
-    """Return ``result`` with the batch dimensions of ``A``."""
-    *batch, m, n = A.shape
-    (U, S, Vh), bounds, norms, residuals, sizes, identities, work = result
-    k = S.shape[-1]
-    return LeadingResult(
-        SVD(U.mT.reshape(*batch, k, m).mT, S.reshape(*batch, k), Vh.reshape(*batch, k, n)),
-        bounds.reshape(*batch, k),
-        norms.reshape(tuple(batch)),
-        residuals.reshape(*batch, k),
-        sizes.reshape(tuple(batch)),
-        identities.reshape(*batch, k),
-        work,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,13 +29,17 @@ class Block:
 
     ``vectors`` (B, n, l), float64 for float64 matrices, else float32: the first k columns are the
     last right singular vectors, the others what comes after them. ``identities`` (B, l + 1)
-    int64, on the CPU: the number of every column, and the first that is still free. ``warm`` says
+    int64: the number of every column, and the first that is still free. ``warm`` says
     for each matrix whether there are vectors yet.
     """
 
     vectors: Tensor
     identities: Tensor
     warm: list[bool]
+
+    def started(self) -> list[bool]:
+        """Tell of blocks on a device whether there are vectors yet: those have numbers."""
+        return [bool(number > 0) for number in self.identities[:, -1].tolist()]
 
 
 class Randomness(NamedTuple):
@@ -57,4 +62,4 @@ class LeadingResult(NamedTuple):
     residuals: Tensor
     frobenius_norms: Tensor
     identities: Tensor
-    work: list[str]
+    work: Sequence[str]

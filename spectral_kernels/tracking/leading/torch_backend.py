@@ -133,7 +133,7 @@ def _iterate(A: Tensor, Q: Tensor, k: int, tolerance: float) -> _Iteration:
     # gamma_n of the products, and a few eps of the factorisations, in the Frobenius norm.
     noise = (max(m, n) + 16 * width) * _UNIT * width**0.5 * size
     # Not the difference of two norms: with A at hand a third time, what is left is formed.
-    rest = float((A - (U * s) @ Vh).norm()) + noise
+    rest = (A - (U * s) @ Vh).norm() + noise
     errors = BlockErrors(noise, noise, width * n * _UNIT)
     certificate = certify(s, seen, rest, errors, k)
     cosine = torch.where(s > 0, seen / torch.where(s > 0, s, 1.0), 1.0).clamp_max(1.0)

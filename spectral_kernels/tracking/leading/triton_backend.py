@@ -1,0 +1,94 @@
+"""Leading triplets on a GPU: one iteration an update, of which the host waits for nothing.
+
+After the first run nothing is read back and all results and states stay where they are, so that a
+run can be captured in a CUDA graph. The certificate is told as it is; a matrix whose block has lost
+its values, or does not follow them, is marked and started anew before a later run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from spectral_kernels.rsvd.triton_launch import WIDEST
+from spectral_kernels.tracking.leading.state import Block, LeadingResult
+from spectral_kernels.tracking.leading.torch_backend import track
+from spectral_kernels.tracking.leading.triton_group import Group
+
+__all__ = ["Updates", "prepare", "supported", "track"]
+
+
+def supported(A: Tensor, width: int) -> bool:
+    """Whether the kernels take a matrix: not float64, for which their products are too coarse."""
+    return A.dtype != torch.float64 and width <= WIDEST
+
+
+def prepare(
+    matrices: list[Tensor],
+    blocks: list[Block],
+    ks: list[int],
+    tolerance: float,
+    updates: int,
+    every: int,
+) -> Updates:
+    """Prepare updates of batches (B, m, n), none empty; blocks live on the device from now on."""
+    return Updates(matrices, blocks, ks, tolerance, updates, every)
+
+
+class Updates:
+    """Updates of batches (B, m, n) in memory that stays, and their blocks.
+
+    Args:
+        matrices, blocks, ks: one of each per batch.
+        tolerance: of the largest value.
+        updates: how many there were, which seeds the fresh columns.
+        every: how many updates one set of fresh columns serves.
+    """
+
+    def __init__(
+        self,
+        matrices: list[Tensor],
+        blocks: list[Block],
+        ks: list[int],
+        tolerance: float,
+        updates: int,
+        every: int,
+    ) -> None:
+        device = matrices[0].device
+        self.updates = torch.full((1,), updates, dtype=torch.int64).to(device)
+        counts = [len(A) for A in matrices]
+        self.lost = torch.zeros(sum(counts), dtype=torch.bool, device=device)
+        flags = torch.split(self.lost, counts)
+        members: dict[tuple[object, ...], list[int]] = {}
+        for i, (A, k) in enumerate(zip(matrices, ks, strict=True)):
+            members.setdefault((A.shape, A.stride(), A.dtype, k), []).append(i)
+        self._groups = [
+            Group([blocks[i] for i in own], own, ks[own[0]], tolerance, every)
+            for own in members.values()
+        ]
+        self._results: list[LeadingResult | None] = [None] * len(matrices)
+        for group in self._groups:
+            group.bind(matrices)
+            for i, result in group.allocate(flags):
+                self._results[i] = result
+        for group in self._groups:
+            group.start_cold()
+
+    def run(self) -> list[LeadingResult]:
+        """Return k triplets of each batch; its block is overwritten with the new one."""
+        for group in self._groups:
+            group.run(self.updates)
+        self.updates += 1
+        return [result for result in self._results if result is not None]
+
+    def rebind(self, matrices: list[Tensor]) -> None:
+        """Read from other memory from now on: matrices of the same shapes, types and layouts."""
+        for group in self._groups:
+            group.bind(matrices)
+
+    def resolve(self, which: Sequence[Sequence[int]]) -> None:
+        """Start blocks anew for the next run, indices for each batch; does not wait."""
+        for group in self._groups:
+            group.start_anew(which)
