@@ -53,16 +53,14 @@ def refusal() -> str | None:
             "for tests"
         )
     if torch.cuda.get_device_capability() < (8, 0):
-        return (
-            f"{torch.cuda.get_device_name()} is older than sm_80, the oldest that is compiled for"
-        )
+        return f"{torch.cuda.get_device_name()} is older than sm_80, the oldest that is tested"
     return None
 
 
 def launch(kernel: Any, programs: int, beside: Tensor, **arguments: Any) -> None:
     """Start ``programs`` programs of a kernel on the current stream of the device of ``beside``."""
     if programs:
-        with torch.cuda.device_of(beside):
+        with torch.cuda.device(beside.get_device()):
             kernel[(programs,)](**arguments, **OPTIONS)
 
 

@@ -41,28 +41,16 @@ def snapshot(
     program = tl.program_id(0).to(tl.int64)
     matrix, chunk = tl.load(chunks_ptr + 2 * program), tl.load(chunks_ptr + 2 * program + 1)
     job = jobs_ptr + matrix * FIELDS
-    source, code, columns, entries = (
-        tl.load(job), tl.load(job + 1), tl.load(job + 2), tl.load(job + 3)
-    )  # fmt: skip
-    stride_m, stride_n, layout = tl.load(job + 4), tl.load(job + 5), tl.load(job + 6)
-    target, first, count = tl.load(job + 7), tl.load(job + 8), tl.load(job + 9)
+    first, count = tl.load(job + 8), tl.load(job + 9)
     start = chunk * (SIDE * SIDE * TILES)
-    end = tl.minimum(start + SIDE * SIDE * TILES, entries)
+    end = tl.minimum(start + SIDE * SIDE * TILES, tl.load(job + 3))
     scale = tl.full((), 1.0, tl.float64)
-    if code == FLOAT64:
-        top, total, scale = _copy_float64(
-            base_ptr, source, target, start, end, columns, stride_m, stride_n, SIDE * SIDE
-        )
-    elif layout == TRANSPOSED:
-        top, total = _transpose_float32(
-            base_ptr, source, code, target, chunk, entries // columns, columns, stride_n, SIDE,
-            TILES,
-        )  # fmt: skip
+    if tl.load(job + 1) == FLOAT64:
+        top, total, scale = _copy_float64(base_ptr, job, start, end, SIDE * SIDE)
+    elif tl.load(job + 6) == TRANSPOSED:
+        top, total = _transpose_float32(base_ptr, job, chunk, SIDE, TILES)
     else:
-        top, total = _copy_float32(
-            base_ptr, source, code, target, start, end, columns, stride_m, stride_n, layout,
-            SIDE * SIDE,
-        )  # fmt: skip
+        top, total = _copy_float32(base_ptr, job, start, end, SIDE * SIDE)
     parts = parts_ptr + (first + chunk) * PARTS
     tl.store(parts, top)
     tl.store(parts + 1, total)
@@ -77,11 +65,9 @@ def snapshot(
 
 
 @triton.jit
-def _copy_float32(
-    base_ptr, source, code, target, start, end, columns, stride_m, stride_n, layout,
-    TILE: tl.constexpr,
-):  # fmt: skip
+def _copy_float32(base_ptr, job, start, end, TILE: tl.constexpr):
     """Copy a chunk; return max|a| and the sum of squares. The maximum of NaN is unspecified."""
+    source, code, target = tl.load(job), tl.load(job + 1), tl.load(job + 7)
     top = tl.zeros((TILE,), tl.float32)
     total = tl.zeros((TILE,), tl.float64)
     offsets = tl.arange(0, TILE)
@@ -89,7 +75,7 @@ def _copy_float32(
     # Whole tiles without a mask and from places that the compiler sees to be multiples of 16, so
     # that they are read and written in pieces of 16 bytes.
     whole = start
-    if layout == ALIKE:
+    if tl.load(job + 6) == ALIKE:
         whole += (end - start) // TILE * TILE
     aligned_ptr = base_ptr + source // 16 * 16
     aligned_copy_ptr = (base_ptr + target // 16 * 16).to(tl.pointer_type(tl.float32))
@@ -100,7 +86,7 @@ def _copy_float32(
         wide = x.to(tl.float64)
         total += wide * wide
     for place in range(whole, end, TILE):
-        index = _index(place, columns, stride_m, stride_n, TILE)
+        index = _index(place, job, TILE)
         inside = place + offsets < end
         x = tl.where(inside, load_float32(base_ptr + source, index, code, inside), 0.0)
         tl.store(copy_ptr + place + offsets, x, mask=inside)
@@ -111,15 +97,15 @@ def _copy_float32(
 
 
 @triton.jit
-def _transpose_float32(
-    base_ptr, source, code, target, chunk, rows, columns, stride_n,
-    SIDE: tl.constexpr, TILES: tl.constexpr,
-):  # fmt: skip
+def _transpose_float32(base_ptr, job, chunk, SIDE: tl.constexpr, TILES: tl.constexpr):
     """Copy square tiles of a matrix that lies by columns; return as ``_copy_float32``.
 
     Columns are read and rows are written in full lines; in between a tile changes its layout
     through shared memory.
     """
+    source, code, target = tl.load(job), tl.load(job + 1), tl.load(job + 7)
+    columns, stride_n = tl.load(job + 2), tl.load(job + 5)
+    rows = tl.load(job + 3) // columns
     top = tl.zeros((SIDE, SIDE), tl.float32)
     total = tl.zeros((SIDE, SIDE), tl.float64)
     copy_ptr = (base_ptr + target).to(tl.pointer_type(tl.float32))
@@ -138,10 +124,9 @@ def _transpose_float32(
 
 
 @triton.jit
-def _copy_float64(
-    base_ptr, source, target, start, end, columns, stride_m, stride_n, TILE: tl.constexpr
-):
+def _copy_float64(base_ptr, job, start, end, TILE: tl.constexpr):
     """Copy a chunk; return max|a|, the sum of squares of a / scale, and scale, a power of two."""
+    source, target = tl.load(job), tl.load(job + 7)
     top = tl.full((), 0.0, tl.float64)
     total = tl.zeros((TILE,), tl.float64)
     # The smallest normal number: its inverse is finite.
@@ -150,7 +135,7 @@ def _copy_float64(
     source_ptr = (base_ptr + source).to(tl.pointer_type(tl.float64))
     copy_ptr = (base_ptr + target).to(tl.pointer_type(tl.float64))
     for place in range(start, end, TILE):
-        index = _index(place, columns, stride_m, stride_n, TILE)
+        index = _index(place, job, TILE)
         inside = place + offsets < end
         x = tl.load(source_ptr + index, mask=inside, other=0.0)
         tl.store(copy_ptr + place + offsets, x, mask=inside)
@@ -169,11 +154,12 @@ def _copy_float64(
 
 
 @triton.jit
-def _index(place, columns, stride_m, stride_n, TILE: tl.constexpr):
+def _index(place, job, TILE: tl.constexpr):
     """Return where the entries from ``place`` on, by rows, are in the source.
 
     Division of 64 bits is slow, so vectors are divided in 32: a row is shorter than 2^31 - TILE.
     """
+    columns, stride_m, stride_n = tl.load(job + 2), tl.load(job + 4), tl.load(job + 5)
     row, column = place // columns, place % columns
     narrow = columns.to(tl.int32)
     local = column.to(tl.int32) + tl.arange(0, TILE)

@@ -8,7 +8,7 @@ import torch
 
 import spectral_kernels as sk
 from spectral_kernels import dispatch
-from spectral_kernels.rank import reference
+from spectral_kernels.rank import reference, torch_backend, triton_backend
 from spectral_kernels.results import METRICS
 
 
@@ -44,3 +44,18 @@ def test_ragged_dtypes_layouts_and_bad_spectra() -> None:
         for metric in METRICS:
             expected = np.where(rows, np.nan, getattr(want, metric))
             np.testing.assert_allclose(getattr(summary, metric), expected, rtol=3e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("r", [5, 200])
+def test_bounds_that_are_wide_or_no_numbers(r: int) -> None:
+    """Errors larger than their values, and a NaN that the norm of all errors does not show."""
+    S = torch.rand(3, r, dtype=torch.float64).sort(descending=True)[0] ** 8
+    b = torch.full((3, r), 0.1 / r, dtype=torch.float64)
+    b[1, r // 2] = torch.nan
+    norms = torch.full((3,), torch.inf, dtype=torch.float64)
+    norms[2] = 0.03 / r
+    got = triton_backend.BoundedTables([S], [b], [norms], [(r, r)]).run()
+    want = torch_backend.BoundedTables([S], [b], [norms], [(r, r)]).run()
+    assert ((b > S) & (S > 0)).any(dim=1).all()
+    assert got[1, 1].isnan().all()
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-15, equal_nan=True)
