@@ -53,7 +53,7 @@ def partial_grams(
     splits = launch.pop("splits")
     if out is None:
         out = torch.empty(count, splits, side, side, dtype=torch.float64, device=x.device)
-    triton_kernels.gram[(launch["TILES"] ** 2, splits, count)](
+    triton_kernels.gram[(count * launch["TILES"] ** 2, splits)](
         x_ptr=x,
         offsets_ptr=offsets,
         out_ptr=out,

@@ -2,9 +2,9 @@
 
     G[i, j] = sum_k X[k, i] X[k, j]
 
-The grid is (tiles^2, splits, batch); a program owns one BLOCK x BLOCK tile on or above the diagonal
-and one part of the depth, and those below return at once. The product of two float32 numbers is
-exact in float64, in which everything is summed: G is right to 1e-16 |x_i| |x_j| times the depth,
+The grid is (batch * tiles^2, splits); a program owns one BLOCK x BLOCK tile on or above the
+diagonal and one part of the depth, and those below return at once. The product of two float32
+numbers is exact in float64, in which everything is summed: G is right to 1e-16 |x_i| |x_j| times the depth,
 where a Gram matrix in float32 would lose every singular value below 3.5e-4 sigma_1 (and 3xTF32,
 which sums in float32, the same). The float64 tensor cores of an H100 run at the rate of its
 float32 units.
@@ -41,11 +41,12 @@ def gram(
     offsets (batch,): where X begins, in elements from x_ptr, multiples of ALIGN. ``share`` of the
     depth belongs to a split.
     """
-    tile = tl.program_id(0)
+    tile = tl.program_id(0) % (TILES * TILES)
     row, column = tile // TILES, tile % TILES
     if row > column:
         return
-    split, entry = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    entry = (tl.program_id(0) // (TILES * TILES)).to(tl.int64)
+    split = tl.program_id(1).to(tl.int64)
     x_ptr += tl.multiple_of(tl.load(offsets_ptr + entry), ALIGN)
     i = row * BLOCK + tl.arange(0, BLOCK)
     j = column * BLOCK + tl.arange(0, BLOCK)

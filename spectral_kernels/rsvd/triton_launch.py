@@ -68,7 +68,7 @@ def product(
     out = X.new_empty(len(batch), splits, rows, width)
     both = (triton_kernels.FIRST.value, triton_kernels.AGAIN.value)
     for number in both if first else (triton_kernels.LATER.value,):
-        grid = (triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"], splits, len(batch))
+        grid = (len(batch), splits, triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"])
         triton_kernels.product[grid](
             a_ptr=batch.first,
             offsets_ptr=batch.offsets,
@@ -139,7 +139,7 @@ def apply(Y: Tensor, T: Tensor, *, fill: bool, by_columns: bool = False, seed: i
     shape = (count, columns, rows) if by_columns else (count, rows, columns)
     out = Y.new_empty(shape)
     launch = apply_plan(rows, columns)
-    grid = (triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"], count)
+    grid = (count, triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"])
     triton_factor_kernels.apply[grid](
         y_ptr=Y,
         t_ptr=T,

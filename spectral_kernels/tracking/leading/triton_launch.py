@@ -24,7 +24,7 @@ def refresh(V: Tensor, updates: Tensor, kept: int, every: int) -> Tensor:
     out = torch.empty_like(V)
     count, n, width = V.shape
     launch = refresh_plan(width)
-    triton_kernels.refresh[(triton_runtime.cdiv(n, launch["ROWS"]), count)](
+    triton_kernels.refresh[(count, triton_runtime.cdiv(n, launch["ROWS"]))](
         v_ptr=V,
         updates_ptr=updates,
         out_ptr=out,
@@ -52,11 +52,11 @@ def leftover(batch: Batch, U: Tensor, Bt: Tensor, needed: Tensor, largest: Tenso
     stride_am, stride_an = batch.first.stride()[-2:]
     launch = leftover_plan()
     grid = (
+        len(batch),
         triton_runtime.cdiv(m, launch["BLOCK_M"]),
         triton_runtime.cdiv(n, launch["BLOCK_N"]),
-        len(batch),
     )
-    out = torch.zeros(len(batch), grid[0] * grid[1], dtype=torch.float64, device=U.device)
+    out = torch.zeros(len(batch), grid[1] * grid[2], dtype=torch.float64, device=U.device)
     triton_kernels.leftover[grid](
         a_ptr=batch.first,
         offsets_ptr=batch.offsets,
