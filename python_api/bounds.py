@@ -13,11 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from python_api.frame import Array
 from spectral_kernels.results import METRICS
 
-__all__ = ["Estimate", "entropy_bound", "estimate_from_leading", "rounding_of_mass"]
+__all__ = [
+    "Estimate",
+    "entropy_bound",
+    "estimate_from_leading",
+    "leading_value_bounds",
+    "rounding_of_mass",
+]
 
 # Of the leading values, in units of eps sigma_1.
 ROUNDING = 8
@@ -42,6 +50,24 @@ def rounding_of_mass(total: Any, top: Any, k: int, eps: float) -> Any:
     """
     slack = ROUNDING * eps * top
     return slack * (2.0 * total + k * slack)
+
+
+def leading_value_bounds(values: Tensor, frobenius: Tensor, told: Tensor) -> Tensor:
+    """`Estimate.value_bounds` of a batch, on any device and without reading a number of it.
+
+    Args:
+        values: (B, k) leading singular values.
+        frobenius: (B,) float64 norms of the whole matrices.
+        told: (B, k) float64 of |sigma_i - s_i|, as ``value_bounds`` of `estimate_from_leading`.
+    """
+    eps = torch.finfo(values.dtype).eps
+    norm = torch.where(frobenius > 0, frobenius, 1.0).unsqueeze(-1)
+    s, known = values.double() / norm, told / norm
+    top, total = s[:, :1], s.sum(dim=-1, keepdim=True)
+    free = (1.0 - s.square().sum(dim=-1, keepdim=True)).clamp_min(0.0)
+    free = free + rounding_of_mass(total, top, values.shape[-1], eps)
+    bounds = torch.minimum((s.square() + free).sqrt() - s, known) + ROUNDING * eps * top
+    return torch.where(frobenius.unsqueeze(-1) == 0, 0.0, bounds * norm)
 
 
 @dataclass(frozen=True, slots=True)

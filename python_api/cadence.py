@@ -2,8 +2,9 @@
 
 A measurement costs c seconds, a training step t. Measuring every n steps takes the share
 c / (n t + c) of the time, which is at most o from n = c (1 - o) / (o t) on. Both are running means
-of what was measured; the cadence follows them slowly, since a run whose cadence jitters is hard to
-plot: not before it is off by a quarter, and by a factor of two at a time.
+of what was measured, by the clock of the host or, on a GPU, by that of the device. The cadence
+follows them slowly, since a run whose cadence jitters is hard to plot: not before it is off by a
+quarter, and by a factor of two at a time.
 """
 
 from __future__ import annotations
@@ -49,15 +50,22 @@ class Cadence:
         self._measured = 0
         self._last: int | None = None
         self._left: tuple[int, float] | None = None
+        self._is_told = False
 
     def enter(self, number: int, now: float) -> None:
         """The training step before ``number`` is over."""
-        if self.overhead is None or self._left is None:
+        if self.overhead is None or self._left is None or self._is_told:
             return
         steps = number - self._left[0]
         if steps > 0:
             seconds = (now - self._left[1]) / steps
             self._training = _mean(self._training, seconds, _NEW_TRAINING)
+
+    def trained(self, seconds: float) -> None:
+        """A training step took so long on its device; from now on the host's clock is not asked."""
+        known = self._training if self._is_told else math.nan
+        self._training = _mean(known, seconds, _NEW_TRAINING)
+        self._is_told = True
 
     def is_due(self, number: int) -> bool:
         """Whether this step is to be measured."""
@@ -73,12 +81,22 @@ class Cadence:
         if self.overhead is None:
             return
         self._left = (number, now)
-        if cost is None:
+        if cost is not None:
+            self.measured(number)
+            self.charge(cost)
+
+    def measured(self, number: int) -> None:
+        """This step was measured; what it cost is told by `charge`, maybe some steps later."""
+        if self.overhead is not None:
+            self._last = number
+
+    def charge(self, cost: float) -> None:
+        """A measurement took so many seconds; they are told in the order of the steps."""
+        if self.overhead is None:
             return
         # The first measurement decomposes everything anew, the second one is like the rest.
         self._cost = cost if self._measured < 2 else _mean(self._cost, cost, _NEW_COST)
         self._measured += 1
-        self._last = number
         self._adapt()
 
     def interrupt(self) -> None:
@@ -123,7 +141,7 @@ class Cadence:
             times = (state["cost"], state["training"])
             self._cost, self._training = (math.nan if x is None else float(x) for x in times)
             self._measured, self._last = int(state["measured"]), state["last"]
-        self._left = None
+        self._left, self._is_told = None, False
 
     def _adapt(self) -> None:
         if self.overhead is None or math.isnan(self._cost + self._training):

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from spectral_kernels.alignment.prepared import PreparedClusters
 from spectral_kernels.alignment.torch_backend import find_clusters
 from spectral_kernels.results import SVD
 
-__all__ = ["ClusterFinder", "clusters_over_time"]
+__all__ = ["ClusterFinder", "clusters_over_time", "shown"]
 
 
 class ClusterFinder:
@@ -98,15 +99,19 @@ class ClusterFinder:
         self._on_device = found.first if device.type == "cpu" else found.first.to(device)
         self._clusters = list(torch.split(self._on_device, lengths))
         counts = [min(self._k, *pair) for pair in zip(lengths, vectors, strict=True)]
-        self._shown = consecutive(
-            [name for name, count in zip(values.slices, counts, strict=True) if count],
-            [count for count in counts if count],
-        )
-        starts = [place.start for place in values.slices.values()]
-        self._index = np.concatenate(
-            [np.arange(s, s + count) for s, count in zip(starts, counts, strict=True)]
-        )
+        self._index, self._shown = shown(values.slices, counts)
         return found
+
+
+def shown(
+    places: Mapping[str, slice], counts: Sequence[int]
+) -> tuple[npt.NDArray[np.int64], dict[str, slice]]:
+    """The first entries, so many of each, of arrays in one block: their index in the block, and
+    where they are among themselves. Arrays of which there are none are left out."""
+    starts = [place.start for place in places.values()]
+    index = [np.arange(s, s + count) for s, count in zip(starts, counts, strict=True)]
+    names = [name for name, count in zip(places, counts, strict=True) if count]
+    return np.concatenate(index), consecutive(names, [count for count in counts if count])
 
 
 def clusters_over_time(values: Array, bounds: Array) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from spectral_kernels.results import METRICS, SVD
 if TYPE_CHECKING:
     from python_api.dataframes import DataFrame
 
-__all__ = ["Array", "MatrixRow", "SpectralFrame", "alignment_score", "pair_name"]
+__all__ = ["Array", "Late", "MatrixRow", "SpectralFrame", "alignment_score", "pair_name"]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -86,9 +86,26 @@ class MatrixRow:
         return self.stable_rank / min(self.shape)
 
 
+class Late(Protocol):
+    """Numbers of a frame that are still on their way from a device."""
+
+    @property
+    def arrived(self) -> bool:
+        """Whether they are here."""
+        ...
+
+    def fields(self) -> Mapping[str, Any]:
+        """Field of a frame -> value; waits for them where they have not arrived."""
+        ...
+
+
 @dataclass(slots=True)
 class SpectralFrame:
-    """All results of one step."""
+    """All results of one step.
+
+    On a GPU the step is only issued: the frame is there before its numbers are, and looking at one
+    of them waits for all. `arrived` tells whether it would.
+    """
 
     step: int
     scalars: dict[str, float]
@@ -124,6 +141,32 @@ class SpectralFrame:
     identities: Mapping[str, Array] = field(default_factory=dict, repr=False)
     """Name -> int64, which vector has each singular value: numbers that stay with vectors while
     their values cross, see `spectral_kernels.SpectrumTracker.identities`. Of method "tracked"."""
+    _late: Late | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def later(cls, late: Late, **known: Any) -> SpectralFrame:
+        """A frame with these fields; ``late`` gives all others when one is first looked at."""
+        frame = object.__new__(cls)
+        frame._late = late
+        for name, value in known.items():
+            setattr(frame, name, value)
+        return frame
+
+    @property
+    def arrived(self) -> bool:
+        """Whether all numbers are here, so that looking at them waits for nothing."""
+        return self._late is None or self._late.arrived
+
+    if not TYPE_CHECKING:
+        # To a type checker it would make every misspelt name an attribute.
+        def __getattr__(self, name: str) -> Any:
+            # Asked for fields that have no value yet only.
+            if name.startswith("_") or name not in type(self).__dataclass_fields__:
+                raise AttributeError(f"a SpectralFrame has no {name!r}")
+            for late_name, value in self._late.fields().items():
+                setattr(self, late_name, value)
+            self._late = None
+            return object.__getattribute__(self, name)
 
     def mean(self, metric: str) -> float:
         """Mean over the weights of a metric, such as ``normalized_effective_rank``.

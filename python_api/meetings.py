@@ -39,25 +39,33 @@ class Meetings:
         self._k = k
         self._in_place = in_place
         self._svds: Sequence[SVD] = ()
-        self._prepared: PreparedDiagonals | None = None
+        self._prepared: tuple[PreparedDiagonals, dict[tuple[str, str], slice]] | None = None
 
     def alignment(self, svds: Sequence[SVD]) -> Mapping[tuple[str, str], Array]:
         """(name, name of the next layer) -> diagonal of |U^T V'|, of the step's SVDs."""
-        if not self._same(svds):
-            views = self._views(svds)
-            self._svds, self._prepared = (), None
-            # A copy in another dtype would be that of this step for ever.
-            one = len({x.dtype for pair in views for x in pair}) == 1
-            if not self._in_place or not one:
-                diagonals = alignment_diagonals_list([_one_dtype(*pair) for pair in views], self._k)
+        if svds is not self._svds:
+            self._prepared = self.prepared(svds) if self._in_place else None
+            if self._prepared is None:
+                self._svds = ()
+                pairs = [_one_dtype(*pair) for pair in self._views(svds)]
+                diagonals = alignment_diagonals_list(pairs, self._k)
                 return dict(zip(self._keys, to_arrays(diagonals), strict=True))
-            self._svds, self._prepared = svds, PreparedDiagonals(views, self._k)
-            self._slices = consecutive(self._keys, self._prepared.counts)
+            self._svds = svds
         assert self._prepared is not None
-        return ArrayViews(self._prepared.run().to("cpu", copy=True).numpy(), self._slices)
+        block, places = self._prepared
+        return ArrayViews(block.run().to("cpu", copy=True).numpy(), places)
 
-    def _same(self, svds: Sequence[SVD]) -> bool:
-        return svds is self._svds
+    def prepared(
+        self, svds: Sequence[SVD]
+    ) -> tuple[PreparedDiagonals, dict[tuple[str, str], slice]] | None:
+        """All diagonals of SVDs in these places, and where each is; None where there is no pair,
+        or where dtypes differ: a copy in another one would be that of this step for ever.
+        """
+        views = self._views(svds)
+        if len({x.dtype for pair in views for x in pair}) != 1:
+            return None
+        diagonals = PreparedDiagonals(views, self._k)
+        return diagonals, consecutive(self._keys, diagonals.counts)
 
     def _views(self, svds: Sequence[SVD]) -> list[tuple[Tensor, Tensor]]:
         return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from python_api.cadence import Cadence
 from python_api.changes import check_watch
+from python_api.delivery import Delivery
+from python_api.device_step import DeviceStep
 from python_api.explanation import explain
-from python_api.frame import Array, MatrixRow, SpectralFrame
+from python_api.frame import SpectralFrame
 from python_api.heads import HeadCounts
 from python_api.layer_tree import build_tree
-from python_api.loggers import Sink, as_sinks
+from python_api.loggers import as_sinks
 from python_api.matrices import Matrix, MatrixRegistry, Skipped, find_matrices
 from python_api.matrix_rules import default_registry
 from python_api.meetings import Meetings
 from python_api.memory import MemoryPlan, solver_memory
-from python_api.over_time import Comparison, OverTime
+from python_api.over_time import OverTime
 from python_api.pair_discovery import discover_pairs
 from python_api.pairs import Pair, Rejected, resolve_pairs
 from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
@@ -58,14 +60,15 @@ class SpectralMonitor:
         model: a module (compiled or wrapped for data parallelism too), or a mapping from names
             to tensors such as a state dict.
         method: "tracked": all singular values, from the vectors of the step before where they
-            still hold, with a proved bound on every value (short sides above 384: values from
-            scratch, 100 leading vectors tracked); "exact": the same from scratch, to rounding;
-            "randomized": k leading triplets, warm-started from the step before, with bounds for
-            what they leave open.
+            still hold, with a proved bound on every value (short sides above 384, on a GPU above
+            1024: values from scratch, 100 leading vectors tracked); "exact": the same from
+            scratch, to rounding; "randomized": k leading triplets, warm-started from the step
+            before, with bounds for what they leave open.
         every: measure at steps that are multiples of this (1).
         overhead: instead of ``every``, the share of the time that the monitor may take, such as
             0.02: measured as often as that allows, see `python_api.cadence`. ``monitor.every``
-            and ``frame.every`` tell the cadence, ``frame.overhead`` the share that it took.
+            and ``frame.every`` tell the cadence, ``frame.overhead`` the share that it took. For a
+            step that is left to a GPU this is the GPU's time, though it works beside training.
         k: for "exact", how many vectors take part in alignment and agreement (100); for
             "randomized", how many triplets are computed (32). For "tracked", None gives all
             values and compares 100 vectors; a number tracks so many leading triplets and computes
@@ -135,8 +138,17 @@ class SpectralMonitor:
         self._reference = self._over_time.reference
         self._needs_vectors = self._which_need_vectors()
         self._solver = self._make_solver(k, tolerance)
-        self._sinks: list[Sink] = as_sinks(recorder)
-        self._saved_vectors = saves_vectors(self._sinks) if self._reference.wants_final else None
+        self._device = DeviceStep(
+            self._matrices,
+            self._solver,
+            self._meetings,
+            self._over_time,
+            self._vectors,
+            self._cadence,
+        )
+        sinks = as_sinks(recorder)
+        self._delivery = Delivery(sinks)
+        self._saved_vectors = saves_vectors(sinks) if self._reference.wants_final else None
         self._next_step = 0
         self._paused = 0
         self._frame: SpectralFrame | None = None
@@ -146,6 +158,7 @@ class SpectralMonitor:
             with _plain_arithmetic():
                 first = self._solver.measure([True] * len(self._matrices))
                 self._reference.remember(first.svds, first.finite)
+                self._device.started(first.finite)
 
     def _make_solver(self, k: int | None, tolerance: float | None) -> Solver:
         if self.method == "exact":
@@ -224,7 +237,9 @@ class SpectralMonitor:
     @property
     def resolves(self) -> int:
         """How many matrices were solved anew so far because tracking lost them (a jump of the
-        weights, say); their first solution does not count. 0 for methods that do not track."""
+        weights, say); their first solution does not count. 0 for methods that do not track.
+        Waits for steps that are still on their way from a GPU."""
+        self._device.wait()
         return self._solver.resolves
 
     @property
@@ -236,7 +251,7 @@ class SpectralMonitor:
         """What is watched and what is not, and why, as text.
 
         Also what chance would give for each comparison, the memory that is kept between steps
-        (`memory`), and the cadence as chosen so far.
+        (`memory`), whether a step waits for its numbers and why, and the cadence as chosen so far.
         """
         told = explain(
             self._matrices,
@@ -246,13 +261,19 @@ class SpectralMonitor:
             self._reference.described,
             self._over_time.chance,
         )
-        return "\n".join([told, *self.memory().lines(), self._cadence.described])
+        return "\n".join(
+            [told, *self.memory().lines(), self._device.described, self._cadence.described]
+        )
 
     def memory(self) -> MemoryPlan:
         """What the monitor keeps between steps, in bytes, and what a step adds to the disk."""
         return MemoryPlan.of(
             self._matrices,
-            {**solver_memory(self._solver), **self._over_time.memory()},
+            {
+                **solver_memory(self._solver),
+                **self._over_time.memory(),
+                **self._device.memory(),
+            },
             per_step=self._over_time.bytes_per_step(self._saved_vectors),
         )
 
@@ -265,7 +286,10 @@ class SpectralMonitor:
                 element are read only when the step is due.
 
         Returns:
-            The frame, or ``None`` where the step is not due or the monitor is paused.
+            The frame, or ``None`` where the step is not due or the monitor is paused. On a GPU the
+            frame is mostly there before its numbers: looking at them waits for the device, and
+            recorders get it at a later step, at `close` or at `state_dict`, see
+            `SpectralFrame.arrived`. `explain` tells whether that is so.
 
         Raises:
             ValueError: a scalar of more than one element or with a name of the monitor's own
@@ -276,44 +300,57 @@ class SpectralMonitor:
         self._next_step = number + 1
         if self._paused:
             self._cadence.interrupt()
+            self._device.interrupt()
             return None
         self._cadence.enter(number, entered)
+        self._device.enter(number)
         if not self._cadence.is_due(number):
+            self._delivery.deliver()
             self._cadence.leave(number, entered)
+            self._device.left(number)
             return None
+        kept = self._device.keeps(scalars)
+        values = _as_floats(scalars, kept)
         with _plain_arithmetic():
-            rows, alignment, comparison, identities = self._measure()
-        frame = SpectralFrame(
-            number,
-            _as_floats(scalars),
-            math.nan,
-            rows,
-            alignment,
-            *comparison,
-            every=self.every,
-            identities=identities,
-        )
+            late = self._device.take(values)
+            if late is None:
+                frame = self._measure(number, _as_floats(values))
+            else:
+                frame = SpectralFrame.later(
+                    late, step=number, overlap={}, chance=self._over_time.chance, vectors={},
+                    every=self.every,
+                )  # fmt: skip
         now = time.perf_counter()
-        frame.overhead = (self._spent + now - entered) / (now - self._last_frame_at)
+        host, elapsed = self._spent + now - entered, now - self._last_frame_at
+        if late is None:
+            frame.overhead = host / elapsed
+        else:
+            late.took(host, elapsed)
         self._last_frame_at = now
         self._frame = frame
-        for sink in self._sinks:
-            sink.write(frame)
+        self._delivery.take(frame)
         # Writing comes after the frame is complete, so it counts in the next one's share.
         done = time.perf_counter()
         self._spent = done - now
-        self._cadence.leave(number, done, done - entered)
+        if late is None:
+            self._cadence.leave(number, done, done - entered)
+        else:
+            # What it costs is told by the device, when it has arrived there.
+            self._cadence.measured(number)
+            self._cadence.leave(number, done)
+        self._device.left(number)
         return frame
 
-    def _measure(
-        self,
-    ) -> tuple[
-        Mapping[str, MatrixRow], Mapping[tuple[str, str], Array], Comparison, Mapping[str, Array]
-    ]:
-        svds, _, rows, identities = self._solver.measure(self._needs_vectors)
+    def _measure(self, number: int, scalars: dict[str, float]) -> SpectralFrame:
+        """A step of the monitor's own: every number of it is here when it returns."""
+        svds, finite, rows, identities = self._solver.measure(self._needs_vectors)
+        self._device.started(finite)
         alignment = self._meetings.alignment(svds)
         rows, comparison = self._over_time.measure(svds, rows)
-        return rows, alignment, comparison, identities
+        return SpectralFrame(
+            number, scalars, math.nan, rows, alignment, *comparison,
+            every=self.every, identities=identities,
+        )  # fmt: skip
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -325,16 +362,20 @@ class SpectralMonitor:
             self._paused -= 1
 
     def close(self) -> None:
-        """Close the recorder. The monitor can still be stepped; nothing is recorded then."""
-        for sink in self._sinks:
-            sink.close()
-        self._sinks = []
+        """Record what is on its way, and close the recorder.
+
+        The monitor can still be stepped; nothing is recorded then.
+        """
+        self._delivery.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs: step counter, reference vectors, warm starts.
 
-        Only tensors and plain values: ``torch.load(..., weights_only=True)`` reads it.
+        Only tensors and plain values: ``torch.load(..., weights_only=True)`` reads it. Frames of
+        all steps so far are recorded when it returns.
         """
+        self._device.wait()
+        self._delivery.deliver(wait=True)
         return {
             "version": _STATE_VERSION,
             "method": self.method,
@@ -353,6 +394,7 @@ class SpectralMonitor:
             ValueError: the method, the names or the shapes differ; the message tells which.
         """
         _check_state(state, self.method, self._matrices)
+        self._device.forget()
         self._over_time.load_state(state["over_time"])
         self._next_step = int(state["next_step"])
         self._cadence.load_state(state["cadence"])
@@ -389,11 +431,15 @@ def _check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matri
         raise ValueError(f"state: the matrices differ ({'; '.join(lines[:8])})")
 
 
-def _as_floats(scalars: Mapping[str, float | Tensor]) -> dict[str, float]:
-    values = {}
+def _as_floats(scalars: Mapping[str, float | Tensor], kept: Collection[str] = ()) -> dict[str, Any]:
+    """Floats, but for tensors that are kept."""
+    values: dict[str, Any] = {}
     for name, value in scalars.items():
         if name in _RESERVED:
             raise ValueError(f"scalar {name!r}: the monitor reports its own {name}")
+        if name in kept:
+            values[name] = value
+            continue
         try:
             values[name] = float(value.detach() if isinstance(value, Tensor) else value)
         except (TypeError, ValueError, RuntimeError) as error:

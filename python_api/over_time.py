@@ -60,7 +60,7 @@ class OverTime:
         self._k = k
         self.reference = Reference(given, matrices, k, in_place=in_place)
         self.changes = Changes(matrices, watch, generator, k)
-        self._clusters = ClusterFinder(matrices, k)
+        self.clusters = ClusterFinder(matrices, k)
         self.chance = Chance.of(matrices, pairs, self.changes.matrices, self.changes.subspace)
 
     @property
@@ -75,7 +75,7 @@ class OverTime:
         clusters: list[Tensor] = []
         identifiable: Mapping[str, Array] = {}
         if any(svd.Vh.numel() for svd in svds):
-            clusters, identifiable = self._clusters.find(svds, rows)
+            clusters, identifiable = self.clusters.find(svds, rows)
         agreement, subspaces = self.reference.agreement(svds, clusters)
         if self.reference.wants_previous:
             self.reference.remember(svds, [rows[m.name].finite for m in self._matrices])
@@ -104,12 +104,12 @@ class OverTime:
         """For ``state_dict``."""
         return {
             "reference": self.reference.state(),
-            "clusters": self._clusters.state(),
+            "clusters": self.clusters.state(),
             "changes": self.changes.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take a state."""
         self.reference.load_state(state["reference"])
-        self._clusters.load_state(state["clusters"])
+        self.clusters.load_state(state["clusters"])
         self.changes.load_state(state["changes"])

@@ -20,7 +20,7 @@ from spectral_kernels.alignment.clusters import cluster_agreement_list
 from spectral_kernels.alignment.prepared import PreparedAgreement
 from spectral_kernels.results import SVD
 
-__all__ = ["Given", "Reference"]
+__all__ = ["Given", "Prepared", "Reference"]
 
 Given = str | os.PathLike[str] | Sequence[SVD] | Mapping[str, SVD] | None
 _MODES = ("init", "previous", "final")
@@ -48,7 +48,7 @@ class Reference:
         self._in_place = in_place
         self._k = k
         self._vectors: dict[str, SVD] = {}
-        self._agreement: _Prepared | None = None
+        self._agreement: Prepared | None = None
         self._mode: str | None = None
         self._source = "none"
         if isinstance(given, str) and given in _MODES:
@@ -125,6 +125,13 @@ class Reference:
                     self._vectors[matrix.name] = copy
                     self._agreement = None
 
+    def follow(self, svds: Sequence[SVD], finite: Sequence[Tensor]) -> None:
+        """`remember`, with no number read: every matrix is known, and ``finite`` are () bool."""
+        for i, (matrix, svd) in enumerate(zip(self._matrices, svds, strict=True)):
+            known, leading = self._vectors[matrix.name], self.leading(svd)
+            known.U.copy_(torch.where(finite[i], leading.U, known.U))
+            known.Vh.copy_(torch.where(finite[i], leading.Vh, known.Vh))
+
     def leading(self, svd: SVD) -> SVD:
         """The vectors that take part, views; S is empty."""
         return SVD(svd.U[:, : self._k], svd.S.new_empty(0), svd.Vh[: self._k])
@@ -143,7 +150,7 @@ class Reference:
         """
         known = self._agreement
         if known is None or known.svds is not svds or known.clusters is not clusters:
-            known = self._prepare(svds, clusters)
+            known = self._agreement = self.prepared(svds, clusters) if self._in_place else None
         if known is not None:
             joined = known.prepared.run().cpu().numpy()
             return ArrayViews(joined[0], known.slices), ArrayViews(joined[1], known.slices)
@@ -162,25 +169,25 @@ class Reference:
         whole.update(zip(names, found[len(names) :], strict=True))
         return single, whole
 
-    def _prepare(self, svds: Sequence[SVD], clusters: Sequence[Tensor]) -> _Prepared | None:
-        """What is prepared for SVDs in these places; None where it is not worth it.
+    def prepared(self, svds: Sequence[SVD], clusters: Sequence[Tensor]) -> Prepared | None:
+        """The agreement of SVDs that are in these places at every step, with `clusters` in theirs.
 
-        It is where the same list comes at every step, as it does from a tracker, and all
-        references are there.
+        None where nothing is compared, where not all references are known, or dtypes differ.
         """
-        self._agreement = None
-        compared = [self._matrices[i].name for i in self._compared]
-        if not self._in_place or not compared or not all(n in self._vectors for n in compared):
+        if not self._compared or not self.is_known:
             return None
         pairs = [(svds[i], self._like(svds[i], i)) for i in self._compared]
         if len({a.U.dtype for a, _ in pairs}) > 1:
             return None
         counts = [min(self._k, count) for count in _counts(pairs)]
         first = [clusters[i][:count] for i, count in zip(self._compared, counts, strict=True)]
-        self._agreement = _Prepared(
-            svds, clusters, PreparedAgreement(pairs, first), consecutive(compared, counts)
-        )
-        return self._agreement
+        names = [self._matrices[i].name for i in self._compared]
+        return Prepared(svds, clusters, PreparedAgreement(pairs, first), consecutive(names, counts))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there are reference vectors of every matrix that is compared."""
+        return all(self._matrices[i].name in self._vectors for i in self._compared)
 
     def _like(self, svd: SVD, i: int) -> SVD:
         """The reference of a matrix, in the dtype and on the device of its present vectors."""
@@ -263,7 +270,7 @@ def _size(matrix: Matrix, k: int) -> int:
     return size * min(k, *matrix.shape) * sum(matrix.shape)
 
 
-class _Prepared(NamedTuple):
+class Prepared(NamedTuple):
     """Agreement of SVDs that are overwritten at every step."""
 
     svds: Sequence[SVD]

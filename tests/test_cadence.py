@@ -163,3 +163,19 @@ def test_paused_time_is_not_training(monkeypatch: pytest.MonkeyPatch) -> None:
     watch.step()
     assert watch._cadence.state()["training"] == pytest.approx(1.0)
     assert not math.isnan(watch._cadence.state()["cost"])
+
+
+def test_what_the_device_tells_takes_the_place_of_the_hosts_clock() -> None:
+    cadence = Cadence(overhead=0.1)
+    for step in range(5):
+        now = 0.001 * step
+        cadence.enter(step, now)
+        cadence.leave(step, now, 0.5 if step == 0 else None)
+    assert "a measurement takes 500 ms, a training step 1 ms" in cadence.described
+    cadence.trained(1.0)
+    assert "a measurement takes 500 ms, a training step 1e+03 ms" in cadence.described
+    cadence.enter(5, 0.005)
+    cadence.trained(2.0)
+    assert "a training step 1.05e+03 ms" in cadence.described
+    assert not cadence.is_due(4)
+    assert cadence.is_due(5)

@@ -365,3 +365,21 @@ def test_identities_are_those_of_the_tracker(k: int | None, backend: str) -> Non
     weights["a"].copy_((U * sigma) @ V.mT)
     assert due(watch.step()).identities["a"].tolist()[:3] == [0, 1, 2]
     assert frame.identities["a"].tolist()[:3] == [0, 2, 1]
+
+
+def test_a_state_from_where_other_sides_are_tracked_whole_starts_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As between a GPU, which tracks longer sides, and the CPU."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(400, 390, bias=False), nn.Linear(390, 8, bias=False))
+    here = SpectralMonitor(model)
+    monkeypatch.setattr("python_api.tracked_solver._on_cuda", lambda matrices: True)
+    there = SpectralMonitor(model)
+    assert UNSETTLED not in works(due(there.step()))
+    here.step()
+    for watch, state in ((here, there.state_dict()), (there, here.state_dict())):
+        watch.load_state_dict(state)
+        frame = due(watch.step())
+        assert {entry.removesuffix(UNSETTLED) for entry in works(frame)} == {"solved"}
+        assert_within_bounds(frame, model)

@@ -78,8 +78,9 @@ class Clusters:
             found, known = find_clusters(s, radius)
             first.copy_(found)
             alone.copy_(known)
-            if is_open and len(s):
-                alone[int(first[-1]) :] = False
+            if is_open:
+                # No index is read: on a GPU that would wait for the device.
+                alone.logical_and_(first < first[-1:])
             last.copy_(torch.where(s.isfinite(), s, last))
 
 

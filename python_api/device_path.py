@@ -1,0 +1,66 @@
+"""Which steps of a monitor a device can take without being waited for, and why not the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from python_api.matrices import Matrix
+from python_api.over_time import OverTime
+from python_api.solvers import Solver
+from python_api.tracked_solver import TrackedSolver
+from spectral_kernels.dispatch import backend
+from spectral_kernels.numerics import result_dtype
+from spectral_kernels.tracking.leading.op import block_width
+
+__all__ = ["never", "not_now", "not_these"]
+
+
+def never(solver: Solver, over_time: OverTime) -> str | None:
+    """What the options of a monitor rule out."""
+    if not isinstance(solver, TrackedSolver):
+        return "method 'tracked' alone goes on from vectors on the device"
+    if over_time.changes.matrices:
+        return "updates and gradients are solved from scratch"
+    if over_time.reference.wants_final:
+        return "reference 'final' saves the vectors of every step"
+    return None
+
+
+def not_these(views: Sequence[Tensor], solver: TrackedSolver, kind: str) -> str | None:
+    """What the matrices rule out, as they are now; ``kind`` of device that takes steps."""
+    devices = {view.device for view in views}
+    if len(devices) > 1:
+        return f"the weights are on several devices ({', '.join(sorted(map(str, devices)))})"
+    device = views[0].device.type
+    if device != kind:
+        return f"the weights are on the device {device!r}"
+    if len({result_dtype(view.dtype) for view in views}) > 1:
+        return "results of several dtypes: some weights are float64"
+    if not solver.tracks_all_values:
+        return "some short sides are too long to track all values (see k)"
+    return None if device == "cpu" else _waiting(views, solver, device)
+
+
+def _waiting(views: Sequence[Tensor], solver: TrackedSolver, device: str) -> str | None:
+    """Which updates read numbers as they go."""
+    partial = [views[i] for i in solver.partial]
+    for operation in ["tracking"] + ["tracking.leading"] * bool(partial):
+        if backend(operation, device).__name__.endswith("torch_backend"):
+            return f"{operation} runs in plain torch, which reads its bounds as it goes"
+    for A in partial:
+        width = block_width(solver.k, A.shape[0], A.shape[1])
+        if not backend("tracking.leading", device).supported(A, width):
+            return f"k = {solver.k} of a {str(A.dtype).removeprefix('torch.')} matrix has no kernel"
+    return None
+
+
+def not_now(matrices: Sequence[Matrix], started: Sequence[bool], over_time: OverTime) -> str | None:
+    """What is missing so far."""
+    cold = [m.name for m, warm in zip(matrices, started, strict=True) if not warm]
+    if cold:
+        return f"there are no vectors to go on from yet ({', '.join(cold[:3])})"
+    if not over_time.reference.is_known:
+        return "there is no reference yet"
+    return None

@@ -1,0 +1,166 @@
+"""What follows from the trackers' results in a step: ranks, alignment, clusters, agreement.
+
+All of it ends in one block of numbers, which is all that goes to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from python_api.bounds import leading_value_bounds
+from python_api.matrices import Matrix
+from python_api.meetings import Meetings
+from python_api.reference import Reference
+from python_api.views import consecutive
+from spectral_kernels.alignment.prepared import PreparedClusters
+from spectral_kernels.rank.summary_bounds import BoundedSummaries
+from spectral_kernels.results import SVD
+
+__all__ = ["SCALARS", "Asked", "Derived", "Found", "Layout"]
+
+SCALARS = 32
+"""Room for the caller's numbers that are on the device, such as the loss."""
+
+
+class Asked(NamedTuple):
+    """What a monitor wants to know of every step."""
+
+    matrices: Sequence[Matrix]
+    complete: list[int]
+    """Matrices with all singular values."""
+    partial: list[int]
+    """Those with leading ones."""
+    meetings: Meetings
+    reference: Reference
+
+
+class Layout(NamedTuple):
+    """What lies where in the block."""
+
+    places: dict[str, slice]
+    lengths: list[int]
+    """Singular values of each matrix."""
+    dtype: torch.dtype
+    """Of values and vectors; all numbers of the block are float64."""
+    alignment: dict[tuple[str, str], slice]
+    """Within its part of the block; and so below."""
+    agreement: dict[str, slice]
+
+
+class Found(NamedTuple):
+    """One matrix after an update; ``norm`` is that of all errors, or with k of the matrix."""
+
+    svd: SVD
+    bounds: Tensor
+    identities: Tensor
+    code: Tensor
+    lost: Tensor
+    norm: Tensor
+
+
+class Derived:
+    """Everything that follows from updates whose results are in these places.
+
+    Args:
+        asked: what to compute.
+        found: the results, any numbers of them.
+        last: the values of every matrix at the last measured step, one after the other, for
+            `python_api.clusters`; empty where there was none.
+    """
+
+    def __init__(self, asked: Asked, found: list[Found], last: Sequence[Tensor]) -> None:
+        self._asked, self._svds = asked, [entry.svd for entry in found]
+        self._places = _places(found)
+        lengths = [len(svd.S) for svd in self._svds]
+        S = self._svds[0].S
+        whole = [min(matrix.shape) for matrix in asked.matrices]
+        open_ended = [a < b for a, b in zip(lengths, whole, strict=True)]
+        self._clusters = PreparedClusters(lengths, open_ended, S.dtype, S.device)
+        if [len(part) for part in last] == lengths:
+            self._clusters.last.copy_(torch.cat(list(last)))
+        first = list(torch.split(self._clusters.first, lengths))
+        complete = [found[i] for i in asked.complete]
+        self._tables = BoundedSummaries(
+            [entry.svd.S for entry in complete],
+            [entry.bounds for entry in complete],
+            [entry.norm for entry in complete],
+            [asked.matrices[i].shape for i in asked.complete],
+        )
+        self._alignment = asked.meetings.prepared(self._svds)
+        self._agreement = asked.reference.prepared(self._svds, first)
+        parts = self._parts(found)
+        places = consecutive(list(parts), [part.numel() for part in parts.values()])
+        places["scalars"] = slice(places["alone"].stop, places["alone"].stop + SCALARS)
+        self.layout = Layout(
+            places,
+            lengths,
+            S.dtype,
+            {} if self._alignment is None else self._alignment[1],
+            {} if self._agreement is None else self._agreement.slices,
+        )
+        self.block = S.new_zeros(places["scalars"].stop, dtype=torch.float64)
+
+    @property
+    def last(self) -> Sequence[Tensor]:
+        """See `Program`."""
+        return torch.split(self._clusters.last, self.layout.lengths)
+
+    def fits(self, found: list[Found]) -> bool:
+        """Whether these results are in the same places."""
+        # Where those before are kept, others cannot have come to the same memory.
+        return _places(found) == self._places
+
+    def run(self, found: list[Found], scalars: Tensor) -> None:
+        """Fill the block."""
+        radii = self._radii(found)
+        self._clusters.values.copy_(torch.cat([entry.svd.S for entry in found]))
+        self._clusters.bounds.copy_(torch.cat(radii))
+        self._clusters.run()
+        for name, part in {**self._parts(found), "scalars": scalars}.items():
+            self.block[self.layout.places[name]].copy_(part.reshape(-1))
+        if self._asked.reference.wants_previous:
+            self._asked.reference.follow(self._svds, [entry.code >= 0 for entry in found])
+
+    def _parts(self, found: list[Found]) -> dict[str, Tensor]:
+        """The numbers, in the order of the block; of ``alone`` those of the last clusters."""
+        nothing = found[0].bounds[:0]
+        leading = [found[i].norm for i in self._asked.partial]
+        return {
+            "values": torch.cat([entry.svd.S for entry in found]),
+            "bounds": torch.cat([entry.bounds for entry in found]),
+            "identities": torch.cat([entry.identities for entry in found]),
+            "codes": torch.stack([entry.code for entry in found]),
+            "lost": torch.stack([entry.lost for entry in found]),
+            "norms": torch.stack(leading) if leading else nothing,
+            "tables": self._tables.run() if self._asked.complete else nothing,
+            "alignment": nothing if self._alignment is None else self._alignment[0].run(),
+            "agreement": nothing if self._agreement is None else self._agreement.prepared.run(),
+            "alone": self._clusters.alone,
+        }
+
+    def _radii(self, found: list[Found]) -> list[Tensor]:
+        """How far each value may be off, (r,) per matrix: the bounds that rows have."""
+        radii = [entry.bounds for entry in found]
+        groups: dict[int, list[int]] = {}
+        for i in self._asked.partial:
+            groups.setdefault(len(found[i].svd.S), []).append(i)
+        for members in groups.values():
+            values, norms, told = (
+                torch.stack(parts)
+                for parts in zip(
+                    *((found[i].svd.S, found[i].norm, found[i].bounds) for i in members),
+                    strict=True,
+                )
+            )
+            for i, row in zip(members, leading_value_bounds(values, norms, told), strict=True):
+                radii[i] = row
+        return radii
+
+
+def _places(found: list[Found]) -> list[int]:
+    """The addresses that work on these results is prepared for."""
+    return [x.data_ptr() for entry in found for x in (*entry.svd, entry.bounds, entry.norm)]
