@@ -23,6 +23,7 @@ from spectral_kernels import dispatch
 from spectral_kernels.cuda import launcher
 from spectral_kernels.cuda.table import VALUES_JOBS
 from spectral_kernels.numerics import DTYPE_CODES, default_rtol, result_dtype
+from spectral_kernels.products.gram import gram
 from spectral_kernels.results import METRICS
 from spectral_kernels.svd import larger, torch_backend
 from spectral_kernels.svd.cuda_values_plan import Plan, plan
@@ -109,7 +110,7 @@ def _given(found: Plan, batches: list[Tensor]) -> list[Tensor]:
         return batches
     A = batches[0] if len(batches) == 1 else torch.cat(batches)
     if found.given == "gram":
-        made = larger.gram(A)
+        made = gram(A)
     else:
         made = torch.linalg.qr(A if A.shape[-2] >= A.shape[-1] else A.mT, mode="r").R
     return list(torch.split(made, [len(x) for x in batches]))

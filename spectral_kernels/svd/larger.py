@@ -23,14 +23,8 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import numerics
+from spectral_kernels.products.gram import gram
 from spectral_kernels.results import SVD
-
-
-def gram(A: Tensor) -> Tensor:
-    """Return the float64 Gram matrix (..., r, r) of the short side of A (..., m, n)."""
-    # No scaling: the squares of float32's whole range, 1e-90 to 1e77, are normal in float64.
-    wide = A.double()
-    return wide @ wide.mT if A.shape[-2] <= A.shape[-1] else wide.mT @ wide
 
 
 def svdvals(A: Tensor) -> Tensor:
@@ -58,9 +52,9 @@ def svd_tall(A: Tensor) -> SVD:
     """Return U (..., m, n), S, Vh of A (..., m, n) with m >= n; signs as they come."""
     largest = torch.linalg.vector_norm(A, float("inf"), dim=(-2, -1))
     bad = ~torch.isfinite(largest)
-    A = torch.where(bad[..., None, None], 0.0, A).double()
-    V = torch.linalg.eigh(A.mT @ A).eigenvectors.flip(-1)
-    Q, R = torch.linalg.qr(A @ V)
+    A = torch.where(bad[..., None, None], 0.0, A)
+    V = torch.linalg.eigh(gram(A)).eigenvectors.flip(-1)
+    Q, R = torch.linalg.qr(A.double() @ V)
     diagonal = R.diagonal(dim1=-2, dim2=-1)
     Q = Q * torch.where(diagonal < 0, -1.0, 1.0).unsqueeze(-2)
     # Within sqrt(eps) sigma_1 of each other they need not fall.
