@@ -499,3 +499,19 @@ def test_a_state_takes_the_place_of_what_was_going_on() -> None:
             # Whether there are vectors to go on from is known after a step.
             assert (frame._late is None) == (step == 0)
             assert_same_frames(frame, due(plain.step()))
+
+
+def test_a_capture_of_the_callers_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = LateStreams()
+    watch = as_device(SpectralMonitor(Net()), streams)
+    due(watch.step())
+    issued = streams.issued
+    loss = torch.tensor(1.0, device="meta")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        # Reading the loss would end the capture with an error.
+        with pytest.warns(UserWarning, match="while a CUDA graph is captured"):
+            assert watch.step(loss=loss) is None
+    assert streams.issued == issued
+    assert due(watch.step()).step == 1
