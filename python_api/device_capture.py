@@ -13,12 +13,11 @@ __all__ = ["captured", "is_being_captured"]
 
 def is_being_captured() -> bool:
     """Whether the caller is recording the current stream, of which nothing may be asked then."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started and torch.cuda.is_current_stream_capturing()
 
 
-def captured(
-    work: Callable[[], None], device: torch.device, stream: Any
-) -> Callable[[], None]:
+def captured(work: Callable[[], None], device: torch.device, stream: Any) -> Callable[[], None]:
     """Record work as a CUDA graph, without doing it; what comes back does it.
 
     Args:
