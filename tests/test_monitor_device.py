@@ -446,12 +446,18 @@ def test_updates_that_read_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch
 
     plain = "tracking runs in plain torch, which reads its bounds as it goes"
     assert why(None) == why(3) == plain
-    kernels = SimpleNamespace(__name__="a.triton_backend", supported=lambda A, width: width <= 8)
+    kernels = SimpleNamespace(
+        __name__="a.triton_backend",
+        supported=lambda A, width: width <= 8,
+        svd_waits=lambda m, n, dtype, device: (m, n, dtype) == (16, 16, torch.float64),
+    )
     monkeypatch.setattr("python_api.device_path.backend", lambda operation, device: kernels)
     assert why(None) is None
     # Seven columns are all that the smallest sides have; the others have sixteen here.
     assert why(3) == "k = 3 of a float32 matrix has no kernel"
     kernels.supported = lambda A, width: True
+    assert why(3) == "k = 3 needs an SVD of side 16 that runs in plain torch"
+    kernels.svd_waits = lambda *given: False
     assert why(3) is None
 
 
