@@ -46,7 +46,7 @@ verify: $(VENV)/installed ## hold the demo's spectra against float64 at every st
 	$(BIN)/python -m experiments.modular_addition.verify --preset demo
 
 test: $(VENV)/installed-strict lint typecheck ## lint, types, C++ warnings as errors, all tests
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist worksteal
 
 lint: $(VENV)/installed-strict ## ruff and clang-format, without changing a file
 	$(BIN)/ruff check $(PYTHON_DIRS)

@@ -14,41 +14,19 @@ from typing import Any
 
 import pytest
 import torch
+from compiled import COMPILED, need_compiled
 from hypothesis import settings
 from torch.utils import deterministic
 
 from spectral_kernels import dispatch, triton_runtime
 
-try:
-    from spectral_kernels import _C
-
-    _ISAS = list(_C.isas())
-    _MISSING = ""
-except ImportError as error:
-    _ISAS = []
-    _MISSING = str(error)
-
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
-
-# Every instruction set of this machine is a backend of its own: the fastest is not the only one
-# that users run. Without the compiled module one entry stands for all of them.
-COMPILED = [f"cpu-{isa}" for isa in _ISAS] or ["cpu"]
 
 # A process that interprets Triton kernels runs them and nothing else: see test_interpreted.py.
 INTERPRETING = triton_runtime.interpreting()
 _EVERY_ISA = ["triton"] if INTERPRETING else [*COMPILED, "torch"]
 _BACKENDS = ["triton"] if INTERPRETING else ["cpu", "torch"]
-
-
-def need_compiled() -> None:
-    """Skip where a developer has not compiled; fail where the Makefile says that one must."""
-    if not _MISSING:
-        return
-    reason = f"no compiled module ({_MISSING}); {dispatch.COMPILE_REMEDY}"
-    if os.environ.get("SPECTRAL_KERNELS_REQUIRE_COMPILED") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -69,6 +47,8 @@ def _use(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if not isa:
         yield name
         return
+    from spectral_kernels import _C
+
     before = _C.isa()
     _C.set_isa(isa)
     yield name

@@ -207,6 +207,8 @@ def refusal_with(
 
 
 def test_refusals_carry_a_remedy(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in sources.kernel_files(sources.folder()):
+        (image.IMAGES / sources.fatbin_name(sources.folder(), name)).touch()
     with monkeypatch.context() as patch:
         assert refusal_with(patch, (9, 0)) is None
         assert "compute capability 7.5; the kernels need 8.0" in (refusal_with(patch, (7, 5)) or "")

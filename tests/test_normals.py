@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import COMPILED, need_compiled
+from compiled import COMPILED, need_compiled
 
 import spectral_kernels as sk
 from spectral_kernels.rsvd import normals as torch_normals

@@ -9,7 +9,7 @@ import matrices
 import numpy as np
 import pytest
 import torch
-from conftest import need_compiled
+from compiled import need_compiled
 from leading_checks import K, check, steep
 from trajectories import TRAJECTORIES, brownian, crossing
 
