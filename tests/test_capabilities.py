@@ -153,6 +153,6 @@ assert not torch.cuda.is_initialized()
 
 
 def test_cpu_tensors_do_not_start_cuda() -> None:
-    """A process forked from one that uses CUDA, as workers of a data loader are, cannot start it."""
+    """A process forked from one that uses CUDA, as a data loader's workers are, cannot do so."""
     done = subprocess.run([sys.executable, "-c", _NO_CUDA], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -175,6 +175,22 @@ def test_the_order_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda.log == ["the host waits for event 11"] * 2
 
 
+def test_memory_is_given_back_when_the_device_is_done_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = Cuda(monkeypatch)
+
+    class Dropped(Program):
+        def __del__(self) -> None:
+            cuda.log.append("memory is free")
+
+    runner = Runner(Dropped(cuda), CudaStreams(DEVICE))
+    runner.step([], [])
+    cuda.log.clear()
+    del runner
+    assert cuda.log == ["the host waits for event 3", "memory is free"]
+
+
 def test_numbers_that_have_arrived_are_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Cuda(monkeypatch)
     program = Program(cuda)
