@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from python_api.matrices import Matrix
@@ -53,6 +54,9 @@ def _waiting(views: Sequence[Tensor], solver: TrackedSolver, device: str) -> str
         width = block_width(solver.k, A.shape[0], A.shape[1])
         if not backend("tracking.leading", device).supported(A, width):
             return f"k = {solver.k} of a {str(A.dtype).removeprefix('torch.')} matrix has no kernel"
+        # The small problem of every iteration.
+        if backend("svd", device).svd_waits(width, width, torch.float64, A.device):
+            return f"k = {solver.k} needs an SVD of side {width} that runs in plain torch"
     return None
 
 

@@ -10,6 +10,7 @@ alone. In Python a step is three launches: the snapshot, the graph, the copy.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -129,6 +130,12 @@ class Runner:
         """Return when all that was issued is done."""
         if self._done is not None:
             self._done.wait()
+
+    def __del__(self) -> None:
+        # The program's memory goes back to training with it, which would be given memory that the
+        # second stream still writes to.
+        with contextlib.suppress(Exception):
+            self.wait()
 
     def _recorded(self) -> Callable[[], None]:
         try:

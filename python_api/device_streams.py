@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from python_api.device_capture import captured
+
 __all__ = ["CudaStreams", "HostStreams", "Mark", "Streams"]
 
 
@@ -68,6 +70,7 @@ class CudaStreams:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._recording: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def aside(self) -> AbstractContextManager[Any]:
         """See `Streams`."""
@@ -85,16 +88,8 @@ class CudaStreams:
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
         """See `Streams`."""
-        graph = torch.cuda.CUDAGraph()
-        # The stricter mode of capture fails where another thread, of a data loader say, pins
-        # memory meanwhile.
-        with (
-            torch.cuda.device(self._device),
-            torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"),
-        ):
-            work()
-        replay: Callable[[], None] = graph.replay
-        return replay
+        with torch.cuda.device(self._device):
+            return captured(work, self._device, self._recording)
 
     def landing(self, length: int) -> Tensor:
         """See `Streams`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from python_api.cadence import Cadence
 from python_api.changes import check_watch
 from python_api.delivery import Delivery
+from python_api.device_capture import is_being_captured
 from python_api.device_step import DeviceStep
 from python_api.explanation import explain
 from python_api.frame import SpectralFrame
@@ -41,6 +43,10 @@ _TRIPLETS = 32
 _TOLERANCE = 1e-3
 _STATE_VERSION = 3
 _RESERVED = frozenset({"every", "overhead", "not_finite"})
+_CAPTURED = (
+    "SpectralMonitor.step was called while a CUDA graph is captured: nothing is measured, neither "
+    "now nor when the graph is replayed; call it after the replay"
+)
 
 
 class SpectralMonitor:
@@ -286,7 +292,8 @@ class SpectralMonitor:
                 element are read only when the step is due.
 
         Returns:
-            The frame, or ``None`` where the step is not due or the monitor is paused. On a GPU the
+            The frame, or ``None`` where the step is not due, the monitor is paused, or the call
+            is part of a CUDA graph that you capture (with a warning). On a GPU the
             frame is mostly there before its numbers: looking at them waits for the device, and
             recorders get it at a later step, at `close` or at `state_dict`, see
             `SpectralFrame.arrived`. `explain` tells whether that is so.
@@ -295,6 +302,9 @@ class SpectralMonitor:
             ValueError: a scalar of more than one element or with a name of the monitor's own
                 ("every", "overhead", "not_finite"), or a parameter that changed its shape.
         """
+        if is_being_captured():
+            warnings.warn(_CAPTURED, stacklevel=2)
+            return None
         entered = time.perf_counter()
         number = self._next_step if step is None else int(step)
         self._next_step = number + 1

@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import torch
 from cuda_build import COMPILER, ROOT, built
 from torch import Tensor
 
@@ -49,7 +50,7 @@ class HostLauncher:
         self.launched: list[str] = []
         self._limits = limits
 
-    def limits(self) -> Limits:
+    def limits(self, device: torch.device) -> Limits:
         return self._limits
 
     def launch(

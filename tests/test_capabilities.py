@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
 import sys
 
 import pytest
@@ -130,3 +131,28 @@ def test_instruction_sets_are_refused_by_name() -> None:
     with pytest.raises((ValueError, RuntimeError), match="sse9"):
         _C.set_isa("sse9")
     assert _C.isa() == before
+
+
+_NO_CUDA = """
+import torch
+
+def asked(*given):
+    raise AssertionError("CUDA was asked for")
+
+torch.cuda._lazy_init = torch.cuda.is_available = torch.cuda.device_count = asked
+import spectral_kernels as sk
+import python_api
+from python_api.monitor import SpectralMonitor
+sk.svd(torch.eye(3))
+monitor = SpectralMonitor(torch.nn.Linear(4, 3))
+monitor.step(loss=torch.ones(()))
+monitor.step()
+monitor.close()
+assert not torch.cuda.is_initialized()
+"""
+
+
+def test_cpu_tensors_do_not_start_cuda() -> None:
+    """A process forked from one that uses CUDA, as a data loader's workers are, cannot do so."""
+    done = subprocess.run([sys.executable, "-c", _NO_CUDA], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

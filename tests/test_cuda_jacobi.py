@@ -299,6 +299,19 @@ def test_neighbouring_pairs_read_different_banks(
         assert len({x % together for x in addresses}) == together
 
 
+def test_small_problems_of_wide_blocks_do_not_wait() -> None:
+    """The widest block of rsvd and of leading triplets is 128 columns."""
+    here = torch.device("cuda")
+    for room in (H100.shared_bytes, 163 << 10):
+        with launcher.installed(HostLauncher(limits=Limits(room, 1))):
+            for side in (1, 16, 32, 33, 112, 128):
+                assert not cuda_backend.svd_waits(side, side, torch.float64, here)
+            assert not cuda_backend.svd_waits(4000, 16, torch.float16, here)
+            assert cuda_backend.svd_waits(300, 300, torch.float64, here)
+    with launcher.installed(HostLauncher(limits=Limits(99 << 10, 1))):
+        assert cuda_backend.svd_waits(128, 128, torch.float64, here)
+
+
 def test_what_fits() -> None:
     def fits(m: int, n: int, dtype: torch.dtype, limit: int = H100.shared_bytes) -> bool | None:
         """Whether V is in shared memory too; None: not even W is."""

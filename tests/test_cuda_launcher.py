@@ -79,8 +79,9 @@ def stub(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     )
     monkeypatch.setattr(launcher, "KERNELS", KERNELS)
     monkeypatch.setattr(image, "IMAGES", tmp_path)
-    name = sources.fatbin_name(sources.folder(), "summary.cu")
-    (tmp_path / name).write_bytes(b"\x50\xed\x55\xba and so on")
+    for source in sources.kernel_files(sources.folder()):
+        name = sources.fatbin_name(sources.folder(), source)
+        (tmp_path / name).write_bytes(b"\x50\xed\x55\xba and so on")
     driven = on_device.DeviceLauncher(driver.Driver(library._name))
     monkeypatch.setattr(launcher, "_of_devices", lambda: driven)
     return made
@@ -123,7 +124,11 @@ def test_every_device_gets_its_own_module(stub: Stub, monkeypatch: pytest.Monkey
     for x in (arrays[1], arrays[0], arrays[1]):
         launcher.launch("other", 1, 32, 0, x)
     calls = [call.split() for call in stub.calls()]
-    assert [call[0] for call in calls[2:]] == [*["load", "function", "launch"] * 2, "launch"]
+    bound = [" ".join(call) for call in calls if call[0] in ("retain", "bind")]
+    # Whatever context another library left in this thread.
+    assert bound == ["retain 1", "bind 901", "retain 0", "bind 900", "bind 901"]
+    calls = [call for call in calls if call[0] not in ("retain", "bind")]
+    assert [call[0] for call in calls] == [*["load", "function", "launch"] * 2, "launch"]
     streams = [call[-2] for call in calls if call[0] == "launch"]
     assert streams == ["71", "70", "71"]
     assert stub.current == 0
@@ -131,12 +136,27 @@ def test_every_device_gets_its_own_module(stub: Stub, monkeypatch: pytest.Monkey
 
 def test_limits(stub: Stub) -> None:
     # cuda.h: 97 is the shared memory a block may ask for, 16 the number of multiprocessors.
-    assert launcher.limits() == Limits(shared_bytes=97, multiprocessors=16)
+    here, there = torch.device("cuda"), torch.device("cuda", 1)
+    assert launcher.limits(here) == Limits(shared_bytes=97, multiprocessors=16)
+    # Those of the device asked for, whichever is the current one.
+    assert launcher.limits(there) == Limits(shared_bytes=1097, multiprocessors=1016)
     with stub.device(1):
-        assert launcher.limits() == Limits(shared_bytes=1097, multiprocessors=1016)
+        assert launcher.limits(here) == launcher.limits(there)
     assert len(stub.calls()) == 4
-    launcher.limits()
+    launcher.limits(torch.device("cuda", 0))
     assert not stub.calls()
+
+
+def test_code_is_loaded_while_a_stream_is_captured(stub: Stub) -> None:
+    # The stand-in takes no module in the mode that a thread begins with; and it is back after.
+    launcher.launch("small", 1, 32, 0, X, 1, X, 1)
+    assert stub.library.stub_capture_mode() == 0
+    stub.fail("load")
+    launcher._of_devices()._modules.clear()
+    launcher._of_devices()._functions.clear()
+    with pytest.raises(RuntimeError, match="too many resources"):
+        launcher.launch("small", 1, 32, 0, X, 1, X, 1)
+    assert stub.library.stub_capture_mode() == 0
 
 
 @pytest.mark.parametrize("call", ["retain", "bind", "load", "function", "set", "launch"])
@@ -159,7 +179,7 @@ def test_another_launcher_while_installed(stub: Stub) -> None:
     assert launcher.refusal() is not None
     with launcher.installed(host):
         assert launcher.refusal() is None
-        assert launcher.limits() == cuda_on_host.H100
+        assert launcher.limits(X.device) == cuda_on_host.H100
         with pytest.raises(RuntimeError, match=r"'other'.*no kernel other"):
             launcher.launch("other", 1, 32, 0, X)
     assert not stub.calls()
@@ -167,10 +187,17 @@ def test_another_launcher_while_installed(stub: Stub) -> None:
     assert stub.calls()
 
 
-def refusal_with(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> str | None:
+def refusal_with(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | RuntimeError
+) -> str | None:
+    def told() -> tuple[int, int]:
+        if isinstance(capability, RuntimeError):
+            raise capability
+        return capability
+
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", told)
     monkeypatch.setattr(launcher, "driver", lambda: None)
     launcher._refusal.cache_clear()
     try:
@@ -185,13 +212,15 @@ def test_refusals_carry_a_remedy(stub: Stub, monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         assert refusal_with(patch, (9, 0)) is None
         assert "compute capability 7.5; the kernels need 8.0" in (refusal_with(patch, (7, 5)) or "")
+        told = refusal_with(patch, RuntimeError("The NVIDIA driver is too old.\nUpdate it")) or ""
+        assert told.startswith("torch cannot use its CUDA device (The NVIDIA driver is too old); ")
         patch.setattr(image, "IMAGES", Path("nowhere"))
         patch.setattr(nvrtc, "installed", lambda: True)
         assert refusal_with(patch, (8, 0)) is None
         patch.setattr(nvrtc, "installed", lambda: False)
         told = refusal_with(patch, (8, 0)) or ""
-        assert "no compiled CUDA kernels (" in told
-        assert "summary.cu)" in told
+        assert f"no compiled CUDA kernels ({', '.join(image.missing())})" in told
+        assert "summary.cu" in told
         assert "pip install spectral-kernels[cupy]" in told
         patch.setenv(dispatch.ENVIRONMENT, "cuda")
         patch.setattr(dispatch, "_chosen", {})

@@ -115,8 +115,8 @@ def count_launches() -> Iterator[list[str]]:
     current = launcher._current()
 
     class Counting:
-        def limits(self) -> launcher.Limits:
-            return current.limits()
+        def limits(self, device: torch.device) -> launcher.Limits:
+            return current.limits(device)
 
         def launch(self, kernel: launcher.Kernel, *rest: object) -> None:
             names.append(kernel.name)

@@ -65,26 +65,36 @@ class Cuda:
         self.arrived = False
         self.refuses = False
         self.main, self.side = Stream(self, "main"), Stream(self, "side")
+        self.alone = Stream(self, "alone")
         self.current = [self.main]
-        real, empty = torch.cuda.graph, torch.empty
+        # Memory pools of captures that torch takes to be going on.
+        self.capturing: set[object] = set()
+        real, empty, zeros = torch.cuda.graph, torch.empty, torch.zeros
+        made = iter((self.side, self.alone))
 
         @contextlib.contextmanager
         def graph(*args: Any, **options: Any) -> Iterator[None]:
             given = inspect.signature(real).bind(*args, **options).arguments
-            assert given["stream"] is self.side
+            assert given["stream"] is self.alone
             assert given["capture_error_mode"] == "thread_local"
             self.log.append("capture")
-            with self.on(self.side):
-                yield
-            if self.refuses:
+            pool = given.get("pool")
+            self.capturing |= {pool, "generator"}
+            self.current.append(self.alone)
+            yield
+            if self.refuses and pool is not None:
+                # As torch does, which leaves everything as it is.
                 raise RuntimeError("operation failed due to a previous error during capture")
+            self.capturing -= {pool, "generator"}
+            self.current.pop()
 
         def pinned(*size: int, pin_memory: bool, **options: Any) -> Tensor:
             assert pin_memory
             return empty(*size, **options)
 
         for name, stand_in in {
-            "Stream": lambda device: self.side,
+            "Stream": lambda device: next(made),
+            "graph_pool_handle": lambda: "pool",
             "Event": lambda enable_timing=False: Event(self, enable_timing),
             "CUDAGraph": lambda: Graph(self),
             "graph": graph,
@@ -94,12 +104,21 @@ class Cuda:
         }.items():
             monkeypatch.setattr(torch.cuda, name, stand_in)
         monkeypatch.setattr("python_api.device_streams.torch.empty", pinned)
+        monkeypatch.setattr(torch, "zeros", lambda *size, device: zeros(*size))
+        # A build without CUDA has a class in the place of each.
+        monkeypatch.setattr(
+            torch._C, "_cuda_endAllocateToPool", lambda index, pool: self.capturing.remove(pool)
+        )
+        monkeypatch.setattr(torch._C, "_cuda_releasePool", lambda index, pool: None)
 
     @contextlib.contextmanager
     def on(self, stream: Stream) -> Iterator[None]:
+        before = list(self.current)
         self.current.append(stream)
-        yield
-        self.current.pop()
+        try:
+            yield
+        finally:
+            self.current[:] = before
 
 
 class Program:
@@ -134,7 +153,7 @@ def test_the_order_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda.log.clear()
     runner.step([], [4])
     assert cuda.log == [
-        "capture", "side: compute",
+        "capture", "alone: compute",
         "main waits for event 3", "main: event 4", "main: snapshot", "main: event 5",
         "side waits for event 5", "side: event 6", "side: solve [4]", "side: graph",
         "side: event 7",
@@ -154,6 +173,22 @@ def test_the_order_of_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reading.arrived
     runner.wait()
     assert cuda.log == ["the host waits for event 11"] * 2
+
+
+def test_memory_is_given_back_when_the_device_is_done_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cuda = Cuda(monkeypatch)
+
+    class Dropped(Program):
+        def __del__(self) -> None:
+            cuda.log.append("memory is free")
+
+    runner = Runner(Dropped(cuda), CudaStreams(DEVICE))
+    runner.step([], [])
+    cuda.log.clear()
+    del runner
+    assert cuda.log == ["the host waits for event 3", "memory is free"]
 
 
 def test_numbers_that_have_arrived_are_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +214,22 @@ def test_a_capture_that_fails_is_told_and_done_without(monkeypatch: pytest.Monke
     assert runner.refusal == (
         "RuntimeError: operation failed due to a previous error during capture"
     )
-    assert cuda.log.count("capture") == 1
-    assert cuda.log.count("side: compute") == 4
+    # Once the program, and once what makes torch's generator of random numbers whole again.
+    assert cuda.log.count("capture") == 2
+    assert cuda.log.count("side: compute") == 3
     assert cuda.log[-2] == "side: compute"
+    assert cuda.current == [cuda.main]
+    assert not cuda.capturing
+
+
+def test_an_error_of_the_work_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Cuda(monkeypatch)
+    streams = CudaStreams(DEVICE)
+
+    def work() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        streams.recorded(work)
+    assert cuda.current == [cuda.main]
+    assert not cuda.capturing

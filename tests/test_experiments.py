@@ -16,6 +16,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from device_steps import LateStreams, as_device
 from matplotlib.image import imread
 
 from experiments.kit import run_folder
@@ -23,6 +24,7 @@ from experiments.kit.checkpoint import load_checkpoint, save_checkpoint, seed_ev
 from experiments.kit.claims import Claim
 from experiments.kit.options import Options, parse_options
 from experiments.kit.table import format_table
+from experiments.modular_addition import train
 from experiments.modular_addition.claims import (
     EMBEDDING_TO_ATTENTION,
     check_claims,
@@ -532,6 +534,29 @@ def test_the_monitor_watches_what_the_claims_need():
     assert ("attention.query.weight[head 3]", "attention.key.weight[head 3]") in pairs
     # The graph written down for this model is part of the one that is found from its modules.
     assert pairs <= {pair.key for pair in SpectralMonitor(model).pairs}
+
+
+def test_a_gpu_is_not_waited_for_at_every_step(tmp_path, monkeypatch):
+    """Frames that are on their way when the training ends are recorded all the same."""
+    streams, waited = LateStreams(), []
+
+    def monitor_of_a_gpu(*given):
+        monitor = as_device(make_monitor(*given), streams)
+        close = monitor.close
+        monitor.close = lambda: (waited.append(streams.waits), close())
+        return monitor
+
+    monkeypatch.setattr(train, "make_monitor", monitor_of_a_gpu)
+    options = parse(
+        *("--p", "7", "--d-model", "16", "--heads", "2", "--d-mlp", "32", "--device", "cpu"),
+        *("--max-steps", "12", "--checkpoint-every", "100", "--validate-every", "5"),
+    )
+    train.train(options, tmp_path)
+    assert waited == [0]
+    assert streams.waits > 0
+    rows = recorded(tmp_path)
+    assert [row["step"] for row in rows] == list(range(13))
+    assert all(isinstance(row["train_loss"], float) for row in rows)
 
 
 def test_the_learning_rate_warms_up():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -446,12 +447,19 @@ def test_updates_that_read_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch
 
     plain = "tracking runs in plain torch, which reads its bounds as it goes"
     assert why(None) == why(3) == plain
-    kernels = SimpleNamespace(__name__="a.triton_backend", supported=lambda A, width: width <= 8)
+    kernels = SimpleNamespace(
+        __name__="a.triton_backend",
+        supported=lambda A, width: width <= 8,
+        svd_waits=lambda m, n, dtype, device: m == n > 8 and dtype == torch.float64,
+    )
     monkeypatch.setattr("python_api.device_path.backend", lambda operation, device: kernels)
     assert why(None) is None
     # Seven columns are all that the smallest sides have; the others have sixteen here.
     assert why(3) == "k = 3 of a float32 matrix has no kernel"
     kernels.supported = lambda A, width: True
+    told = why(3) or ""
+    assert re.fullmatch(r"k = 3 needs an SVD of side \d+ that runs in plain torch", told)
+    kernels.svd_waits = lambda *given: False
     assert why(3) is None
 
 
@@ -499,3 +507,19 @@ def test_a_state_takes_the_place_of_what_was_going_on() -> None:
             # Whether there are vectors to go on from is known after a step.
             assert (frame._late is None) == (step == 0)
             assert_same_frames(frame, due(plain.step()))
+
+
+def test_a_capture_of_the_callers_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = LateStreams()
+    watch = as_device(SpectralMonitor(Net()), streams)
+    due(watch.step())
+    issued = streams.issued
+    loss = torch.tensor(1.0, device="meta")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+        # Reading the loss would end the capture with an error.
+        with pytest.warns(UserWarning, match="while a CUDA graph is captured"):
+            assert watch.step(loss=loss) is None
+    assert streams.issued == issued
+    assert due(watch.step()).step == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
@@ -10,18 +12,33 @@ from spectral_kernels.tracking.state import LateWork, codes_of
 
 
 class SlowEvent:
-    """An event of a device that has not come there yet."""
+    """An event of a device that has not come there yet; ``there`` tells the current device."""
 
-    def __init__(self) -> None:
+    def __init__(self, there: CurrentDevice) -> None:
         self.arrived = False
         self.records = 0
+        self._there = there
 
     def record(self) -> None:
+        assert self._there.entered
         self.records += 1
         self.arrived = False
 
     def query(self) -> bool:
+        assert self._there.entered
         return self.arrived
+
+
+class CurrentDevice(contextlib.AbstractContextManager[None]):
+    """Whether the device of the flags is the current one."""
+
+    entered = False
+
+    def __enter__(self) -> None:
+        self.entered = True
+
+    def __exit__(self, *_: object) -> None:
+        self.entered = False
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +51,8 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def slow_flags() -> tuple[LateFlags, SlowEvent]:
     flags = LateFlags([2, 0, 3], torch.device("cpu"))
-    event = SlowEvent()
-    flags._event = event
+    flags._there = CurrentDevice()
+    event = flags._event = SlowEvent(flags._there)
     return flags, event
 
 

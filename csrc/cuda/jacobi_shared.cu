@@ -137,18 +137,19 @@ SK_DEVICE void svd_shared(const SvdSharedParams& p) {
 }
 
 // Named by element type, lanes of a pair and rows that each holds. The last number bounds
-// registers: up to 64 rows a block has 256 threads, and four of them share a multiprocessor (three,
-// float64).
+// registers, and is more than the threads of any block: up to 64 rows a block has 256 threads, and
+// four of them share a multiprocessor (three, float64); up to 96 columns of float32 it has 384, and
+// two do. 1024 in the place of 768 spills.
 SK_KERNEL(svd_shared_f32_8x8, SvdSharedParams, 1024) {
   svd_shared<float, 8, 8>(p);
 }
-SK_KERNEL(svd_shared_f32_8x16, SvdSharedParams, 512) {
+SK_KERNEL(svd_shared_f32_8x16, SvdSharedParams, 768) {
   svd_shared<float, 8, 16>(p);
 }
-SK_KERNEL(svd_shared_f32_16x16, SvdSharedParams, 512) {
+SK_KERNEL(svd_shared_f32_16x16, SvdSharedParams, 768) {
   svd_shared<float, 16, 16>(p);
 }
-SK_KERNEL(svd_shared_f32_32x16, SvdSharedParams, 512) {
+SK_KERNEL(svd_shared_f32_32x16, SvdSharedParams, 768) {
   svd_shared<float, 32, 16>(p);
 }
 SK_KERNEL(svd_shared_f64_8x8, SvdSharedParams, 768) {

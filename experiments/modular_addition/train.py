@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -84,9 +85,11 @@ def train(options: Options[Settings], folder: Path) -> float:
     with Recorder(folder, resume_from=first_step - 1) as recorder:
         monitor = make_monitor(model, settings, recorder)
         training = Training(model, make_optimizer(model, settings), monitor)
-        if checkpoint is not None:
-            training.load_state_dict(checkpoint)
-        train_from(training, settings, split, folder)
+        # Closing it records the frames that are still on their way from a GPU.
+        with contextlib.closing(monitor):
+            if checkpoint is not None:
+                training.load_state_dict(checkpoint)
+            train_from(training, settings, split, folder)
     return training.seconds
 
 
@@ -125,6 +128,7 @@ def train_from(training: Training, settings: Settings, split: Split, folder: Pat
     first = training.step
     clock = time.perf_counter() - training.seconds
     validation: dict[str, float] = {}
+    awaited: SpectralFrame | None = None
     with progress_bar(first, settings.max_steps, f"modular addition mod {settings.p}") as bar:
         for step in range(first, settings.max_steps + 1):
             training.step = step
@@ -134,8 +138,9 @@ def train_from(training: Training, settings: Settings, split: Split, folder: Pat
 
             logits = training.model(split.train_tokens)
             loss = cross_entropy(logits, split.train_sums)
-            measured = {
-                "train_loss": loss.item(),
+            # Not read here, which would wait for a GPU at every step.
+            measured: dict[str, float | Tensor] = {
+                "train_loss": loss.detach(),
                 "train_accuracy": accuracy(logits, split.train_sums),
             }
             if step % settings.validate_every == 0 or step == settings.max_steps:
@@ -145,7 +150,10 @@ def train_from(training: Training, settings: Settings, split: Split, folder: Pat
             # `step` updates.
             frame = training.monitor.step(step, **measured)
             bar.update(step - bar.n)
-            show(bar, measured | validation, frame)
+            awaited = awaited or frame
+            if awaited is not None and awaited.arrived:
+                show(bar, awaited, validation)
+                awaited = None
             generalized = measured.get("validation_accuracy") == 1.0
             if settings.stop_when_generalized and generalized and frame is not None:
                 break
@@ -172,9 +180,9 @@ def cross_entropy(logits: Tensor, sums: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.double(), sums)
 
 
-def accuracy(logits: Tensor, sums: Tensor) -> float:
-    """Share of rows whose largest logit is at the sum."""
-    return float((logits.argmax(dim=-1) == sums).double().mean())
+def accuracy(logits: Tensor, sums: Tensor) -> Tensor:
+    """Share of rows whose largest logit is at the sum, a float64 scalar."""
+    return (logits.argmax(dim=-1) == sums).double().mean()
 
 
 @torch.no_grad()
@@ -184,21 +192,22 @@ def validate(model: AdditionTransformer, split: Split) -> dict[str, float]:
     unmirrored = ~split.mirror_is_trained
     return {
         "validation_loss": cross_entropy(logits, split.validation_sums).item(),
-        "validation_accuracy": accuracy(logits, split.validation_sums),
-        "unmirrored_accuracy": accuracy(logits[unmirrored], split.validation_sums[unmirrored]),
+        "validation_accuracy": accuracy(logits, split.validation_sums).item(),
+        "unmirrored_accuracy": accuracy(
+            logits[unmirrored], split.validation_sums[unmirrored]
+        ).item(),
     }
 
 
-def show(bar: ProgressBar, measured: dict[str, float], frame: SpectralFrame | None) -> None:
-    """Put the step's numbers on the progress bar."""
+def show(bar: ProgressBar, frame: SpectralFrame, validation: dict[str, float]) -> None:
+    """Put the numbers of a frame, and of the last validation, on the progress bar."""
     numbers = {
-        "loss": f"{measured['train_loss']:.1e}",
-        "train": f"{measured['train_accuracy']:.3f}",
-        "val": f"{measured.get('validation_accuracy', math.nan):.3f}",
+        "loss": f"{frame.scalars['train_loss']:.1e}",
+        "train": f"{frame.scalars['train_accuracy']:.3f}",
+        "val": f"{validation.get('validation_accuracy', math.nan):.3f}",
+        "rank": f"{mean_normalized_rank(frame):.3f}",
+        "monitor": f"{frame.overhead:.0%}",
     }
-    if frame is not None:
-        numbers["rank"] = f"{mean_normalized_rank(frame):.3f}"
-        numbers["monitor"] = f"{frame.overhead:.0%}"
     bar.set_postfix(numbers, refresh=False)
 
 

@@ -55,7 +55,7 @@ class Timed:
         self.monitoring: list[float] = []
         self.peers: dict[str, list[float]] = {"torch.linalg.svd": [], "numpy.linalg.svd": []}
 
-    def step(self, step: int, **scalars: float) -> SpectralFrame | None:
+    def step(self, step: int, **scalars: float | Tensor) -> SpectralFrame | None:
         """The monitor's own, timed."""
         entered = time.perf_counter()
         frame = self._monitor.step(step, **scalars)

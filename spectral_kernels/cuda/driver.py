@@ -15,6 +15,8 @@ LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
 _PARAMETERS_POINTER, _PARAMETERS_SIZE, _PARAMETERS_END = 1, 2, 0
 _DEVICE_MULTIPROCESSORS, _DEVICE_SHARED_BYTES_OF_BLOCK = 16, 97
+# cuThreadExchangeStreamCaptureMode: calls that a capture forbids are allowed.
+_RELAXED = 2
 # More dynamic shared memory than this must be asked for.
 _SHARED_BYTES_UNASKED = 48 << 10
 
@@ -24,6 +26,7 @@ _SIGNATURES = {
     "cuCtxGetCurrent": [POINTER(c_void_p)],
     "cuCtxSetCurrent": [c_void_p],
     "cuDevicePrimaryCtxRetain": [POINTER(c_void_p), c_int],
+    "cuThreadExchangeStreamCaptureMode": [POINTER(c_int)],
     "cuModuleLoadData": [POINTER(c_void_p), c_char_p],
     "cuModuleGetFunction": [POINTER(c_void_p), c_void_p, c_char_p],
     "cuFuncSetAttribute": [c_void_p, c_int, c_int],
@@ -41,6 +44,7 @@ class Driver:
             raise RuntimeError(f"the CUDA driver cannot be loaded ({error})") from error
         for name, signature in _SIGNATURES.items():
             getattr(self._calls, name).argtypes = signature
+        self._primary: dict[int, c_void_p] = {}
 
     def limits(self, device: int) -> Limits:
         """Return the limits of a device, which torch and the driver number alike."""
@@ -53,21 +57,33 @@ class Driver:
         return value.value
 
     def bind(self, device: int) -> None:
-        """Make the device's primary context current in a thread that has none yet.
+        """Make the device's primary context current in this thread, where it is not yet.
 
         torch does so with its first call in a thread that needs one, which may be after ours. What
         is retained is never released: torch keeps that context to the end of the process too.
         """
-        context = c_void_p()
-        self._check("cuCtxGetCurrent", byref(context))
-        if context.value is None:
-            self._check("cuDevicePrimaryCtxRetain", byref(context), device)
-            self._check("cuCtxSetCurrent", context)
+        primary = self._primary.get(device)
+        if primary is None:
+            primary = c_void_p()
+            self._check("cuDevicePrimaryCtxRetain", byref(primary), device)
+            self._primary[device] = primary
+        current = c_void_p()
+        self._check("cuCtxGetCurrent", byref(current))
+        if current.value != primary.value:
+            self._check("cuCtxSetCurrent", primary)
 
     def load(self, image: bytes) -> c_void_p:
-        """Load a cubin or fat binary into the current context; it stays there."""
-        module = c_void_p()
-        self._check("cuModuleLoadData", byref(module), image)
+        """Load a cubin or fat binary into the current context; it stays there.
+
+        Also while a stream of this thread is captured into a graph, which would forbid it: nothing
+        of a module belongs to a stream.
+        """
+        module, mode = c_void_p(), c_int(_RELAXED)
+        self._check("cuThreadExchangeStreamCaptureMode", byref(mode))
+        try:
+            self._check("cuModuleLoadData", byref(module), image)
+        finally:
+            self._check("cuThreadExchangeStreamCaptureMode", byref(mode))
         return module
 
     def function(self, module: c_void_p, name: str, shared_bytes: int) -> c_void_p:

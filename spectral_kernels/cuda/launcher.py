@@ -25,8 +25,8 @@ LEAST_CAPABILITY = (8, 0)
 class Launcher(Protocol):
     """Whatever runs a kernel: the driver, or a test's stand-in for it."""
 
-    def limits(self) -> Limits:
-        """Return the limits of the device that the next launch goes to."""
+    def limits(self, device: torch.device) -> Limits:
+        """Return the limits of launches with tensors of this device."""
 
     def launch(
         self,
@@ -76,9 +76,9 @@ def launch(name: str, grid: int, block: int, shared_bytes: int, *arguments: Argu
         raise RuntimeError(f"CUDA kernel {name!r}, {asked}: {error}") from error
 
 
-def limits() -> Limits:
-    """Return the limits of the current device."""
-    return _current().limits()
+def limits(device: torch.device) -> Limits:
+    """Return the limits of launches with tensors of ``device``."""
+    return _current().limits(device)
 
 
 def refusal() -> str | None:
@@ -101,7 +101,12 @@ def _refusal() -> str | None:
         return "this torch is built without CUDA; install a CUDA build (pytorch.org/get-started)"
     if not torch.cuda.is_available():
         return "torch finds no CUDA device; check the driver: nvidia-smi"
-    capability = torch.cuda.get_device_capability()
+    try:
+        capability = torch.cuda.get_device_capability()
+    except RuntimeError as error:
+        # A driver too old, a device that is taken, a process forked from one that uses CUDA.
+        told = str(error).partition("\n")[0].rstrip(".")
+        return f"torch cannot use its CUDA device ({told}); check the driver: nvidia-smi"
     if capability < LEAST_CAPABILITY:
         have, need = (f"{major}.{minor}" for major, minor in (capability, LEAST_CAPABILITY))
         return f"the device has compute capability {have}; the kernels need {need} or newer"

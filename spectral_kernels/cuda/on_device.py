@@ -21,23 +21,19 @@ class _Function:
 
 @dataclass
 class DeviceLauncher:
-    """Loads a source's module on first use of one of its kernels, once for every device.
-
-    The first launch of a kernel on a device loads code, which a stream capture forbids: run a
-    plan once before it is captured.
-    """
+    """Loads a source's module on first use of one of its kernels, once for every device."""
 
     driver: Driver
     _modules: dict[tuple[int, str], c_void_p] = field(default_factory=dict)
     _functions: dict[tuple[int, str], _Function] = field(default_factory=dict)
     _limits: dict[int, Limits] = field(default_factory=dict)
 
-    def limits(self) -> Limits:
-        """Return the limits of torch's current device."""
-        device = torch.cuda.current_device()
-        if device not in self._limits:
-            self._limits[device] = self.driver.limits(device)
-        return self._limits[device]
+    def limits(self, device: torch.device) -> Limits:
+        """Return the limits of a device; of torch's current one where it has no index."""
+        index = torch.cuda.current_device() if device.index is None else device.index
+        if index not in self._limits:
+            self._limits[index] = self.driver.limits(index)
+        return self._limits[index]
 
     def launch(
         self,

@@ -57,3 +57,8 @@ def svd(matrices: list[Tensor]) -> list[SVD]:
     if jobs:
         _C.svd(jobs, torch.get_num_threads())
     return results
+
+
+def svd_waits(m: int, n: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether ``svd`` of (m, n) matrices makes the host wait for a device: never."""
+    return False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from spectral_kernels.cuda import launcher
+from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
 from spectral_kernels.svd import cuda_values, cuda_vectors
-from spectral_kernels.svd.jacobi_plan import VALUES_SIDE
+from spectral_kernels.svd.jacobi_plan import VALUES_SIDE, vectors_plan
 
 
 def svdvals(matrices: list[Tensor]) -> list[Tensor]:
@@ -28,3 +31,12 @@ def svdvals_with_tables(matrices: list[Tensor], rtol: float) -> tuple[list[Tenso
 def svd(matrices: list[Tensor]) -> list[SVD]:
     """Return the thin SVD of each matrix (..., m, n)."""
     return cuda_vectors.svd(matrices)
+
+
+def svd_waits(m: int, n: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether ``svd`` of (m, n) matrices makes the host wait for the device.
+
+    Torch's own solvers do, which take what does not fit the shared memory of a block.
+    """
+    side, limit = min(m, n), launcher.limits(device).shared_bytes
+    return side > 0 and vectors_plan(side, side, result_dtype(dtype), limit) is None

@@ -73,7 +73,7 @@ def _solve(matrices: list[Tensor], rtol: float | None) -> tuple[list[Tensor], li
             groups.setdefault((A.dtype, m, n), []).append(i)
         else:
             table.zero_()
-    limit = launcher.limits().shared_bytes if groups else 0
+    limit = launcher.limits(matrices[0].device).shared_bytes if groups else 0
     for (dtype, m, n), group in groups.items():
         found = plan(dtype, m, n, limit)
         if found is None:

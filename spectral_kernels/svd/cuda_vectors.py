@@ -40,7 +40,7 @@ _NONE = (None, None, None, None, 0, 0, 0, 0)
 
 def svd(matrices: list[Tensor]) -> list[SVD]:
     """Return the thin SVD of each matrix (..., m, n)."""
-    limit = launcher.limits().shared_bytes if matrices else 0
+    limit = launcher.limits(matrices[0].device).shared_bytes if matrices else 0
     results: dict[int, SVD] = {}
     for (dtype, m, n), group in _groups(matrices).items():
         plan = vectors_plan(m, n, result_dtype(dtype), limit)

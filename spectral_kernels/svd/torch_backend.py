@@ -24,6 +24,11 @@ def svd(matrices: list[Tensor]) -> list[SVD]:
     return [_svd(A) for A in matrices]
 
 
+def svd_waits(m: int, n: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether ``svd`` of (m, n) matrices makes the host wait for the device."""
+    return device.type != "cpu"
+
+
 def _svdvals(A: Tensor) -> Tensor:
     dtype = numerics.result_dtype(A.dtype)
     if A.numel() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,9 @@ class LateFlags:
         # The same memory: reading it asks torch for nothing.
         self._told = self._here.numpy()
         self._event: Any = _Event() if on_gpu else None
+        # Copies go to the current stream of the device of the flags, events to that of the current
+        # device.
+        self._there: Any = torch.cuda.device(device) if on_gpu else contextlib.nullcontext()
         self._on_their_way = False
 
     def send(self, flags: Tensor) -> None:
@@ -36,23 +40,30 @@ class LateFlags:
         Flags that are still on their way are not overtaken: a host that runs far ahead of its
         device would else never see any arrive.
         """
-        if self._on_their_way or (self._event and torch.cuda.is_current_stream_capturing()):
+        if self._on_their_way:
             return
-        self._here.copy_(flags, non_blocking=True)
-        if self._event is not None:
-            self._event.record()
+        with self._there:
+            if self._is_captured():
+                return
+            self._here.copy_(flags, non_blocking=True)
+            if self._event is not None:
+                self._event.record()
         self._on_their_way = True
 
     def heard(self) -> list[list[int]]:
         """Return for each entry the indices with a flag, none where no flags have arrived."""
         nothing: list[list[int]] = [[] for _ in self._counts]
-        # A query would break a capture.
-        if not self._on_their_way or (self._event and torch.cuda.is_current_stream_capturing()):
+        if not self._on_their_way:
             return nothing
-        if self._event is not None and not self._event.query():
-            return nothing
+        with self._there:
+            # A query would break a capture.
+            if self._is_captured() or (self._event is not None and not self._event.query()):
+                return nothing
         self._on_their_way = False
         if not self._told.any():
             return nothing
         ends = itertools.pairwise((0, *itertools.accumulate(self._counts)))
         return [self._told[start:end].nonzero()[0].tolist() for start, end in ends]
+
+    def _is_captured(self) -> bool:
+        return self._event is not None and torch.cuda.is_current_stream_capturing()

@@ -113,5 +113,15 @@ def test_on_the_device_of_the_tensors() -> None:
 
 def test_limits_are_those_of_the_device() -> None:
     known = torch.cuda.get_device_properties(torch.cuda.current_device())
-    assert launcher.limits().multiprocessors == known.multi_processor_count
-    assert launcher.limits().shared_bytes > 48 << 10
+    limits = launcher.limits(torch.device("cuda"))
+    assert limits.multiprocessors == known.multi_processor_count
+    assert limits.shared_bytes > 48 << 10
+
+
+def test_code_is_loaded_while_a_graph_is_captured() -> None:
+    values = spectra()
+    fresh, graph = DeviceLauncher(driver.driver()), torch.cuda.CUDAGraph()
+    with launcher.installed(fresh), torch.cuda.graph(graph):
+        found = tables(values)
+    graph.replay()
+    check(found, values)

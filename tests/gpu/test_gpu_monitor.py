@@ -15,6 +15,7 @@ from test_monitor_tracked import assert_within_bounds
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from python_api.device_program import Program
 from python_api.monitor import SpectralMonitor
 from python_api.recorder import Recorder
 
@@ -149,3 +150,44 @@ def test_a_state_and_a_budget_of_time() -> None:
             b.matrices[name].singular_values,
             atol=2.0 * float(row.singular_value_bounds.max()),
         )
+
+
+def test_a_capture_that_fails_leaves_training_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = Program.compute
+
+    def asks(program: Program) -> None:
+        compute(program)
+        # Forbidden while a stream is captured.
+        program.block.sum().item()
+
+    monkeypatch.setattr(Program, "compute", asks)
+    model = Net(24).cuda()
+    watch = SpectralMonitor(model)
+    for seed in range(4):
+        drift(model, seed)
+        assert_within_bounds(due(watch.step()), copy.deepcopy(model).cpu())
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+        # An error where torch takes a capture to be going on.
+        torch.rand(3, device="cuda")
+    assert "it could not be recorded" in watch.explain()
+    graph, x = torch.cuda.CUDAGraph(), torch.zeros(3, device="cuda")
+    with torch.cuda.graph(graph):
+        x += torch.rand(3, device="cuda")
+    graph.replay()
+    assert (x > 0).all()
+
+
+def test_a_capture_of_the_callers_own_is_left_alone() -> None:
+    model = Net(24).cuda()
+    watch = SpectralMonitor(model, overhead=0.5)
+    for seed in range(3):
+        drift(model, seed)
+        watch.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for p in model.parameters():
+            p.detach().add_(1e-3)
+        with pytest.warns(UserWarning, match="is captured"):
+            assert watch.step(loss=torch.zeros((), device="cuda")) is None
+    graph.replay()
+    assert_within_bounds(due(watch.step(1000)), copy.deepcopy(model).cpu())

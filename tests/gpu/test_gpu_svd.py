@@ -68,5 +68,5 @@ def no_synchronisation() -> Iterator[None]:
 @pytest.mark.parametrize("shape", [(9, 9), (32, 20), (48, 40), (128, 128), (200, 200)], ids=str)
 def test_nothing_waits(shape: tuple[int, int], no_synchronisation: None) -> None:
     A = torch.randn(5, *shape, device="cuda")
-    assert vectors_plan(*shape, A.dtype, launcher.limits().shared_bytes) is not None
+    assert vectors_plan(*shape, A.dtype, launcher.limits(A.device).shared_bytes) is not None
     cuda_backend.svd([A])

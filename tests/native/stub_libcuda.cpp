@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <utility>
 
 namespace {
 
@@ -26,6 +27,9 @@ std::string hexadecimal(const unsigned char* bytes, size_t count) {
 
 void* context = nullptr;
 
+// cuda.h: 0 is CU_STREAM_CAPTURE_MODE_GLOBAL, what every thread begins with, and 2 relaxed.
+int capture_mode = 0;
+
 // Handles are numbers that tell what they were made of.
 intptr_t handles = 100;
 
@@ -37,7 +41,12 @@ const char* stub_calls() {
   return calls.c_str();
 }
 
+int stub_capture_mode() {
+  return capture_mode;
+}
+
 void stub_reset(const char* call_that_fails) {
+  capture_mode = 0;
   calls.clear();
   failing = call_that_fails;
   handles = 100;
@@ -69,8 +78,15 @@ int cuCtxSetCurrent(void* given) {
   return answer("bind", std::to_string(reinterpret_cast<intptr_t>(given)));
 }
 
+int cuThreadExchangeStreamCaptureMode(int* mode) {
+  std::swap(*mode, capture_mode);
+  return 0;
+}
+
 int cuModuleLoadData(void** module, const void* image) {
   *module = reinterpret_cast<void*>(++handles);
+  // What a driver does where the thread captures a stream.
+  if (capture_mode != 2) return answer("forbidden load", "") + 900;
   return answer("load", hexadecimal(static_cast<const unsigned char*>(image), 4));
 }
 
