@@ -101,7 +101,8 @@ def _launch(jobs: Tensor, spectra: list[Tensor], bounds: bool) -> None:
         triton_kernels.summaries,
         len(jobs),
         jobs,
-        base_ptr=spectra[0].view(torch.uint8),
+        # Flat: the strides of a side of length one need not be those that a view asks for.
+        base_ptr=spectra[0].reshape(-1).view(torch.uint8),
         jobs_ptr=jobs,
         **plan(longest, bounds),
     )

@@ -28,6 +28,15 @@ def test_lengths_around_the_tiles(r: int) -> None:
         )
 
 
+def test_strides_of_sides_of_length_one() -> None:
+    S = torch.rand(1, 5).mT
+    assert S.is_contiguous()
+    assert S.stride(-1) == 5
+    assert torch.equal(
+        triton_backend.summary_tables([S], [(1, 1)], -1.0)[0][:, 4], S[:, 0].double()
+    )
+
+
 def test_ragged_dtypes_layouts_and_bad_spectra() -> None:
     """One launch over spectra that differ in length, type and layout, one of them with NaN."""
     wide = torch.rand(4, 6).sort(dim=0, descending=True)[0]
