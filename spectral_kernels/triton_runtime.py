@@ -19,9 +19,16 @@ from torch import Tensor
 REMEDY = "pip install spectral-kernels[triton]"
 OLDEST = (3, 6)
 
+# Compute capabilities whose tensor cores have their own memory (tcgen05): with Triton 3.6 to 3.8
+# two products that are added to one accumulator in a loop come out wrong there.
+_MISCOMPILED = (10, 11)
+
 # Launch options that every kernel is compiled with: written out, since the default of fused
 # multiply-adds changes between versions of Triton.
 OPTIONS = {"enable_fp_fusion": True}
+
+# Tables that CUDA graphs copy again at every replay: they stay as long as the process.
+_captured: list[Tensor] = []
 
 
 def interpreting() -> bool:
@@ -52,16 +59,27 @@ def refusal() -> str | None:
             "torch finds no CUDA device; TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, "
             "for tests"
         )
-    if torch.cuda.get_device_capability() < (8, 0):
+    capability = torch.cuda.get_device_capability()
+    if capability < (8, 0):
         return f"{torch.cuda.get_device_name()} is older than sm_80, the oldest that is tested"
+    if capability[0] in _MISCOMPILED:
+        return (
+            f"Triton miscompiles sums of several products on the tensor cores of "
+            f"{torch.cuda.get_device_name()} (triton-lang/triton issue 10821)"
+        )
     return None
 
 
-def launch(kernel: Any, programs: int, beside: Tensor, **arguments: Any) -> None:
-    """Start ``programs`` programs of a kernel on the current stream of the device of ``beside``."""
-    if programs:
+def launch(kernel: Any, grid: int | tuple[int, ...], beside: Tensor, **arguments: Any) -> None:
+    """Start the programs of a kernel on the current stream of the device of ``beside``.
+
+    Triton launches on the current device, wherever the tensors are. What grows with the data is
+    for the first axis of a grid: the others end at 65,535.
+    """
+    shape = (grid,) if isinstance(grid, int) else grid
+    if all(shape):
         with torch.cuda.device(beside.get_device()):
-            kernel[(programs,)](**arguments, **OPTIONS)
+            kernel[shape](**{**OPTIONS, **arguments})
 
 
 def cdiv(a: int, b: int) -> int:
@@ -106,4 +124,7 @@ def on_device(table: Tensor, device: torch.device) -> Tensor:
     """Return an int64 table on ``device``, copied without waiting for the device."""
     if device.type == "cpu":
         return table
-    return table.pin_memory().to(device, non_blocking=True)
+    pinned = table.pin_memory()
+    if torch.cuda.is_current_stream_capturing():
+        _captured.append(pinned)
+    return pinned.to(device, non_blocking=True)

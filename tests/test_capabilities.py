@@ -99,6 +99,8 @@ def test_what_is_said_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "compiled when first used" in row.detail
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (7, 5))
     assert "older than sm_80" in sk.capabilities()["triton"].detail
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (10, 0))
+    assert "miscompiles" in sk.capabilities()["triton"].detail
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     row = sk.capabilities()["triton"]
     assert not row.available
