@@ -39,7 +39,10 @@ def usv_matmul(
     y = x.new_empty(*xs.shape[:-1], us.shape[-2])
     direct = out is not None and out.is_contiguous()
     target = y if out is None or not direct else out.view(y.shape)
-    triton_kernels.usv_forward[(triton_runtime.cdiv(xs.shape[1], tiles["BLOCK_P"]), len(us))](
+    triton_runtime.launch(
+        triton_kernels.usv_forward,
+        len(us) * triton_runtime.cdiv(xs.shape[1], tiles["BLOCK_P"]),
+        xs,
         x_ptr=xs,
         u_ptr=us,
         sigma_ptr=Sigma.contiguous(),
@@ -55,7 +58,6 @@ def usv_matmul(
         BIAS=bias is not None,
         SPLIT=x.dtype == torch.bfloat16,
         **tiles,
-        **triton_runtime.OPTIONS,
     )
     shaped = target.reshape(*x.shape[:-1], U.shape[-2])
     return shaped if out is None or direct else out.copy_(shaped)
@@ -91,9 +93,10 @@ def usv_backward(
     counters = torch.zeros(
         1 + B * (2 * row_tiles + 2 * chunks + blocks), dtype=torch.int32, device=x.device
     )
-    triton_backward_kernels.usv_backward[
-        (B * (2 * row_tiles * tiles["SPLITS"] + chunks * blocks),)
-    ](
+    triton_runtime.launch(
+        triton_backward_kernels.usv_backward,
+        B * (2 * row_tiles * tiles["SPLITS"] + chunks * blocks),
+        xs,
         g_ptr=gs,
         x_ptr=xs,
         u_ptr=us,
@@ -119,7 +122,6 @@ def usv_backward(
         BIAS=needed[4],
         SPLIT=split,
         **tiles,
-        **triton_runtime.OPTIONS,
     )
     core = cores.sum(dim=1)[:, :k, :k].to(Sigma.dtype)
     return _shaped((dx, dU, core, dVh, d_bias), shapes)
@@ -138,7 +140,7 @@ def _tiles(direction: Direction, x: Tensor, U: Tensor, Vh: Tensor) -> Tiles | No
         k=U.shape[-1],
         entry_bytes=x.element_size(),
         split=x.dtype == torch.bfloat16,
-        hopper=x.is_cuda and torch.cuda.get_device_capability(x.device)[0] >= 9,
+        hopper=x.is_cuda and torch.cuda.get_device_capability(x.device)[0] == 9,
     )
     return plan.choose(direction, problem, fused=dispatch.forced() == "triton")
 

@@ -81,9 +81,10 @@ def usv_forward(
     DENSE: tl.constexpr, BIAS: tl.constexpr, SPLIT: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Grid: (row blocks, B)."""
-    batch = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)
+    """Grid: B row blocks."""
+    blocks = tl.cdiv(P, BLOCK_P)
+    batch = (tl.program_id(0) // blocks).to(tl.int64)
+    rows = tl.program_id(0) % blocks * BLOCK_P + tl.arange(0, BLOCK_P)
     ranks = tl.arange(0, BLOCK_K)
     x_ptr += batch * stride_xb
     v_ptr += batch * stride_vb

@@ -53,7 +53,10 @@ def partial_grams(
     splits = launch.pop("splits")
     if out is None:
         out = torch.empty(count, splits, side, side, dtype=torch.float64, device=x.device)
-    triton_kernels.gram[(count * launch["TILES"] ** 2, splits)](
+    triton_runtime.launch(
+        triton_kernels.gram,
+        (count * launch["TILES"] ** 2, splits),
+        x,
         x_ptr=x,
         offsets_ptr=offsets,
         out_ptr=out,
@@ -66,7 +69,6 @@ def partial_grams(
         stride_xi=stride_i,
         ALIGN=align,
         **launch,
-        **triton_runtime.OPTIONS,
     )
     return out
 

@@ -100,7 +100,8 @@ def apply(
     t (batch, width, columns) float64. With FILL, T is an inverse of ``factor``, and columns with
     T[c, c] = 0 become random ones, of length about one where fill_scale is 1 / sqrt(rows).
     """
-    entry, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    tiles = tl.cdiv(rows, BLOCK_M) * TILES
+    entry, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
     i = (tile // TILES).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     c = (tile % TILES) * BLOCK_L + tl.arange(0, BLOCK_L)
     y_ptr += entry * parts * rows * width

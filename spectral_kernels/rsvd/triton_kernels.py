@@ -3,7 +3,7 @@
 The first block is made in the kernel: given columns, then Y = A Omega with Omega[k, c] the normal
 of that place (triton_normal_kernels.py), so no random block is written or read.
 
-The grid is (batch, splits, row tiles * column tiles); a program owns BLOCK_M x BLOCK_L of Y and
+The grid is (batch * row tiles * column tiles, splits); a program owns BLOCK_M x BLOCK_L of Y and
 one part of the depth, whose sums are added up by whoever reads Y. Products are 3xTF32, right to
 2^-22 |a| |x|, in pieces of DEPTH that float64 sums: the tensor cores cut off what float32 cannot
 hold, always downwards, which over a depth of thousands is more than float32 rounds.
@@ -60,8 +60,9 @@ def product(
     1 in the first. squares (batch, splits, row tiles) float64, or None: sums of a^2, written by
     the first pass. TILES is the number of column tiles.
     """
-    entry, split = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
-    tile = tl.program_id(2)
+    tiles = tl.cdiv(rows, BLOCK_M) * TILES
+    entry, split = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(1).to(tl.int64)
+    tile = tl.program_id(0) % tiles
     scale = 1.0
     if PASS != FIRST:
         bits = tl.load(largest_ptr + entry)
@@ -87,7 +88,8 @@ def product(
             other=0.0,
         ).to(tl.float32)
         if PASS == FIRST:
-            most = tl.maximum(most, tl.abs(a).to(tl.int32, bitcast=True))
+            # Not tl.abs, which may give NaN either sign.
+            most = tl.maximum(most, a.to(tl.int32, bitcast=True) & 0x7FFFFFFF)
             if squares_ptr is not None:
                 mass += a.to(tl.float64) * a.to(tl.float64)
         a *= scale
@@ -108,7 +110,7 @@ def product(
             # Order does not matter to a maximum of integers: the same at every run.
             tl.atomic_max(largest_ptr + entry, tl.max(tl.max(most, 1), 0))
             if squares_ptr is not None:
-                sums = (entry * tl.num_programs(1) + split) * (tl.num_programs(2) // TILES)
+                sums = (entry * tl.num_programs(1) + split) * (tiles // TILES)
                 tl.store(squares_ptr + sums + tile // TILES, tl.sum(tl.sum(mass, 1), 0))
     out_ptr += (entry * tl.num_programs(1) + split) * rows * width
     tl.store(

@@ -14,7 +14,7 @@ from spectral_kernels.rsvd.triton_batch import Batch
 WIDEST = 128
 
 # Random numbers are the same bits everywhere only where every operation is rounded by itself.
-_UNFUSED = {**triton_runtime.OPTIONS, "enable_fp_fusion": False}
+_UNFUSED = {"enable_fp_fusion": False}
 
 
 def product_plan(count: int, rows: int, depth: int, width: int) -> dict[str, int]:
@@ -66,10 +66,13 @@ def product(
     launch = product_plan(len(batch), rows, depth, width)
     splits = launch.pop("splits")
     out = X.new_empty(len(batch), splits, rows, width)
+    tiles = triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"]
     both = (triton_kernels.FIRST.value, triton_kernels.AGAIN.value)
     for number in both if first else (triton_kernels.LATER.value,):
-        grid = (len(batch), splits, triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"])
-        triton_kernels.product[grid](
+        triton_runtime.launch(
+            triton_kernels.product,
+            (len(batch) * tiles, splits),
+            out,
             a_ptr=batch.first,
             offsets_ptr=batch.offsets,
             x_ptr=X,
@@ -104,13 +107,15 @@ def factor(G: Tensor) -> tuple[Tensor, Tensor]:
     """Return R and its inverse of G = R^T R, all (B, width, width) float64."""
     R, inverse = torch.empty_like(G), torch.empty_like(G)
     width = G.shape[-1]
-    triton_factor_kernels.factor[(len(G),)](
+    triton_runtime.launch(
+        triton_factor_kernels.factor,
+        len(G),
+        G,
         gram_ptr=G,
         r_ptr=R,
         inverse_ptr=inverse,
         width=width,
         **factor_plan(width),
-        **triton_runtime.OPTIONS,
     )
     return R, inverse
 
@@ -139,8 +144,10 @@ def apply(Y: Tensor, T: Tensor, *, fill: bool, by_columns: bool = False, seed: i
     shape = (count, columns, rows) if by_columns else (count, rows, columns)
     out = Y.new_empty(shape)
     launch = apply_plan(rows, columns)
-    grid = (count, triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"])
-    triton_factor_kernels.apply[grid](
+    triton_runtime.launch(
+        triton_factor_kernels.apply,
+        count * triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"],
+        out,
         y_ptr=Y,
         t_ptr=T,
         out_ptr=out,

@@ -3,7 +3,8 @@
 ``refresh`` copies a block V (n, l) and, at every ``every``-th update, makes its last columns random
 (triton_normal_kernels.py): 8 n l bytes. ``leftover`` sums the squares of A - U B: one more read of
 A and 2 m n l flops in float64, for the matrices whose ||A||^2 - ||B||^2 is lost in rounding alone;
-the programs of the others return at once. Its grid is (batch, row tiles, column tiles).
+the programs of the others return at once. The grids are
+batch * row tiles, and (row tiles, column tiles, batch).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ def refresh(
     v_ptr, updates_ptr, out_ptr, n, width, kept, every, ROWS: tl.constexpr, L: tl.constexpr
 ):
     """v and out (batch, n, width) float32; updates (1,) int64: how many there were before."""
-    entry = tl.program_id(0).to(tl.int64)
-    i = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    blocks = tl.cdiv(n, ROWS)
+    entry = (tl.program_id(0) // blocks).to(tl.int64)
+    i = (tl.program_id(0) % blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     c = tl.arange(0, L)
     place = entry * n * width + i[:, None] * width + c[None, :]
     inside = (i < n)[:, None] & (c < width)[None, :]
@@ -60,11 +62,11 @@ def leftover(
     u (batch, rows, width) float32; b (batch, parts, columns, width) float32 is B^T and added up.
     needed (batch,) int32; out is not written where it is zero.
     """
-    entry = tl.program_id(0).to(tl.int64)
+    entry = tl.program_id(2).to(tl.int64)
     if tl.load(needed_ptr + entry) == 0:
         return
-    i = tl.program_id(1).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    j = tl.program_id(2).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    i = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    j = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     product = tl.zeros((BLOCK_M, BLOCK_N), tl.float64)
     u_ptr += entry * rows * width
     b_ptr += entry * parts * columns * width
@@ -91,5 +93,5 @@ def leftover(
     ).to(tl.float32)
     scale = scale_of(tl.load(largest_ptr + entry))
     rest = (a * scale).to(tl.float64) - product
-    at = (entry * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
+    at = (entry * tl.num_programs(0) + tl.program_id(0)) * tl.num_programs(1) + tl.program_id(1)
     tl.store(out_ptr + at, tl.sum(tl.sum(rest * rest, 1), 0))

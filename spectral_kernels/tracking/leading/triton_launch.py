@@ -10,7 +10,7 @@ from spectral_kernels.rsvd.triton_batch import Batch
 from spectral_kernels.tracking.leading import triton_kernels
 
 # Random numbers are the same bits everywhere only where every operation is rounded by itself.
-_UNFUSED = {**triton_runtime.OPTIONS, "enable_fp_fusion": False}
+_UNFUSED = {"enable_fp_fusion": False}
 
 
 def refresh_plan(width: int) -> dict[str, int]:
@@ -24,7 +24,10 @@ def refresh(V: Tensor, updates: Tensor, kept: int, every: int) -> Tensor:
     out = torch.empty_like(V)
     count, n, width = V.shape
     launch = refresh_plan(width)
-    triton_kernels.refresh[(count, triton_runtime.cdiv(n, launch["ROWS"]))](
+    triton_runtime.launch(
+        triton_kernels.refresh,
+        count * triton_runtime.cdiv(n, launch["ROWS"]),
+        out,
         v_ptr=V,
         updates_ptr=updates,
         out_ptr=out,
@@ -51,13 +54,15 @@ def leftover(batch: Batch, U: Tensor, Bt: Tensor, needed: Tensor, largest: Tenso
     m, n = batch.first.shape[-2:]
     stride_am, stride_an = batch.first.stride()[-2:]
     launch = leftover_plan()
-    grid = (
-        len(batch),
-        triton_runtime.cdiv(m, launch["BLOCK_M"]),
+    across, down = (
         triton_runtime.cdiv(n, launch["BLOCK_N"]),
+        triton_runtime.cdiv(m, launch["BLOCK_M"]),
     )
-    out = torch.zeros(len(batch), grid[1] * grid[2], dtype=torch.float64, device=U.device)
-    triton_kernels.leftover[grid](
+    out = torch.zeros(len(batch), down * across, dtype=torch.float64, device=U.device)
+    triton_runtime.launch(
+        triton_kernels.leftover,
+        (down, across, len(batch)),
+        out,
         a_ptr=batch.first,
         offsets_ptr=batch.offsets,
         u_ptr=U,
@@ -73,6 +78,5 @@ def leftover(batch: Batch, U: Tensor, Bt: Tensor, needed: Tensor, largest: Tenso
         stride_an=stride_an,
         ALIGN=batch.align,
         **launch,
-        **triton_runtime.OPTIONS,
     )
     return out.sum(1).sqrt()
