@@ -83,7 +83,8 @@ def _row(contender: Any, clock: Clock, floor_ms: float) -> dict[str, Any]:
             return row | {"error": error, "missing": told}
         timing = clock.time(contender.run, contender.prepare)
     except (RuntimeError, ValueError, NotImplementedError) as reason:
-        return row | {"missing": str(reason).splitlines()[0][:200]}
+        told = str(reason).partition("\n")[0][:200]
+        return row | {"missing": told or type(reason).__name__}
     return row | asdict(timing) | {"error": error, "times_floor": timing.median_ms / floor_ms}
 
 

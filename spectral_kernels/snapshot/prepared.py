@@ -15,7 +15,8 @@ class PreparedSnapshot:
     """``snapshot_list`` of matrices whose memory stays, as that of parameters does.
 
     A run writes the same tensors each time, so that what reads them can be captured in a CUDA
-    graph; on a GPU with Triton it is one launch, allocates nothing and waits for nothing.
+    graph; on a GPU with Triton it is one launch, allocates nothing and waits for nothing. Runs of
+    one object share memory, so they belong on one stream.
 
     Args:
         matrices: at least one tensor (..., m, n), all on one device, any strides. They are kept.
