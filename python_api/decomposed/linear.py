@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from python_api.decomposed.layer import DecomposedLayer, check_source, uninitialised
 from python_api.decomposed.ranks import Rank
-from spectral_kernels import contracts
+from spectral_kernels.contracts import operator
 
 __all__ = ["DecomposedLinear"]
 
 # The operator behind ``sk.usv_matmul``: its factors were checked when the layer was made.
-_usv_matmul = contracts.operator("usv_matmul")
+_usv_matmul = operator("usv_matmul")
 
 
 class DecomposedLinear(DecomposedLayer):
