@@ -42,7 +42,9 @@ def decompose_model(
     data-parallel wrappers come afterwards: they keep the parameters that they were made with.
 
     Args:
-        model: has ``nn.Linear`` or ``nn.Embedding`` layers, at any depth; it may be one itself.
+        model: has ``nn.Linear``, ``nn.Embedding``, ``nn.Conv1d`` to ``nn.Conv3d`` or
+            ``nn.MultiheadAttention`` layers, at any depth, or is one. Subclasses count where they
+            have the forward of these. An attention is one layer, with all its projections.
         ranks: patterns, with ``*`` (any characters, dots among them) and ``?``, of module names
             -> rank as for ``DecomposedLinear``: an int, a share of the full rank as a float,
             "break-even", or None for all. The first that fits a name decides.
@@ -90,28 +92,24 @@ def _choose(
     patterns = as_patterns("ranks", ranks)
     if not patterns:
         raise ValueError("ranks is empty; expected at least one pattern with its rank")
-    parts = _parts(sites)
-
-    def against(site: Site) -> str | None:
-        return parts.get(site) or _has_no_form(site.module)
-
-    left_out = set(select("exclude", sites, exclude, against))
+    left_out = set(select("exclude", sites, exclude, _reason_against))
     meant = select(
-        "ranks", sites, patterns, lambda site: "is excluded" if site in left_out else against(site)
+        "ranks",
+        sites,
+        patterns,
+        lambda site: "is excluded" if site in left_out else _reason_against(site),
     )
     return assign("ranks", meant, ranks)
 
 
-def _parts(sites: Sequence[Site]) -> dict[Site, str]:
-    """Modules inside a layer, each with the reason why it cannot be meant alone."""
-    return {}
-
-
-def _has_no_form(module: nn.Module) -> str | None:
-    if isinstance(module, DecomposedLayer):
+def _reason_against(site: Site) -> str | None:
+    """Why a module cannot be decomposed, or None where it can."""
+    if layers_of(site.module):
         return "is decomposed already (compress_model changes its rank)"
-    if kind_of(module) is None:
-        return f"is a {type(module).__name__}, which has no decomposed form"
+    if site.wholes:
+        return f"is a part of the attention {site.wholes[0]}, which is decomposed as a whole"
+    if kind_of(site.module) is None:
+        return f"is a {type(site.module).__name__}, which has no decomposed form"
     return None
 
 

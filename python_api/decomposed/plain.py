@@ -31,8 +31,8 @@ def check_plain(module: nn.Module) -> None:
     """
     kind = kind_of(module)
     assert kind is not None
-    check_no_hooks(module)
     check_source(module, (kind.dense,))
+    check_no_hooks(module)
     with_defaults = _members(kind.dense)
     further = [
         name
@@ -53,7 +53,9 @@ def check_no_hooks(module: nn.Module) -> None:
     Raises:
         ValueError: naming them.
     """
-    found = [name.strip("_") for name in _HOOKS if getattr(module, name, None)]
+    found = [
+        name.strip("_") for name in _HOOKS for part in module.modules() if getattr(part, name, None)
+    ]
     for name, parameter in module.named_parameters():
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             found.append(f"hooks of the parameter {name}")

@@ -7,7 +7,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from python_api.decomposed.kinds import biases_of, layers_of, move_parameters, weights_of
+from python_api.decomposed.kinds import (
+    biases_of,
+    is_attention,
+    layers_of,
+    move_parameters,
+    weights_of,
+)
 from python_api.decomposed.layer import DecomposedLayer
 from python_api.decomposed.plain import check_no_hooks
 from python_api.decomposed.sites import Site, as_patterns, find_sites, join, named, replace, select
@@ -30,7 +36,9 @@ def recompose_model(
         patterns: of the names of the layers that are meant; all if None.
         form: "dense": the layer as it was before it was decomposed, with the weight U Sigma Vh
             (eq. 4 of "Decomposed Learning and Grokking") and as many parameters as then;
-            "smallest": of this and two thin layers, of Vh and of U Sigma, whichever has fewer.
+            "smallest": of this and two thin layers, of Vh and of U Sigma, whichever has fewer. An
+            attention of which a projection becomes thin stays a ``DecomposedMultiheadAttention``
+            around plain projections.
 
     Returns:
         ``model``; where it is a decomposed layer itself, the new layer. Weights train where the
@@ -45,7 +53,8 @@ def recompose_model(
     """
     if form not in ("dense", "smallest"):
         raise ValueError(f"form is {form!r}; expected 'dense' or 'smallest'")
-    meant = _choose(find_sites(model), patterns)
+    sites = find_sites(model)
+    meant = _choose(sites, patterns)
     layers = {
         join(name, path): layer
         for site in meant
@@ -53,7 +62,9 @@ def recompose_model(
         for path, layer in layers_of(site.module).items()
     }
     check_nothing_left_behind(model, factors_of(layers))
-    made = {site: _plain(site, form) for site in meant}
+    made: dict[Site, nn.Module] = {}
+    for site in meant:
+        made |= _plain(site, form, sites)
     _tie(made)
     return replace(model, made)
 
@@ -62,6 +73,8 @@ def _choose(sites: Sequence[Site], patterns: str | Sequence[str] | None) -> list
     """The layers that are meant, without hooks."""
 
     def against(site: Site) -> str | None:
+        if site.wholes:
+            return f"is a part of the attention {site.wholes[0]}, which is recomposed as a whole"
         return None if layers_of(site.module) else f"is a {type(site.module).__name__}"
 
     if patterns is None:
@@ -74,14 +87,26 @@ def _choose(sites: Sequence[Site], patterns: str | Sequence[str] | None) -> list
     return meant
 
 
-def _plain(site: Site, form: str) -> nn.Module:
-    """The plain module for a decomposed one, with the biases of that one."""
-    old: Any = site.module
-    new: nn.Module = thinned(old.smallest()) if form == "smallest" else old.to_dense()
+def _plain(site: Site, form: str, sites: Sequence[Site]) -> dict[Site, nn.Module]:
+    """The plain module for a decomposed one, or for each layer of an attention."""
+    module: Any = site.module
+    if form == "smallest" and is_attention(module):
+        by_module = {s.module: s for s in sites}
+        inside = {
+            by_module[layer]: _with_biases(layer, thinned(layer.smallest()))
+            for layer in layers_of(module).values()
+        }
+        if any(isinstance(new, ThinLayers) for new in inside.values()):
+            return inside
+        form = "dense"
+    new = thinned(module.smallest()) if form == "smallest" else module.to_dense()
+    return {site: _with_biases(module, new)}
+
+
+def _with_biases(old: nn.Module, new: nn.Module) -> nn.Module:
+    """A plain module with the biases of the decomposed one, the same parameters."""
     biases = {own: dense for dense, own in biases_of(old).items()}
-    if isinstance(new, ThinLayers):
-        biases = {"bias": "1.bias"}
-    move_parameters(old, new, biases)
+    move_parameters(old, new, {"bias": "1.bias"} if isinstance(new, ThinLayers) else biases)
     return new
 
 

@@ -10,17 +10,21 @@ from typing import TypeVar
 
 from torch import nn
 
+from python_api.decomposed.kinds import is_attention
 from python_api.globs import matches
 
 __all__ = ["Site", "as_patterns", "assign", "find_sites", "join", "named", "replace", "select"]
 
 Setting = TypeVar("Setting")
 
+# By name: importing them would load what torch loads only when it is used.
 _WRAPPERS = (
     "DataParallel",
     "DistributedDataParallel",
     "FullyShardedDataParallel",
+    "GraphModule",
     "OptimizedModule",
+    "ScriptModule",
 )
 
 
@@ -30,6 +34,8 @@ class Site:
 
     module: nn.Module
     names: tuple[str, ...]
+    wholes: tuple[str, ...] = ()
+    """Names of the attention that the module is a part of; a pattern for these means it too."""
 
     @property
     def label(self) -> str:
@@ -48,15 +54,19 @@ def find_sites(model: nn.Module) -> list[Site]:
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        wrapper = next((c.__name__ for c in type(module).__mro__ if c.__name__ in _WRAPPERS), None)
-        if wrapper or type(module).__name__ in ("RecursiveScriptModule", "GraphModule"):
+        wrappers = [base.__name__ for base in type(module).__mro__ if base.__name__ in _WRAPPERS]
+        if wrappers:
             raise ValueError(
-                f"{name or 'the model'} is wrapped in {wrapper or type(module).__name__}, which "
-                "keeps the parameters that it was made with; expected the module before it is "
-                "compiled, traced or made data-parallel"
+                f"{name or 'the model'} is wrapped in {wrappers[0]}, which keeps the parameters "
+                "that it was made with; expected the module before it is compiled, traced or made "
+                "data-parallel"
             )
         names.setdefault(module, []).append(name)
-    return [Site(module, tuple(found)) for module, found in names.items()]
+    wholes = {name for module, found in names.items() if is_attention(module) for name in found}
+    return [
+        Site(module, tuple(found), tuple(p for p in map(_parent, found) if p in wholes))
+        for module, found in names.items()
+    ]
 
 
 def join(*parts: str) -> str:
@@ -93,7 +103,7 @@ def select(
     Raises:
         ValueError: a pattern that fits no such site, with near names or what it fits instead.
     """
-    fitting = [site for site in sites if reason_against(site) is None]
+    fitting = {site: None for site in sites if reason_against(site) is None}
     for pattern in patterns:
         found = [site for site in sites if _fits(site, pattern)]
         if not any(site in fitting for site in found):
@@ -137,8 +147,12 @@ def replace(model: nn.Module, replacements: Mapping[Site, nn.Module]) -> nn.Modu
     return root
 
 
+def _parent(name: str) -> str | None:
+    return name.rpartition(".")[0] if name else None
+
+
 def _fits(site: Site, pattern: str) -> bool:
-    return any(matches(name, pattern) for name in site.names)
+    return any(matches(name, pattern) for name in (*site.names, *site.wholes))
 
 
 def _unmatched(
@@ -153,7 +167,9 @@ def _unmatched(
         near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
         hint = f"near names: {', '.join(near)}" if near else f"layers: {', '.join(known[:8])}"
         return f"the pattern {pattern!r} fits no module; {hint}"
-    told = "; ".join(f"{site.label} {reason_against(site)}" for site in found[:3])
+    # Layers say more than what they are in.
+    told_first = sorted(found, key=lambda site: any(site.module.children()))
+    told = "; ".join(f"{site.label} {reason_against(site)}" for site in told_first[:3])
     inside = next(
         (n for site in found for n in known if any(n.startswith(f"{s}.") for s in site.names)), None
     )
