@@ -168,7 +168,7 @@ class DecomposedMultiheadAttention(nn.Module):
         """
         if is_causal and attn_mask is None:
             raise ValueError("is_causal is given without attn_mask; expected the causal mask too")
-        check_inputs(query, key, value)
+        check_inputs(query, key, value, self.batch_first)
         one_source, one_memory = query is key and key is value, key is value
         batched = query.dim() == 3
         if not batched:
@@ -187,10 +187,12 @@ class DecomposedMultiheadAttention(nn.Module):
             weights = weights.mean(dim=1) if average_attn_weights else weights
         else:
             y = attend(q, k, v, masks, extra, dropout)
-        y = self.out_proj(y.transpose(1, 2).flatten(2))
         if not batched:
-            return y.squeeze(0), weights if weights is None else weights.squeeze(0)
-        return (y if self.batch_first else y.transpose(0, 1)), weights
+            y = self.out_proj(y[0].transpose(0, 1).flatten(1))
+            return y, weights if weights is None else weights[0]
+        # In the caller's order, so that the result is contiguous.
+        y = y.transpose(1, 2) if self.batch_first else y.permute(2, 0, 1, 3)
+        return self.out_proj(y.flatten(2)), weights
 
     def _project(
         self, query: Tensor, key: Tensor, value: Tensor, one_source: bool, one_memory: bool
