@@ -431,7 +431,7 @@ def test_calls_that_are_refused() -> None:
         layer(x, x[0], x)
     with pytest.raises(ValueError, match=r"key \(5, 3, 8\), value \(4, 3, 8\); expected"):
         layer(x, x, x[1:])
-    with pytest.raises(ValueError, match=r"x is \(3, 5, 7\); expected \(..., 8\)"):
+    with pytest.raises(ValueError, match=r"x is \(5, 3, 7\); expected \(..., 8\)"):
         layer(x, x[..., :7], x[..., :7])
     with pytest.raises(ValueError, match=r"query is \(5, 2, 8\), .* expected \(L, N, d\), \(S, N,"):
         layer(x[:, :2], x, x)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.utils import parametrizations
 from torch.profiler import ProfilerActivity, profile
 
@@ -379,6 +380,22 @@ def test_autocast_gives_the_dtypes_of_the_dense_layer(index: int) -> None:
     torch.testing.assert_close(weight, dense.weight)
     y.float().sum().backward()
     assert {p.grad.dtype for p in layer.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_data_parallel(index: int, tmp_path: Path) -> None:
+    layer, x = list(layers())[index]
+    layer(x).square().sum().backward()
+    want = [p.grad.clone() for p in layer.parameters()]
+    layer.zero_grad(set_to_none=True)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1
+    )
+    try:
+        nn.parallel.DistributedDataParallel(layer)(x).square().sum().backward()
+    finally:
+        distributed.destroy_process_group()
+    torch.testing.assert_close([p.grad for p in layer.parameters()], want)
 
 
 @pytest.mark.parametrize(("m", "n", "p"), [(1024, 1280, 8), (1280, 1024, 8), (64, 4096, 100)])
