@@ -124,7 +124,7 @@ class Cores:
             self._bounds = torch.cat(spectra.bounds)
             self._norms = torch.stack(spectra.norms)
             self._wide = Spectra(
-                spectra.values, list(self._bounds.split(lengths)), list(self._norms.unbind())
+                spectra.values, list(torch.split(self._bounds, lengths)), list(self._norms.unbind())
             )
             self._narrow = spectra
         torch.cat(spectra.bounds, out=self._bounds)

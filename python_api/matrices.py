@@ -243,9 +243,9 @@ def _blocks_asked_for(whole: Matrix, include: Sequence[str] | None) -> list[Matr
 
 
 def _block(whole: Matrix, block: Block) -> Matrix:
-    view, get = _rows(whole.source.view, block), whole.get
-    if whole.is_decomposed:
-        view, get = None, _rows_of_factors(whole.get, block)
+    view, get = None, _rows_of_factors(whole.get, block)
+    if not whole.is_decomposed:
+        view, get = _rows(whole.source.view, block), whole.get
     return replace(
         whole,
         name=f"{whole.name}[{block.label}]",

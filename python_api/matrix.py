@@ -11,7 +11,7 @@ from torch import Tensor
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import Decomposed
 
-__all__ = ["Block", "Kept", "Matrix", "MatrixView"]
+__all__ = ["Block", "Kept", "Matrix", "MatrixView", "shape_of"]
 
 Kept = Tensor | Decomposed
 """How a matrix is kept: as a parameter, or as the factors of a decomposed layer."""
@@ -166,6 +166,13 @@ class Matrix:
                 f"monitor was made and are {now} now; make a new SpectralMonitor"
             )
         return found
+
+
+def shape_of(kept: Kept) -> tuple[int, ...]:
+    """(m, n), of factors that of their product."""
+    if isinstance(kept, Decomposed):
+        return kept.U.shape[-2], kept.Vh.shape[-1]
+    return tuple(kept.shape)
 
 
 def _one_of(kept: Kept | None) -> Tensor | None:

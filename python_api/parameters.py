@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from python_api.decomposed.layer import DecomposedLayer
-from python_api.matrices import Kept, Parameter, ParameterInfo
+from python_api.matrices import Parameter, ParameterInfo
 from spectral_kernels.results import Decomposed
 
 __all__ = ["clean", "modules_of", "parameter_names", "parameters_of", "unwrap"]
