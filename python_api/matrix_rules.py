@@ -34,6 +34,10 @@ _GATES = {
     nn.GRU: ("r", "z", "n"),
     nn.GRUCell: ("r", "z", "n"),
 }
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(DecomposedConv1d, DecomposedConv2d, DecomposedConv3d),
+)
 # Alignment is highest for the gate that writes new content (g of an LSTM, n of a GRU).
 _CONTENT_GATE = 2
 
@@ -46,15 +50,14 @@ def default_registry() -> MatrixRegistry:
     registry.register(DecomposedLinear, _decomposed_linear)
     for table in (nn.Embedding, nn.EmbeddingBag, DecomposedEmbedding):
         registry.register(table, _embedding)
-    for conv in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-        registry.register(conv, _conv)
-    for conv in (DecomposedConv1d, DecomposedConv2d, DecomposedConv3d):
+    for conv in _CONVOLUTIONS:
         registry.register(conv, _conv)
     for deconv in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         registry.register(deconv, _conv_transpose)
     for recurrent in (nn.RNNBase, nn.RNNCellBase):
         registry.register(recurrent, _recurrent)
-    registry.register(nn.MultiheadAttention, _attention)
+    for attention in (nn.MultiheadAttention, DecomposedMultiheadAttention):
+        registry.register(attention, _attention)
     for norm in (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm):
         registry.register(norm, lambda info: Skip("scale of a normalisation"))
     return registry
@@ -176,8 +179,7 @@ def fused_attention_blocks(
 def _attention(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     if info.leaf in ("bias_k", "bias_v"):
         return Skip("bias of the attention keys and values")
-    is_fused = info.leaf == "in_proj_weight" or ".in_proj." in f".{info.name}"
-    if is_fused and info.heads:
+    if info.name.endswith(("in_proj_weight", "in_proj.weight")) and info.heads:
         blocks = fused_attention_blocks(info.tensor.shape[0], info.heads)
         return [MatrixView("attention", blocks=blocks)]
     return [MatrixView("attention")]
