@@ -220,4 +220,5 @@ def _narrowing(matrix: Tensor) -> Tensor:
     rounded = 0.0 if matrix.dtype == torch.float64 else 0.51 * info.eps
     below = (p * q) ** 0.5 * _SMALLEST[matrix.dtype]
     norm: Tensor = torch.linalg.matrix_norm(matrix.double())
-    return rounded * norm + below
+    bound: Tensor = rounded * norm + below
+    return bound
