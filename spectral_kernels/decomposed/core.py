@@ -99,11 +99,22 @@ def lift(core: Core, svd: SVD, out: SVD | None = None) -> SVD:
     """
     if out is None:
         # Left vectors lie by columns, in every result of the library.
-        return SVD((svd.U.mT @ core.left.mT).mT, svd.S, svd.Vh @ core.right)
-    torch.matmul(svd.U.mT, core.left.mT, out=out.U.mT)
-    torch.matmul(svd.Vh, core.right, out=out.Vh)
+        return SVD(
+            _lifted(svd.U.mT, core.left.mT, None).mT, svd.S, _lifted(svd.Vh, core.right, None)
+        )
+    _lifted(svd.U.mT, core.left.mT, out.U.mT)
+    _lifted(svd.Vh, core.right, out.Vh)
     out.S.copy_(svd.S)
     return out
+
+
+def _lifted(rows: Tensor, basis: Tensor, out: Tensor | None) -> Tensor:
+    """Return rows @ basis, a copy at most where the basis is square and so the identity."""
+    if basis.shape[-1] != basis.shape[-2]:
+        return torch.matmul(rows, basis, out=out)
+    if out is None or out.data_ptr() == rows.data_ptr():
+        return rows
+    return out.copy_(rows)
 
 
 def _dtype(x: Decomposed) -> torch.dtype:
@@ -133,12 +144,14 @@ def _cores(U: Tensor, Sigma: Tensor, Vh: Tensor, dtype: torch.dtype, vectors: bo
     left, right = (_triangle(x, exact=exact, basis=vectors) for x in (U, Vh.mT))
     matrix = left.R @ Sigma @ right.R.mT
     error = _error(matrix, left, Sigma, right)
+    is_zero = ~matrix.flatten(1).any(dim=-1)
     exponent = (u_exponent + s_exponent + v_exponent).clamp(-_EXPONENTS, _EXPONENTS)
     if exact:
         matrix = numerics.scale(matrix, exponent[:, None, None])
         error = numerics.scale(error, exponent)
     narrow = matrix.to(dtype)
-    error = error + _narrowing(narrow)
+    # A zero matrix loses nothing.
+    error = error + _narrowing(narrow).masked_fill(is_zero, 0.0)
     bad = u_bad | s_bad | v_bad | ~narrow.isfinite().flatten(1).all(dim=-1)
     bases = [x.W for x in (left, right)] if vectors else [U[..., :0], Vh.mT[..., :0]]
     W_u, W_v = (W.to(dtype) for W in bases if W is not None)
