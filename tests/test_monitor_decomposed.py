@@ -415,6 +415,27 @@ def test_other_dtypes(dtype: torch.dtype, backend: str) -> None:
         assert all(row.singular_values.dtype == kind for row in frame.matrices.values())
 
 
+def test_all_values_of_a_low_rank_have_vectors_but_one_that_may_be_zero() -> None:
+    model = nn.Sequential(DecomposedLinear(8, 6, rank=3))
+    head = layer(model, "0")
+    with torch.no_grad():
+        head.Sigma.copy_(torch.diag(torch.tensor([3.0, 2.0, 1.0])))
+    watch = SpectralMonitor(model, method="exact", pairs=None)
+    # Not as if the spectrum went on after k leading values.
+    assert due(watch.step()).identifiable["0.weight"].tolist() == [True, True, True]
+    with torch.no_grad():
+        head.Sigma[-1, -1] = 1e-12
+    watch = SpectralMonitor(model, method="exact", pairs=None)
+    assert due(watch.step()).identifiable["0.weight"].tolist() == [True, True, False]
+
+
+def test_chance_knows_the_rank() -> None:
+    model = nn.Sequential(DecomposedLinear(40, 30, rank=4))
+    watch = SpectralMonitor(model, watch=("weights", "updates"))
+    chance = due(watch.step()).chance
+    assert chance.overlap["0.weight[update]"] == pytest.approx((4 / 30, 4 / 40))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("factor", Decomposed._fields)
 def test_a_factor_with_nan_and_its_return(method: Any, factor: str) -> None:
