@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device_steps import LateStreams, as_device
 from test_monitor import METHODS, Net, due, held_bytes, truth, update
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -299,6 +300,21 @@ def test_factors_are_told_apart_from_matrices() -> None:
     assert "a step waits for its numbers: cores of decomposed layers" in told
 
 
+def test_a_device_leaves_the_step_to_the_monitor() -> None:
+    torch.manual_seed(0)
+    model = decomposed(Net(12), 5)
+    streams = LateStreams()
+    watch, other = as_device(SpectralMonitor(model), streams), SpectralMonitor(model)
+    assert "waits for its numbers: cores of decomposed layers" in watch.explain()
+    assert "packed copy" not in watch.memory().kept
+    for seed in range(3):
+        update(model, seed)
+        frame, expected = due(watch.step()), due(other.step())
+        assert frame.arrived
+        assert repr(frame.to_dict()["matrices"]) == repr(expected.to_dict()["matrices"])
+    assert not streams.log
+
+
 @pytest.mark.parametrize("pattern", ["*.weight", "head.weight", "block.*"])
 def test_patterns_fit_the_product(pattern: str) -> None:
     model = decomposed(Net(12))
@@ -370,13 +386,16 @@ def test_a_state_dict_has_the_layers_too() -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 5)
     weights: dict[str, Tensor] = dict(model.state_dict())
-    watch = SpectralMonitor(weights, heads=2)
+    watch = SpectralMonitor(weights, heads={"*.in_proj.weight": 2})
     assert [m.name for m in watch.matrices] == [f"{name}.weight" for name in LAYERS]
     own = SpectralMonitor(model)
     assert [p.key for p in watch.pairs] == [p.key for p in own.pairs]
     weights["head.Sigma"] = 2 * weights["head.Sigma"]
     row, before = (due(w.step()).matrices["head.weight"] for w in (watch, own))
     np.testing.assert_allclose(row.singular_values, 2 * before.singular_values, rtol=1e-3)
+    watch = SpectralMonitor({**weights, "embed.U": weights["embed.U"].to("meta")}, pairs=None)
+    (row,) = [x for x in watch.skipped if x.name == "embed.weight"]
+    assert row.reason == "U: on the meta device: it has no values"
     # Names alone are no factors: these do not chain, and are three matrices.
     parts = {"x.U": torch.randn(5, 3), "x.Sigma": torch.randn(2, 3), "x.Vh": torch.randn(3, 6)}
     assert [m.name for m in SpectralMonitor(parts).matrices] == list(parts)
