@@ -30,7 +30,10 @@ from python_api.matrices import MatrixView
 from python_api.matrix_rules import default_registry
 from python_api.monitor import SpectralMonitor
 from python_api.moved_bounds import moved
+from python_api.plots import figure2
 from python_api.recorder import Recorder
+from python_api.report import write_report
+from python_api.run import load_run
 from spectral_kernels.numerics import default_rtol
 from spectral_kernels.results import METRICS, Decomposed
 
@@ -648,6 +651,31 @@ def test_svds_of_the_dense_weights_are_a_reference() -> None:
     for name, values in due(watch.step()).agreement.items():
         assert len(values) == layer(model, name.removesuffix(".weight")).rank
         assert values[0] > 0.999
+
+
+def test_a_run_is_recorded_and_drawn(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = decomposed(Net(12), 5)
+    watch = SpectralMonitor(model, recorder=Recorder(tmp_path / "run"))
+    frames = []
+    for seed in range(4):
+        update(model, seed)
+        if seed == 2:
+            model.head.Sigma.data[0, 0] = math.nan  # type: ignore[union-attr]
+        frames.append(due(watch.step(seed, train_loss=1.0)))
+    watch.close()
+    run = load_run(tmp_path / "run")
+    for name in run.matrices:
+        assert run.singular_values[name].shape == (4, layer(model, name).rank)
+        for t, frame in enumerate(frames):
+            row = frame.matrices[name]
+            np.testing.assert_array_equal(run.singular_values[name][t], row.singular_values)
+    # A normalised rank is a share of the short side, not of k.
+    share = frames[0].matrices["block.linear1.weight"].normalized_effective_rank
+    assert share == pytest.approx(frames[0].matrices["block.linear1.weight"].effective_rank / 12)
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "block.self_attn.in_proj.weight" in page
+    assert len(figure2(run).axes) >= 4
 
 
 class NoProducts(TorchDispatchMode):
