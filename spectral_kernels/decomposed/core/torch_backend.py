@@ -59,12 +59,14 @@ def _cores(U: Tensor, Sigma: Tensor, Vh: Tensor, dtype: torch.dtype, vectors: bo
     left, right = (_triangle(x, exact=exact, basis=vectors) for x in (U, Vh.mT))
     matrix = left.R @ Sigma @ right.R.mT
     error = _error(matrix, left, Sigma, right)
+    is_zero = ~matrix.flatten(1).any(dim=-1)
     exponent = (u_exponent + s_exponent + v_exponent).clamp(-_EXPONENTS, _EXPONENTS)
     if exact:
         matrix = numerics.scale(matrix, exponent[:, None, None])
         error = numerics.scale(error, exponent)
     narrow = matrix.to(dtype)
-    error = error + _narrowing(narrow)
+    # A zero matrix loses nothing.
+    error = error + _narrowing(narrow).masked_fill(is_zero, 0.0)
     bad = u_bad | s_bad | v_bad | ~narrow.isfinite().flatten(1).all(dim=-1)
     bases = [x.W for x in (left, right)] if vectors else [U[..., :0], Vh.mT[..., :0]]
     W_u, W_v = (W.to(dtype) for W in bases if W is not None)
