@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from python_api.decomposed.layer import DecomposedLayer, check_source, uninitialised
 from python_api.decomposed.ranks import Rank
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.numerics import autocast_off, result_dtype
 
 __all__ = ["DecomposedEmbedding"]
 
@@ -19,7 +19,8 @@ class DecomposedEmbedding(DecomposedLayer):
     """Rows of the table U Sigma Vh, in place of ``nn.Embedding``; all three factors train.
 
     "Decomposed Learning and Grokking" (anonymous, under review), section 3, eq. 1-4, and
-    Tables 1 and 2.
+    Tables 1 and 2. The table is formed only where there are at least as many ids as it has rows:
+    then it is no larger than the result, and fewer products are needed.
 
     Args:
         num_embeddings: m, the rows of the table.
@@ -84,10 +85,8 @@ class DecomposedEmbedding(DecomposedLayer):
 
         That dtype under autocast too, as ``nn.Embedding``.
         """
-        if torch.is_autocast_enabled(ids.device.type):
-            with torch.autocast(ids.device.type, enabled=False):
-                return self._rows(ids)
-        return self._rows(ids)
+        with autocast_off(ids.device.type):
+            return self._rows(ids)
 
     def _rows(self, ids: Tensor) -> Tensor:
         dtype = result_dtype(self.U.dtype)
