@@ -70,11 +70,11 @@ class DecomposedEmbedding(DecomposedLayer):
         return made
 
     def _take(self, layer: nn.Embedding, rank: Rank) -> None:
-        weight = check_source(layer, (nn.Embedding,))
+        check_source(layer, (nn.Embedding,))
         _check_options(layer)
         self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
         self.padding_idx = layer.padding_idx
-        self._decompose(weight, rank, like=weight)
+        self._decompose(layer.weight, rank, like=layer.weight)
         if self.padding_idx is not None:
             # The SVD leaves rounding there, and anything where a singular value is zero.
             self.U.data[self.padding_idx] = 0

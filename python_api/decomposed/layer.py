@@ -116,21 +116,21 @@ class DecomposedLayer(nn.Module):
         """Return U Sigma, the weight of the second of two thin layers."""
         return self.U @ self.Sigma
 
-    def _decompose(self, matrix: Tensor, rank: Rank, like: nn.Parameter) -> None:
+    def _decompose(self, matrix: Tensor, rank: Rank, like: Tensor) -> None:
         """Take the factors of ``matrix``, (m, n) or (groups, m, n), to train as ``like`` does."""
         k = resolve_rank(rank, matrix.shape[-2], matrix.shape[-1])
         found = decompose(matrix.detach(), k, check_finite=True)
         assert isinstance(found, Decomposed)
         self._set_parameters(*found, like=like)
 
-    def _set_parameters(self, U: Tensor, Sigma: Tensor, Vh: Tensor, like: nn.Parameter) -> None:
+    def _set_parameters(self, U: Tensor, Sigma: Tensor, Vh: Tensor, like: Tensor) -> None:
         for name, factor in zip(Decomposed._fields, (U, Sigma, Vh), strict=True):
             # Contiguous: a gradient with other strides than its parameter is copied each step.
             copy = torch.empty(factor.shape, dtype=like.dtype, device=like.device)
             copy.copy_(factor.detach())
             self.register_parameter(name, nn.Parameter(copy, requires_grad=like.requires_grad))
 
-    def _set_bias(self, bias: nn.Parameter | None) -> None:
+    def _set_bias(self, bias: Tensor | None) -> None:
         copy = None
         if bias is not None:
             copy = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
@@ -161,24 +161,35 @@ def uninitialised(kind: type[L], *sizes: int, like: Tensor, **options: Any) -> L
     return made
 
 
-def check_source(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> nn.Parameter:
-    """Return the weight of a dense layer that can be decomposed; say why one cannot.
+def check_source(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    """Say why a dense layer cannot be decomposed, if it cannot.
 
     Raises:
         TypeError: none of ``kinds``, or a subclass with a forward of its own.
-        ValueError: hooks or parametrizations, which a new layer would lose; a weight without
+        ValueError: hooks or parametrizations, which a new layer would lose; parameters without
             values (meta device, or of a lazy module that has seen no input).
     """
     told = f"{type(layer).__module__}.{type(layer).__qualname__}"
     expected = " or ".join(f"nn.{kind.__name__}" for kind in kinds)
     if not isinstance(layer, kinds):
         raise TypeError(f"the layer is a {told}; expected {expected}")
-    forwards: list[Any] = [kind.forward for kind in kinds]
-    if type(layer).forward not in forwards:
-        raise TypeError(
-            f"the layer is a {told}, which has a forward of its own that a decomposed layer would "
-            f"not run; expected {expected}"
-        )
+    for name in ("forward", "_conv_forward"):
+        own = getattr(type(layer), name, None)
+        if own not in [getattr(kind, name, None) for kind in kinds]:
+            raise TypeError(
+                f"the layer is a {told}, which has a {name} of its own that a decomposed layer "
+                f"would not run; expected {expected}"
+            )
+    for name, parameter in layer.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise ValueError(
+                f"{name} of the layer, a {told}, has no values yet; expected a layer that has run"
+            )
+        if parameter.is_meta:
+            raise ValueError(
+                f"{name} of the layer, a {told}, is on the meta device and has no values to "
+                "decompose; expected a real device: materialise it before"
+            )
     if is_parametrized(layer):
         raise ValueError(
             f"the layer, a {told}, has parametrizations; expected none: "
@@ -189,13 +200,3 @@ def check_source(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> nn.Par
             f"the layer, a {told}, has hooks, which a decomposed layer would lose; expected none: "
             "remove them before, and register them on the new layer"
         )
-    weight = layer.weight
-    assert isinstance(weight, nn.Parameter)
-    if nn.parameter.is_lazy(weight):
-        raise ValueError("the layer is lazy and has no weight yet; expected one that has run once")
-    if weight.is_meta:
-        raise ValueError(
-            "the layer's weight is on the meta device and has no values to decompose; expected a "
-            "real device: materialise it before"
-        )
-    return weight

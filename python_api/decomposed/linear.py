@@ -68,9 +68,9 @@ class DecomposedLinear(DecomposedLayer):
         return made
 
     def _take(self, layer: nn.Linear, rank: Rank) -> None:
-        weight = check_source(layer, (nn.Linear,))
+        check_source(layer, (nn.Linear,))
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._decompose(weight, rank, like=weight)
+        self._decompose(layer.weight, rank, like=layer.weight)
         self._set_bias(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,13 +83,23 @@ class DecomposedLinear(DecomposedLayer):
 
     def _unusual(self, x: Tensor) -> Tensor:
         """Run a single vector, or another dtype under autocast; refuse what cannot run."""
+        self._check(x)
+        rows = x if x.dim() > 1 else x.unsqueeze(0)
+        y: Tensor = _usv_matmul(rows, self.U, self.Sigma, self.Vh, self.bias)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def _check(self, x: Tensor) -> None:
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"x is {tuple(x.shape)}; expected (..., {self.in_features})")
         if x.dtype != self.U.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x is {x.dtype}; expected {self.U.dtype}, as the factors are")
-        rows = x if x.dim() > 1 else x.unsqueeze(0)
-        y: Tensor = _usv_matmul(rows, self.U, self.Sigma, self.Vh, self.bias)
-        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Return outputs ``start`` to ``stop`` of ``forward`` alone, (..., stop - start)."""
+        bias = None if self.bias is None else self.bias[start:stop]
+        self._check(x)
+        y: Tensor = _usv_matmul(x, self.U[start:stop], self.Sigma, self.Vh, bias)
+        return y
 
     def to_linear(self) -> nn.Linear:
         """Return the ``nn.Linear`` with the weight U Sigma Vh (eq. 4), detached."""
@@ -104,7 +114,7 @@ class DecomposedLinear(DecomposedLayer):
         second = self._dense(self.rank, self.out_features, self._left(), self.bias)
         return nn.Sequential(first, second).train(self.training)
 
-    def _dense(self, n: int, m: int, weight: Tensor, bias: nn.Parameter | None) -> nn.Linear:
+    def _dense(self, n: int, m: int, weight: Tensor, bias: Tensor | None) -> nn.Linear:
         made = uninitialised(nn.Linear, n, m, like=self.U, bias=bias is not None)
         self._fill(made, weight, bias)
         return made
