@@ -20,15 +20,18 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 
 
 def rand_augment(images: Tensor) -> Tensor:
-    """Images in [0, 1] after `OPERATIONS_EACH` operations, drawn for each image by itself."""
-    images = images.clone()
+    """Images in [0, 1] after `OPERATIONS_EACH` operations, drawn for each image by itself.
+
+    Every operation is applied to every image and one result of each is kept: sizes that depend on
+    what was drawn could not be in a CUDA graph, and the network costs much more.
+    """
+    count = len(images)
+    every = torch.arange(count, device=images.device)
     for _ in range(OPERATIONS_EACH):
-        drawn = torch.randint(len(OPERATIONS), (len(images),), device=images.device)
-        sign = 2.0 * torch.randint(2, (len(images),), device=images.device) - 1.0
-        for index, operation in enumerate(OPERATIONS.values()):
-            chosen = (drawn == index).nonzero()[:, 0]
-            if len(chosen):
-                images[chosen] = operation(images[chosen], sign[chosen])
+        drawn = torch.randint(len(OPERATIONS), (count,), device=images.device)
+        sign = 2.0 * torch.randint(2, (count,), device=images.device) - 1.0
+        results = [operation(images, sign) for operation in OPERATIONS.values()]
+        images = torch.stack(results)[drawn, every]
     return images
 
 
@@ -37,31 +40,41 @@ def transform(images: Tensor, rows: Tensor) -> Tensor:
     centre; black where that is outside."""
     height, width = images.shape[-2:]
     # affine_grid counts in halves of a side.
-    half = torch.tensor([width / 2, height / 2], device=images.device)
-    linear = rows[..., :2] * half / half[:, None]
-    theta = torch.cat([linear, (rows[..., 2] / half)[..., None]], dim=-1)
+    theta = rows.clone()
+    theta[:, 0, 1] *= height / width
+    theta[:, 1, 0] *= width / height
+    theta[:, 0, 2] /= width / 2
+    theta[:, 1, 2] /= height / 2
     grid = nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
     return nn.functional.grid_sample(images, grid, mode="nearest", align_corners=False)
 
 
-def _geometric(entries: Callable[[float], list[list[float]]]) -> Operation:
+def _entry(row: int, column: int, size: Callable[[Tensor], float]) -> Operation:
+    """`transform` by the unit matrix with ``sign`` times a size at one place."""
+
     def operation(images: Tensor, sign: Tensor) -> Tensor:
-        table = torch.tensor([entries(-1.0), entries(1.0)], device=images.device)
-        return transform(images, table[(sign > 0).long()])
+        rows = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
+        rows[:, row, column] = sign * size(images)
+        return transform(images, rows)
 
     return operation
 
 
-def _rotation(sign: float) -> list[list[float]]:
-    angle = sign * math.radians(30 * MAGNITUDE)
-    cosine, sine = math.cos(angle), math.sin(angle)
-    return [[cosine, -sine, 0.0], [sine, cosine, 0.0]]
+def _shear(axis: int) -> Operation:
+    return _entry(axis, 1 - axis, lambda images: 0.3 * MAGNITUDE)
 
 
-def _translate(images: Tensor, sign: Tensor, axis: int) -> Tensor:
+def _translate(axis: int) -> Operation:
     # 150 of 331 pixels at magnitude 30, whatever the side.
+    return _entry(axis, 2, lambda images: int(150 / 331 * images.shape[3 - axis] * MAGNITUDE))
+
+
+def _rotate(images: Tensor, sign: Tensor) -> Tensor:
+    angle = math.radians(30 * MAGNITUDE)
     rows = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
-    rows[:, axis, 2] = sign * int(150 / 331 * images.shape[-1 - axis] * MAGNITUDE)
+    rows[:, :, :2] *= math.cos(angle)
+    rows[:, 0, 1] = -sign * math.sin(angle)
+    rows[:, 1, 0] = sign * math.sin(angle)
     return transform(images, rows)
 
 
@@ -80,8 +93,8 @@ def grey(images: Tensor) -> Tensor:
     """Luminance (ITU-R 601), one channel; an image that has one is its own."""
     if images.shape[1] == 1:
         return images
-    weights = torch.tensor([0.299, 0.587, 0.114], device=images.device)
-    return (images * weights[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = (images[:, i : i + 1] for i in range(3))
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def _smoothed(images: Tensor) -> Tensor:
@@ -124,11 +137,11 @@ def _equalize(images: Tensor, sign: Tensor) -> Tensor:
 
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda images, sign: images,
-    "shear_x": _geometric(lambda sign: [[1.0, sign * 0.3 * MAGNITUDE, 0.0], [0.0, 1.0, 0.0]]),
-    "shear_y": _geometric(lambda sign: [[1.0, 0.0, 0.0], [sign * 0.3 * MAGNITUDE, 1.0, 0.0]]),
-    "translate_x": lambda images, sign: _translate(images, sign, 0),
-    "translate_y": lambda images, sign: _translate(images, sign, 1),
-    "rotate": _geometric(_rotation),
+    "shear_x": _shear(0),
+    "shear_y": _shear(1),
+    "translate_x": _translate(0),
+    "translate_y": _translate(1),
+    "rotate": _rotate,
     "brightness": _blend(torch.zeros_like),
     "color": _blend(grey),
     "contrast": _blend(lambda images: grey(images).mean((1, 2, 3), keepdim=True)),
