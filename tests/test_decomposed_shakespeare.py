@@ -4,19 +4,19 @@ import pytest
 import torch
 
 from experiments.decomposed_shakespeare.data import (
-    even_windows,
-    random_windows,
+    even_starts,
     read_text,
     split_text,
+    windows,
 )
 from experiments.decomposed_shakespeare.model import CharacterTransformer
-from experiments.decomposed_shakespeare.presets import GROUPS, PRESETS, Settings
+from experiments.decomposed_shakespeare.presets import GROUPS, PRESETS, Settings, ranks
 from python_api.decomposed.model import decompose_model
 
 
 def parameters(decompose, rank):
-    model = CharacterTransformer(PRESETS["paper"], 65)
-    decompose_model(model, dict.fromkeys(GROUPS.get(decompose, []), rank))
+    settings = Settings(decompose=decompose, rank=rank)
+    model = decompose_model(CharacterTransformer(settings, 65), ranks(settings))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -54,13 +54,15 @@ def test_text_is_split_in_order_and_windows_are_of_it():
     text = split_text("abcabd" * 50, 0.9)
     assert text.characters == "abcd"
     assert (len(text.train), len(text.test)) == (270, 30)
-    torch.manual_seed(0)
-    for x, y in (random_windows(text.train, 7, 16), even_windows(text.train, 5, 16)):
-        assert torch.equal(x[:, 1:], y[:, :-1])
-    starts = even_windows(torch.arange(1_000), 5, 16)[0][:, 0]
-    assert starts.tolist() == [0, 192, 384, 592, 784]
+    x, y = windows(text.train, torch.tensor([3, 253]), 16)
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    assert torch.equal(y[1], text.train[254:])
+
+
+def test_measured_windows_are_spread_over_the_text():
+    assert even_starts(1_000, 5, 16).tolist() == [0, 192, 384, 592, 784]
     # No more than there are: 30 characters have one window of 16 and the one after each of them.
-    assert even_windows(text.test, 5, 16)[0].shape == (1, 16)
+    assert even_starts(30, 5, 16).tolist() == [0]
 
 
 def test_the_default_text_comes_with_python(tmp_path):
@@ -72,7 +74,7 @@ def test_the_default_text_comes_with_python(tmp_path):
 
 
 def test_impossible_settings_are_named():
-    with pytest.raises(ValueError, match=r"rank is 0\.0; expected a share"):
+    with pytest.raises(ValueError, match=r"rank is 0\.0; expected 0 < rank <= 1"):
         Settings(rank=0.0)
     with pytest.raises(ValueError, match="decompose is 'head'; expected none, embedding"):
         Settings(decompose="head")

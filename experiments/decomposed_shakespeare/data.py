@@ -49,21 +49,18 @@ def split_text(text: str, train_fraction: float) -> Text:
     return Text(tokens[:count], tokens[count:], characters)
 
 
-def random_windows(tokens: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor]:
-    """Windows that start anywhere, and the same one character further, int64 (batch, length)."""
-    starts = torch.randint(len(tokens) - length, (batch,))
-    return _windows(tokens, starts, length)
-
-
-def even_windows(tokens: Tensor, most: int, length: int) -> tuple[Tensor, Tensor]:
-    """At most ``most`` windows that do not overlap, evenly spread over the text: the same ones in
-    every run, so that runs are compared on the same characters."""
-    fitting = (len(tokens) - 1) // length
-    count = min(most, fitting)
-    starts = torch.arange(count) * fitting // count * length
-    return _windows(tokens, starts, length)
-
-
-def _windows(tokens: Tensor, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    at = (starts[:, None] + torch.arange(length)).to(tokens.device)
+def windows(tokens: Tensor, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """``length`` characters from each of ``starts`` (count,) on, and each one's next character,
+    int64 (count, length)."""
+    at = starts.to(tokens.device)[:, None] + torch.arange(length, device=tokens.device)
     return tokens[at], tokens[at + 1]
+
+
+def even_starts(characters: int, most: int, length: int) -> Tensor:
+    """Where at most ``most`` windows start, int64: evenly spread, none over another.
+
+    They depend on nothing else, so that all runs are measured on the same characters.
+    """
+    fitting = (characters - 1) // length
+    count = min(most, fitting)
+    return torch.arange(count) * fitting // max(1, count) * length

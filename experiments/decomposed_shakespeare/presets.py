@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+
+from experiments.kit.settings import TrainingSettings, option
 
 # What the paper decomposes together, as patterns of layers' names.
 GROUPS = {
@@ -16,41 +17,36 @@ GROUPS = {
     "all": ["*"],
 }
 _CHOICES = ", ".join(["none", *GROUPS])
-RANKS = (0.125, 0.25, 0.5, 0.75, 1.0)
-
-
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(TrainingSettings):
     """What one run is made of. The defaults are those of the paper, appendix G.1.
 
     The paper says neither how the weights start nor which characters are measured; those are
     Karpathy's start, and windows spread evenly over each part of the text.
     """
 
-    decompose: str = _option("none", f"layers kept as U Sigma Vh: {_CHOICES}")
-    rank: float = _option(1.0, "their rank, as a share of the full one")
-    train_fraction: float = _option(0.9, "share of the text, from its start, that is trained on")
+    decompose: str = option("none", f"layers kept as U Sigma Vh: {_CHOICES}")
+    train_fraction: float = option(0.9, "share of the text, from its start, that is trained on")
 
-    d_model: int = _option(384, "width of the residual stream")
-    layers: int = _option(6, "blocks of attention and feed forward")
-    heads: int = _option(6, "attention heads, each d_model / heads wide")
-    length: int = _option(256, "characters of a window")
-    dropout: float = _option(0.2, "on attention weights, and on what is added to the stream")
+    d_model: int = option(384, "width of the residual stream")
+    layers: int = option(6, "blocks of attention and feed forward")
+    heads: int = option(6, "attention heads, each d_model / heads wide")
+    length: int = option(256, "characters of a window")
+    dropout: float = option(0.2, "on attention weights, and on what is added to the stream")
 
-    learning_rate: float = _option(3e-4, "Adam's learning rate")
-    batch: int = _option(64, "windows of an optimizer step")
-    max_steps: int = _option(5_000, "optimizer steps")
-    measured_windows: int = _option(400, "windows of each part that accuracies are taken on")
-    checkpoint_every: int = _option(500, "optimizer steps between two checkpoints")
+    learning_rate: float = option(3e-4, "Adam's learning rate")
+    batch_size: int = option(64, "windows of an optimizer step")
+    max_steps: int = option(5_000, "optimizer steps")
+    measured_windows: int = option(400, "windows of each part that accuracies are taken on")
 
     def __post_init__(self) -> None:
         """Refuse settings that no run can be made of."""
-        for name in ("d_model", "layers", "heads", "length", "batch", "max_steps",
-                     "measured_windows", "checkpoint_every"):  # fmt: skip
+        super().__post_init__()
+        if self.decompose not in ("none", *GROUPS):
+            raise ValueError(f"decompose is {self.decompose!r}; expected {_CHOICES}")
+        for name in ("d_model", "layers", "heads", "length", "measured_windows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         if self.d_model % self.heads:
@@ -58,10 +54,6 @@ class Settings:
                 f"d_model is {self.d_model} and heads is {self.heads}; "
                 "expected d_model to be a multiple of heads"
             )
-        if self.decompose not in ("none", *GROUPS):
-            raise ValueError(f"decompose is {self.decompose!r}; expected {_CHOICES}")
-        if not 0 < self.rank <= 1:
-            raise ValueError(f"rank is {self.rank}; expected a share, more than 0 and at most 1")
         if not 0 < self.train_fraction < 1:
             raise ValueError(
                 f"train_fraction is {self.train_fraction}; expected more than 0 and less than 1"
@@ -70,8 +62,13 @@ class Settings:
             raise ValueError(f"dropout is {self.dropout}; expected at least 0 and less than 1")
 
 
+def ranks(settings: Settings) -> dict[str, float]:
+    """Patterns of layers' names -> the share of their full rank, for `decompose_model`."""
+    return dict.fromkeys(GROUPS.get(settings.decompose, []), settings.rank)
+
+
 PRESETS = {
-    # Character accuracies of a small model on a small text; seconds a run on one core.
+    # A small model and, without --data, Python's own help as its text: seconds a run on one core.
     "cpu": Settings(
         d_model=64,
         layers=2,
@@ -79,9 +76,10 @@ PRESETS = {
         length=64,
         dropout=0.0,
         learning_rate=3e-3,
-        batch=16,
+        batch_size=16,
         max_steps=500,
-        measured_windows=100,
+        points=40,
+        measured_windows=64,
     ),
     # Appendix G.1: 10,788,929 parameters where the text has 65 characters.
     "paper": Settings(),
