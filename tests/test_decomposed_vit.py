@@ -117,7 +117,7 @@ def test_shifts_and_flips_are_of_whole_images():
 
 
 def test_impossible_settings_are_named():
-    with pytest.raises(ValueError, match="warmup_epochs is 100 of 100 epochs"):
-        Settings(warmup_epochs=100)
-    with pytest.raises(ValueError, match=r"rank is 1\.5; expected a share"):
+    with pytest.raises(ValueError, match="warmup_steps is 100 of 100 steps"):
+        Settings(warmup_steps=100, max_steps=100)
+    with pytest.raises(ValueError, match=r"rank is 1\.5; expected 0 < rank <= 1"):
         Settings(rank=1.5)
