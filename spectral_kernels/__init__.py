@@ -46,6 +46,10 @@ from spectral_kernels.svd.op import svd, svdvals
 from spectral_kernels.tracking.op import SpectrumTracker
 
 if TYPE_CHECKING:
+    from python_api.decomposed.embedding import DecomposedEmbedding
+    from python_api.decomposed.layer import DecomposedLayer
+    from python_api.decomposed.linear import DecomposedLinear
+    from python_api.decomposed.model import decompose_model
     from python_api.frame import SpectralFrame
     from python_api.monitor import SpectralMonitor
     from python_api.recorder import Recorder
@@ -54,14 +58,21 @@ __version__ = "0.1.0"
 
 # Name -> module of python_api that has it (PEP 562).
 _TRAINING_SIDE = {
+    "DecomposedEmbedding": "python_api.decomposed.embedding",
+    "DecomposedLayer": "python_api.decomposed.layer",
+    "DecomposedLinear": "python_api.decomposed.linear",
     "Recorder": "python_api.recorder",
     "SpectralFrame": "python_api.frame",
     "SpectralMonitor": "python_api.monitor",
+    "decompose_model": "python_api.decomposed.model",
 }
 
 __all__ = [
     "SVD",
     "Decomposed",
+    "DecomposedEmbedding",
+    "DecomposedLayer",
+    "DecomposedLinear",
     "Recorder",
     "SpectralFrame",
     "SpectralMonitor",
@@ -73,6 +84,7 @@ __all__ = [
     "break_even_rank",
     "capabilities",
     "decompose",
+    "decompose_model",
     "effective_rank",
     "effective_rank_bounds",
     "expected_agreement",

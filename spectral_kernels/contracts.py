@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.numerics import autocast_dtype, autocast_off, result_dtype
 
 # torch.library carries no annotations.
 _library: Any = torch.library
@@ -72,6 +72,33 @@ def not_differentiable(name: str, advice: str) -> None:
         raise RuntimeError(f"spectral_kernels.{name} is declared non-differentiable; {advice}")
 
     differentiate(name, backward, lambda ctx, inputs, output: None)
+
+
+def autocast(name: str, *, cast: bool) -> None:
+    """Register what ``torch.autocast`` means to an operator.
+
+    Args:
+        name: the operator.
+        cast: whether it takes its tensors cast, as ``F.linear`` does, and gives gradients back in
+            the dtypes that were given; or as they are. Either way autocast is off inside, where
+            it would cast what is float32 for accuracy. (``torch.library.register_autocast`` casts
+            to one dtype, whatever the context asks for.)
+    """
+    function = operator(name)
+
+    def on(device: str) -> Callable[..., Any]:
+        def kernel(*arguments: Any) -> Any:
+            if cast:
+                arguments = tuple(
+                    a.to(autocast_dtype(a)) if isinstance(a, Tensor) else a for a in arguments
+                )
+            with autocast_off(device):
+                return function(*arguments)
+
+        return kernel
+
+    for device in ("cpu", "cuda"):
+        _LIBRARY.impl(name, on(device), f"Autocast{device.upper()}")
 
 
 def _new(like: Tensor, *shape: int) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,6 +18,28 @@ _FORMATS = {torch.float32: (torch.int32, 23, 127), torch.float64: (torch.int64, 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of computation and results: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocasting(device: str) -> bool:
+    """Return whether ``torch.autocast`` is on for a type of device ("cpu", "cuda")."""
+    available: bool = torch.amp.is_autocast_available(device)
+    return available and torch.is_autocast_enabled(device)
+
+
+def autocast_dtype(A: Tensor) -> torch.dtype:
+    """Return the dtype that ``torch.autocast``, as it is now, gives an operand of a product.
+
+    That of ``A`` where autocast is off, and for float64, which torch leaves alone.
+    """
+    device = A.device.type
+    if A.dtype == torch.float64 or not autocasting(device):
+        return A.dtype
+    return torch.get_autocast_dtype(device)
+
+
+def autocast_off(device: str) -> AbstractContextManager[Any]:
+    """Return a context in which products are computed in the dtypes of their operands."""
+    return torch.autocast(device, enabled=False) if autocasting(device) else nullcontext()
 
 
 def default_rtol(m: int, n: int, dtype: torch.dtype) -> float:

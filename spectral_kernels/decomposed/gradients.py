@@ -12,6 +12,7 @@ from torch import Tensor
 from spectral_kernels import contracts, dispatch
 from spectral_kernels.decomposed import torch_backend
 from spectral_kernels.decomposed.torch_backend import Gradients
+from spectral_kernels.numerics import autocast_off
 
 _usv_backward = contracts.operator("usv_backward")
 
@@ -27,7 +28,8 @@ def usv_matmul_backward(ctx: Any, grad: Tensor) -> Gradients:
     arguments = (grad, *ctx.saved_tensors, list(ctx.needs_input_grad))
     # create_graph=True: a second derivative needs operations that have one.
     if torch.is_grad_enabled():
-        return torch_backend.usv_backward(*arguments)
+        with autocast_off(grad.device.type):
+            return torch_backend.usv_backward(*arguments)
     found = iter(_usv_backward(*arguments))
     d_x, d_U, d_Sigma, d_Vh, d_bias = (
         next(found) if needed else None for needed in ctx.needs_input_grad
@@ -44,4 +46,5 @@ def _kernel(
 
 
 contracts.implement("usv_backward", _kernel)
+contracts.autocast("usv_backward", cast=False)
 contracts.not_differentiable("usv_backward", "differentiate usv_matmul with create_graph=True")

@@ -12,7 +12,7 @@ from torch import Tensor
 from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.arrays import Array, enter, enter_together, from_tensor, kind
 from spectral_kernels.decomposed.gradients import usv_matmul_backward, usv_matmul_setup
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.numerics import autocast_dtype, autocast_off, result_dtype
 from spectral_kernels.results import Decomposed
 from spectral_kernels.svd.op import svd
 
@@ -120,10 +120,13 @@ def usv_matmul(
     Returns:
         (..., m) in the dtype of x, as ``torch.nn.functional.linear``; float16 and bfloat16 are
         multiplied in float32 and rounded once. Differentiable in x, U, Sigma, Vh and bias, twice.
+        Under ``torch.autocast`` arguments are cast as those of ``linear`` are: to its dtype, which
+        the result then has, but for float64; not with ``out``.
 
     Raises:
         TypeError: integer or complex dtype.
-        ValueError: dtypes differ, shapes that do not chain, mixed devices or kinds.
+        ValueError: dtypes differ (after autocast), shapes that do not chain, mixed devices or
+            kinds.
         RuntimeError: ``out`` together with an argument that requires a gradient.
     """
     arguments = {"x": x, "U": U, "Sigma": Sigma, "Vh": Vh}
@@ -131,7 +134,7 @@ def usv_matmul(
         arguments["bias"] = bias
     entered, leave = enter_together(**arguments)
     tensors = {name: t[0] for name, t in zip(arguments, entered, strict=True)}
-    _check_product(tensors)
+    _check_product(tensors, autocast=out is None)
     xt, b = tensors["x"], tensors.get("bias")
     # torch's operators want a row dimension; a single vector is one row.
     rows = xt.unsqueeze(0) if xt.dim() == 1 else xt
@@ -142,7 +145,8 @@ def usv_matmul(
         raise RuntimeError("usv_matmul with out= is not differentiable; use it under no_grad")
     target = _out(out, kind(x), xt, (*xt.shape[:-1], tensors["U"].shape[-2]), xt.dtype)
     rows_out = target.unsqueeze(0) if xt.dim() == 1 else target
-    _kernel(rows, tensors["U"], tensors["Sigma"], tensors["Vh"], b, rows_out)
+    with autocast_off(xt.device.type):
+        _kernel(rows, tensors["U"], tensors["Sigma"], tensors["Vh"], b, rows_out)
     return out
 
 
@@ -177,14 +181,14 @@ def _check_factors(U: Tensor, Sigma: Tensor, Vh: Tensor) -> None:
         )
 
 
-def _check_product(tensors: dict[str, Tensor]) -> None:
+def _check_product(tensors: dict[str, Tensor], *, autocast: bool) -> None:
     x, U, Vh, bias = tensors["x"], tensors["U"], tensors["Vh"], tensors.get("bias")
     _check_factors(U, tensors["Sigma"], Vh)
     for name in ("x", "bias"):
         if name in tensors:
             checks.check_dtype(tensors[name], name)
     checks.check_devices(**tensors)
-    if len({t.dtype for t in tensors.values()}) > 1:
+    if len({autocast_dtype(t) if autocast else t.dtype for t in tensors.values()}) > 1:
         told = ", ".join(f"{name} {t.dtype}" for name, t in tensors.items())
         raise ValueError(f"dtypes differ: {told}; expected one")
     batch = U.shape[:-2]
@@ -229,3 +233,4 @@ def _kernel(
 
 contracts.implement("usv_matmul", _kernel)
 contracts.differentiate("usv_matmul", usv_matmul_backward, usv_matmul_setup)
+contracts.autocast("usv_matmul", cast=True)
