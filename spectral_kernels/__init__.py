@@ -46,10 +46,14 @@ from spectral_kernels.svd.op import svd, svdvals
 from spectral_kernels.tracking.op import SpectrumTracker
 
 if TYPE_CHECKING:
+    from python_api.decomposed.compression import compress_model
+    from python_api.decomposed.drift import decomposition_drift
     from python_api.decomposed.embedding import DecomposedEmbedding
+    from python_api.decomposed.groups import parameter_groups
     from python_api.decomposed.layer import DecomposedLayer
     from python_api.decomposed.linear import DecomposedLinear
     from python_api.decomposed.model import decompose_model
+    from python_api.decomposed.recomposition import recompose_model
     from python_api.frame import SpectralFrame
     from python_api.monitor import SpectralMonitor
     from python_api.recorder import Recorder
@@ -58,6 +62,10 @@ __version__ = "0.1.0"
 
 # Name -> module of python_api that has it (PEP 562).
 _TRAINING_SIDE = {
+    "recompose_model": "python_api.decomposed.recomposition",
+    "parameter_groups": "python_api.decomposed.groups",
+    "decomposition_drift": "python_api.decomposed.drift",
+    "compress_model": "python_api.decomposed.compression",
     "DecomposedEmbedding": "python_api.decomposed.embedding",
     "DecomposedLayer": "python_api.decomposed.layer",
     "DecomposedLinear": "python_api.decomposed.linear",
@@ -83,8 +91,10 @@ __all__ = [
     "alignment_score",
     "break_even_rank",
     "capabilities",
+    "compress_model",
     "decompose",
     "decompose_model",
+    "decomposition_drift",
     "effective_rank",
     "effective_rank_bounds",
     "expected_agreement",
@@ -93,7 +103,9 @@ __all__ = [
     "feature_rank",
     "identifiable_vectors",
     "numerical_rank",
+    "parameter_groups",
     "recompose",
+    "recompose_model",
     "residual_bounds",
     "rsvd",
     "singular_value_clusters",

@@ -202,11 +202,12 @@ class DecomposedMultiheadAttention(nn.Module):
         if one_source:
             q, k, v = self.in_proj(query).chunk(3, dim=-1)
             return q, k, v
-        q = self.in_proj.outputs(query, 0, d)
+        q = _outputs(self.in_proj, query, 0, d)
         if one_memory:
-            k, v = self.in_proj.outputs(key, d, 3 * d).chunk(2, dim=-1)
+            k, v = _outputs(self.in_proj, key, d, 3 * d).chunk(2, dim=-1)
             return q, k, v
-        return q, self.in_proj.outputs(key, d, 2 * d), self.in_proj.outputs(value, 2 * d, 3 * d)
+        k = _outputs(self.in_proj, key, d, 2 * d)
+        return q, k, _outputs(self.in_proj, value, 2 * d, 3 * d)
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
         """Return (N, heads, length, d / heads) each, and how many keys have been appended."""
@@ -249,3 +250,11 @@ class DecomposedMultiheadAttention(nn.Module):
     def extra_repr(self) -> str:
         """Return the sizes and what differs from the defaults."""
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
+
+
+def _outputs(projection: nn.Module, x: Tensor, start: int, stop: int) -> Tensor:
+    """Return some of the outputs; a plain layer, from ``recompose_model``, computes them all."""
+    if isinstance(projection, DecomposedLinear):
+        return projection.outputs(x, start, stop)
+    y: Tensor = projection(x)
+    return y[..., start:stop]

@@ -1,0 +1,82 @@
+"""Parameter groups for an optimizer, with no weight decay on factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from python_api.decomposed.layer import DecomposedLayer
+from python_api.decomposed.sites import as_patterns
+from python_api.globs import check_all_matched, matches
+from python_api.parameters import clean, unwrap
+
+__all__ = ["parameter_groups"]
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, no_decay: str | Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Return groups for any torch optimizer: weight decay for everything but factors.
+
+    Decay on U, Sigma and Vh pulls on the product three times over and hurts: an MLP on MNIST with
+    all layers decomposed at full rank loses 54 points of accuracy at a decay of 0.1 or 0.01, while
+    without any it gains 2 over the dense baseline ("Decomposed Learning and Grokking", appendix E
+    and figure 24).
+
+    ::
+
+        optimizer = torch.optim.AdamW(sk.parameter_groups(model, 0.1, no_decay="*.bias"), lr=1e-3)
+
+    Args:
+        model: a module, also compiled or wrapped for data parallelism.
+        weight_decay: of the parameters that decay.
+        no_decay: patterns, with ``*`` and ``?``, of the names of further parameters without.
+
+    Returns:
+        At most two groups, first the one with decay: ``params``, their ``param_names`` and
+        ``weight_decay``. Every trainable parameter is in one of them, once; one with several
+        names (tied weights) is without decay where any of them says so. Frozen ones are left out.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: a negative or infinite decay, a pattern that fits no parameter, or a model
+            without trainable parameters.
+    """
+    inner = unwrap(model)
+    if not isinstance(inner, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if isinstance(weight_decay, bool) or not (math.isfinite(weight_decay) and weight_decay >= 0):
+        raise ValueError(f"weight_decay is {weight_decay!r}; expected a number of at least 0")
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in inner.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(clean(name))
+    patterns = as_patterns("no_decay", no_decay)
+    check_all_matched("no_decay", patterns, (name for found in names.values() for name in found))
+    factors = {
+        factor
+        for module in inner.modules()
+        if isinstance(module, DecomposedLayer)
+        for factor in (module.U, module.Sigma, module.Vh)
+    }
+    groups: dict[bool, dict[str, Any]] = {
+        decays: {
+            "params": [],
+            "param_names": [],
+            "weight_decay": float(weight_decay) if decays else 0.0,
+        }
+        for decays in (True, False)
+    }
+    for parameter, found in names.items():
+        if not parameter.requires_grad:
+            continue
+        spared = any(matches(name, pattern) for name in found for pattern in patterns)
+        group = groups[not (spared or parameter in factors)]
+        group["params"].append(parameter)
+        group["param_names"].append(found[0])
+    filled = [group for group in groups.values() if group["params"]]
+    if not filled:
+        raise ValueError("the model has no trainable parameter; expected at least one")
+    return filled
