@@ -30,6 +30,8 @@ def run_folder(experiment: str, options: Options[Any]) -> Path:
     name = options.preset
     for key in sorted(options.overrides):
         name += f"+{key}={options.overrides[key]}"
+    if options.data is not None:
+        name += f"+data={options.data.resolve().name}"
     return options.out / experiment / name / f"seed{options.seed}"
 
 

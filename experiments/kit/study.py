@@ -50,7 +50,8 @@ class Study:
     @property
     def folder(self) -> Path:
         """Where the study's own files go."""
-        return self.out / self.name / f"study-{self.preset}"
+        data = "" if self.data is None else f"+data={self.data.resolve().name}"
+        return self.out / self.name / f"study-{self.preset}{data}"
 
     def argv(self, arm: Arm, seed: int) -> list[str]:
         """The options of one run."""
