@@ -44,11 +44,10 @@ def load_images(data: Path | None, train_images: int | None, device: torch.devic
             f"train_images is {count}; expected at most {available}, all that {split.name} has"
         )
     chosen = torch.randperm(available, generator=torch.Generator().manual_seed(1))[:count]
-    parts = (
-        split.train_images[chosen].flatten(1),
-        split.train_labels[chosen],
-        split.test_images.flatten(1),
-        split.test_labels,
+    return Digits(
+        split.train_images[chosen].flatten(1).to(device),
+        split.train_labels[chosen].to(device),
+        split.test_images.flatten(1).to(device),
+        split.test_labels.to(device),
+        measured=min(count, max(len(split.test_labels), FEWEST_MEASURED)),
     )
-    measured = min(count, max(len(split.test_labels), FEWEST_MEASURED))
-    return Digits(*(part.to(device) for part in parts), measured)

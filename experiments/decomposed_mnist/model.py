@@ -16,7 +16,7 @@ GROUPS = {
     "layer1": ["layer1"],
     "layer2": ["layer2"],
     "layer3": ["layer3"],
-    "layer2_3": ["layer2", "layer3"],
+    "layers23": ["layer2", "layer3"],
     "all": ["layer1", "layer2", "layer3"],
 }
 

@@ -12,7 +12,7 @@ from experiments.kit.settings import TrainingSettings, option
 class Settings(TrainingSettings):
     """What one run is made of. The defaults are those of the paper's appendix E, without decay."""
 
-    decompose: Literal["none", "layer1", "layer2", "layer3", "layer2_3", "all"] = option(
+    decompose: Literal["none", "layer1", "layer2", "layer3", "layers23", "all"] = option(
         "none", "layers kept as U Sigma Vh"
     )
     batch_size: int = option(256, "images of one optimizer step")

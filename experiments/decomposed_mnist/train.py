@@ -13,7 +13,7 @@ from experiments.decomposed_mnist.presets import Settings
 from experiments.kit.batches import Batches
 from experiments.kit.checkpoint import seed_everything
 from experiments.kit.options import Options
-from experiments.kit.scores import scores
+from experiments.kit.scores import Loss, scores
 from experiments.kit.training import Task, Training
 from experiments.kit.training import train as train_task
 from python_api.decomposed.groups import parameter_groups
@@ -32,7 +32,7 @@ def train(options: Options[Settings], folder: Path) -> Training:
 
 def make_task(model: nn.Module, settings: Settings, digits: Digits, seed: int) -> Task:
     """What is trained: batches of the training images, in the settings' loss."""
-    criterion = {"cross_entropy": nn.functional.cross_entropy, "mse": one_hot_error}[settings.loss]
+    criterion: Loss = one_hot_error if settings.loss == "mse" else nn.functional.cross_entropy
 
     def loss(indices: Tensor) -> Tensor:
         logits = model(digits.train_pixels.index_select(0, indices))
