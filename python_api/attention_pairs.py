@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.heads import HeadCounts
 from python_api.layer_tree import Scope
 from python_api.matrices import Matrix
@@ -132,8 +133,10 @@ def find_attention(scope: Scope, counts: HeadCounts) -> Attention | None:
     """The attention layer whose weights are direct parts of this scope, if there is one."""
     found = Attention()
     for unit, names in scope.units():
-        role = _ROLE_OF.get(unit.lower())
         matrices = scope.of(names)
+        role = _ROLE_OF.get(unit.lower())
+        if unit == "in_proj" and _holds_all_three(scope, matrices):
+            role = "qkv"
         if role is None or not matrices or role in found.roles:
             continue
         found.roles[role] = matrices
@@ -148,3 +151,11 @@ def find_attention(scope: Scope, counts: HeadCounts) -> Attention | None:
     # One role alone says nothing: many layers are called "proj" or "out".
     is_attention = "qkv" in found.roles or {"q", "k"} <= found.roles.keys()
     return found if is_attention else None
+
+
+def _holds_all_three(scope: Scope, matrices: list[Matrix]) -> bool:
+    """Whether a child called ``in_proj``, as many are, is the fused one of a decomposed attention:
+    in a model by its module, in a state dict by its factors and its shape."""
+    if scope.module is not None:
+        return isinstance(scope.module, DecomposedMultiheadAttention)
+    return [m.is_decomposed and m.shape[0] == 3 * m.shape[1] for m in matrices] == [True]

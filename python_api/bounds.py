@@ -88,6 +88,8 @@ def estimate_from_leading(
     shape: tuple[int, int],
     entropy: tuple[float, float],
     value_bounds: Array | None = None,
+    *,
+    rank: int | None = None,
 ) -> Estimate:
     """What k leading values and the Frobenius norm prove about all ranks and norms.
 
@@ -97,6 +99,7 @@ def estimate_from_leading(
         shape: (m, n) of the matrix.
         entropy: `spectral_kernels.effective_rank_bounds` for ``values`` taken as exact.
         value_bounds: (k,) of |sigma_i - s_i| where more is known than the mass tells.
+        rank: how many singular values are not zero at most, min(m, n) by default.
 
     Returns:
         Midpoints of what is possible, half widths as bounds. The spectral norm, the stable rank
@@ -107,7 +110,7 @@ def estimate_from_leading(
         return Estimate(nothing, nothing, np.zeros(len(values)))
     eps = float(np.finfo(values.dtype).eps)
     told = None if value_bounds is None else value_bounds / frobenius
-    known = _Leading(values.astype(np.float64) / frobenius, min(shape), eps, told)
+    known = _Leading(values.astype(np.float64) / frobenius, rank or min(shape), eps, told)
     low, high = known.entropy(entropy)
     top, top_error = float(known.s[0]), float(known.errors[0])
     stable = 1 / top**2

@@ -34,7 +34,7 @@ class Chance:
         as many of the weight."""
         overlap = {}
         for matrix in changed:
-            (m, n), few = matrix.shape, min(k, *matrix.shape)
+            (m, n), few = matrix.shape, min(k, matrix.rank)
             overlap[matrix.name] = (expected_overlap(m, few), expected_overlap(n, few))
         return cls(
             {pair.key: _alignment(pair.first, pair.second) for pair in pairs},

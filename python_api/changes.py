@@ -4,7 +4,8 @@ An update is W_t - W_(t-1) for two measured steps, a gradient what ``parameter.g
 the monitor is stepped (the last one that ``backward`` left, where ``zero_grad`` has not been
 called yet). Each is a matrix like the weight, named ``fc1.weight[update]`` and
 ``fc1.weight[gradient]``, with a row of its own; it is NaN and not finite where there is none:
-updates at the first step, gradients of parameters that have none.
+updates at the first step, gradients of parameters that have none. A decomposed layer has updates,
+see `python_api.differences`; the gradients that its factors have do not tell that of the matrix.
 
 They turn too fast to be tracked: all values and vectors up to a short side of 384, beyond it 32
 leading triplets.
@@ -19,12 +20,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from python_api.differences import difference, remembered, unknown
 from python_api.frame import Array, MatrixRow
-from python_api.matrices import Matrix, MatrixView
+from python_api.matrices import Skipped
+from python_api.matrix import Kept, Matrix, MatrixView, shape_of
 from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
 from spectral_kernels.alignment.clusters import cluster_cosines_list
-from spectral_kernels.numerics import default_rtol, result_dtype
-from spectral_kernels.results import SVD
+from spectral_kernels.numerics import default_rtol
+from spectral_kernels.results import SVD, Decomposed
 from spectral_kernels.snapshot.op import snapshot_list
 
 __all__ = ["WATCHABLE", "Changes", "check_watch"]
@@ -71,18 +74,28 @@ class Changes:
     ) -> None:
         self.subspace = min(k, _SUBSPACE)
         self._matrices = matrices
-        self._before: list[Tensor] | None = None
-        self._of = {
-            kind: [_changed(matrix, kind) for matrix in matrices]
-            for what, kind in _KINDS.items()
-            if what in watch
-        }
-        changed = [matrix for group in self._of.values() for matrix in group]
-        small = [min(matrix.shape) <= _EXACT_SIDE for matrix in changed]
+        self._before: list[Kept] | None = None
+        self._of: dict[str, list[int]] = {}
+        self.skipped: list[Skipped] = []
+        """Gradients that there are none of, with the reason."""
+        for what, kind in _KINDS.items():
+            if what in watch:
+                self._of[kind] = [i for i, m in enumerate(matrices) if self._has(m, kind)]
+        changed = [_changed(matrices[i], kind) for kind, own in self._of.items() for i in own]
+        small = [matrix.rank <= _EXACT_SIDE for matrix in changed]
         few = [matrix for matrix, exact in zip(changed, small, strict=True) if not exact]
         self._changed, self._small = changed, small
-        self._exact = ExactSolver([m for m, exact in zip(changed, small, strict=True) if exact])
+        self._exact = ExactSolver(
+            [m for m, exact in zip(changed, small, strict=True) if exact], self.subspace
+        )
         self._randomized = RandomizedSolver(few, _TRIPLETS, generator)
+
+    def _has(self, matrix: Matrix, kind: str) -> bool:
+        if kind == "gradient" and matrix.is_decomposed:
+            reason = "its factors have gradients, and the matrix, which is no parameter, has none"
+            self.skipped.append(Skipped(f"{matrix.name}[{kind}]", matrix.shape, reason))
+            return False
+        return True
 
     @property
     def matrices(self) -> list[Matrix]:
@@ -93,7 +106,7 @@ class Changes:
         """Weight -> bytes of its copy, which updates need."""
         if "update" not in self._of:
             return {}
-        return {m.name: _bytes(m) for m in self._matrices}
+        return {m.name: m.nbytes // m.dtype.itemsize * m.result_bytes for m in self._matrices}
 
     def measure(self, svds: Sequence[SVD]) -> tuple[dict[str, MatrixRow], dict[str, Array]]:
         """Rows by name, and the overlaps with the weights.
@@ -109,20 +122,21 @@ class Changes:
         """
         if not self._changed:
             return {}, {}
-        tensors = self._read()
+        read = self._read()
         found: dict[str, SVD] = {}
         rows: dict[str, MatrixRow] = {}
         for solver, wanted in ((self._exact, True), (self._randomized, False)):
-            chosen = [t for t, exact in zip(tensors, self._small, strict=True) if exact is wanted]
+            chosen = [x for x, exact in zip(read, self._small, strict=True) if exact is wanted]
             if chosen:
-                snapshot = snapshot_list(chosen)
-                solved = solver.solve(snapshot, [True] * len(chosen))
-                found.update(zip((m.name for m in solver.matrices), solved, strict=True))
+                vectors = [True] * len(chosen)
+                snapshot = snapshot_list(solver.cores.take(chosen, vectors))
+                solved = solver.solve(snapshot, vectors)
                 rows.update(solver.rows(snapshot, solved))
+                lifted = solver.cores.lift(solved)
+                found.update(zip((m.name for m in solver.matrices), lifted, strict=True))
         names = [matrix.name for matrix in self._changed]
-        names = [matrix.name for matrix in self._changed]
-        weights = [svd for _ in self._of for svd in svds]
-        floors = [floor for kind in self._of for floor in self._rounding(kind)]
+        weights = [svds[i] for own in self._of.values() for i in own]
+        floors = [self._rounding(kind, i) for kind, own in self._of.items() for i in own]
         overlap = _overlaps([found[name] for name in names], weights, floors, self.subspace)
         return {name: rows[name] for name in names}, dict(zip(names, overlap, strict=True))
 
@@ -130,20 +144,19 @@ class Changes:
         """Take the weights as they are now for those before the next update."""
         if "update" not in self._of:
             return
-        now = [matrix.read().detach() for matrix in self._matrices]
-        if self._before is None or any(
-            a.device != b.device or a.dtype != result_dtype(b.dtype)
-            for a, b in zip(self._before, now, strict=True)
-        ):
-            self._before = [x.to(result_dtype(x.dtype), copy=True).contiguous() for x in now]
-            return
-        for before, after in zip(self._before, now, strict=True):
-            before.copy_(after)
+        places = [None] * len(self._matrices) if self._before is None else self._before
+        self._before = [
+            remembered(matrix.read(), place)
+            for matrix, place in zip(self._matrices, places, strict=True)
+        ]
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``: the weights of the last measured step, and warm starts."""
-        before = [] if self._before is None else [x.clone() for x in self._before]
-        return {"before": before, "start": self._randomized.state()}
+        before = [] if self._before is None else [remembered(x, None) for x in self._before]
+        return {
+            "before": [list(x) if isinstance(x, Decomposed) else x for x in before],
+            "start": self._randomized.state(),
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take the weights of a state.
@@ -151,39 +164,35 @@ class Changes:
         Raises:
             ValueError: a state of other weights, or of a monitor that did not watch updates.
         """
-        shapes = [tuple(x.shape) for x in state["before"]]
+        before = [x if isinstance(x, Tensor) else Decomposed(*x) for x in state["before"]]
         expected = [matrix.shape for matrix in self._matrices] if "update" in self._of else []
-        if shapes and shapes != expected:
+        if before and [shape_of(x) for x in before] != expected:
             raise ValueError(
-                f"state: weights before the next update of {len(shapes)} matrices, expected "
+                f"state: weights before the next update of {len(before)} matrices, expected "
                 f"{len(expected)} (watch='updates' differs?)"
             )
-        self._before = [x.clone() for x in state["before"]] or None
+        self._before = [remembered(x, None) for x in before] or None
         self._randomized.load_state(state["start"])
 
-    def _rounding(self, kind: str) -> list[float]:
-        """For each change, the share of sigma_1 of its weight that rounding alone can make up.
+    def _rounding(self, kind: str, i: int) -> float:
+        """The share of sigma_1 of a weight that rounding alone can make up of its change.
 
         A stored weight is rounded at every update: by a matrix of independent entries, up to
         eps |w| / 2 each, whose 2-norm is below eps sigma_1 of the weight. Gradients are not.
         """
-        if kind != "update":
-            return [0.0] * len(self._matrices)
-        return [2 * torch.finfo(matrix.read().dtype).eps for matrix in self._matrices]
+        return 2 * torch.finfo(self._matrices[i].dtype).eps if kind == "update" else 0.0
 
-    def _read(self) -> list[Tensor]:
-        tensors: list[Tensor] = []
-        if "update" in self._of:
-            for i, matrix in enumerate(self._matrices):
-                now = matrix.read().detach()
-                before = None if self._before is None else self._before[i].to(now.device)
-                tensors.append(_unknown(matrix, now) if before is None else now - before)
-        if "gradient" in self._of:
-            tensors += [
-                _gradient(weight, gradient)
-                for weight, gradient in zip(self._matrices, self._of["gradient"], strict=True)
-            ]
-        return tensors
+    def _read(self) -> list[Kept]:
+        read: list[Kept] = []
+        for i in self._of.get("update", []):
+            now = _detached(self._matrices[i].read())
+            read.append(unknown(now) if self._before is None else difference(now, self._before[i]))
+        gradients = self._changed[len(read) :]
+        for i, gradient in zip(self._of.get("gradient", []), gradients, strict=True):
+            known = gradient.get() is not None
+            now = (gradient if known else self._matrices[i]).view().detach()
+            read.append(now if known else unknown(now))
+        return read
 
 
 def _changed(matrix: Matrix, kind: str) -> Matrix:
@@ -192,30 +201,27 @@ def _changed(matrix: Matrix, kind: str) -> Matrix:
         source, get = matrix.source, lambda: _grad_of(matrix)
     else:
         source, get = MatrixView(kind), lambda: None
-    source = dataclasses.replace(source, kind=kind)
-    return dataclasses.replace(matrix, name=f"{matrix.name}[{kind}]", source=source, get=get)
+    return dataclasses.replace(
+        matrix,
+        name=f"{matrix.name}[{kind}]",
+        source=dataclasses.replace(source, kind=kind),
+        get=get,
+        # See `python_api.differences`.
+        inner=None if matrix.inner is None else 2 * matrix.inner,
+    )
 
 
 def _grad_of(matrix: Matrix) -> Tensor | None:
     tensor = matrix.get()
-    grad = None if tensor is None else tensor.grad
+    grad = tensor.grad if isinstance(tensor, Tensor) else None
     # An embedding with sparse=True has rows of a gradient.
     return grad.to_dense() if grad is not None and grad.layout != torch.strided else grad
 
 
-def _gradient(weight: Matrix, gradient: Matrix) -> Tensor:
-    known = gradient.get() is not None
-    return gradient.read().detach() if known else _unknown(weight, weight.read().detach())
-
-
-def _unknown(matrix: Matrix, like: Tensor) -> Tensor:
-    return like.new_full(matrix.shape, float("nan"), dtype=result_dtype(like.dtype))
-
-
-def _bytes(matrix: Matrix) -> int:
-    tensor = matrix.get()
-    size = 8 if tensor is not None and tensor.dtype == torch.float64 else 4
-    return size * matrix.shape[0] * matrix.shape[1]
+def _detached(kept: Kept) -> Kept:
+    if isinstance(kept, Decomposed):
+        return Decomposed(*(x.detach() for x in kept))
+    return kept.detach()
 
 
 def _overlaps(

@@ -87,7 +87,7 @@ class ClusterFinder:
             return self._found
         self._last = self.state()
         lengths = [s.stop - s.start for s in values.slices.values()]
-        whole = [min(matrix.shape) for matrix in self._matrices]
+        whole = [matrix.rank for matrix in self._matrices]
         dtype = torch.from_numpy(values.block[:0]).dtype
         found = PreparedClusters(
             lengths, [r < full for r, full in zip(lengths, whole, strict=True)], dtype
@@ -95,7 +95,7 @@ class ClusterFinder:
         if [len(part) for part in self._last] == lengths:
             found.last.copy_(torch.cat(self._last))
         self._plan_of, self._found, self._lengths = (values.slices, vectors), found, lengths
-        device = self._matrices[0].read().device
+        device = self._matrices[0].device
         self._on_device = found.first if device.type == "cpu" else found.first.to(device)
         self._clusters = list(torch.split(self._on_device, lengths))
         counts = [min(self._k, *pair) for pair in zip(lengths, vectors, strict=True)]

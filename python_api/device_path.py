@@ -18,8 +18,14 @@ from spectral_kernels.tracking.leading.op import block_width
 __all__ = ["never", "not_now", "not_these"]
 
 
-def never(solver: Solver, over_time: OverTime) -> str | None:
-    """What the options of a monitor rule out."""
+def never(matrices: Sequence[Matrix], solver: Solver, over_time: OverTime) -> str | None:
+    """What the model and the options of a monitor rule out."""
+    decomposed = [matrix.name for matrix in matrices if matrix.is_decomposed]
+    if decomposed:
+        return (
+            "cores of decomposed layers are made, and their vectors lifted, by calls of their own "
+            f"({', '.join(decomposed[:3])})"
+        )
     if not isinstance(solver, TrackedSolver):
         return "method 'tracked' alone goes on from vectors on the device"
     if over_time.changes.matrices:

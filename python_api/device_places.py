@@ -54,7 +54,7 @@ class Places:
     def _wanders(self, i: int, view: Tensor) -> bool:
         """Whether a matrix that is not where it was will be elsewhere again soon."""
         whole = self._matrices[i].get()
-        assert whole is not None
+        assert isinstance(whole, Tensor)
         if view.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr():
             return True
         if self._last[i] is None:

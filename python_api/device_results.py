@@ -77,7 +77,7 @@ class Derived:
         self._places = _places(found)
         lengths = [len(svd.S) for svd in self._svds]
         S = self._svds[0].S
-        whole = [min(matrix.shape) for matrix in asked.matrices]
+        whole = [matrix.rank for matrix in asked.matrices]
         open_ended = [a < b for a, b in zip(lengths, whole, strict=True)]
         self._clusters = PreparedClusters(lengths, open_ended, S.dtype, S.device)
         if [len(part) for part in last] == lengths:

@@ -68,7 +68,7 @@ class DeviceStep:
         self._k, self._cadence, self._kind = k, cadence, kind
         # One second stream a device: memory that was used on one is not free for another.
         self._streams = cache(streams)
-        self._never = never(solver, over_time)
+        self._never = never(matrices, solver, over_time)
         # None where no step is ever taken.
         self._solver = solver if isinstance(solver, TrackedSolver) and not self._never else None
         self._started = [False] * len(matrices)
@@ -170,7 +170,7 @@ class DeviceStep:
     @property
     def refusal(self) -> str | None:
         """Why the next step is not taken here."""
-        return self._never or self._refused([matrix.read() for matrix in self._matrices])
+        return self._never or self._refused([matrix.view() for matrix in self._matrices])
 
     @property
     def described(self) -> str:
@@ -186,8 +186,10 @@ class DeviceStep:
 
     def memory(self) -> dict[str, dict[str, int]]:
         """``{"packed copy": {matrix: bytes}}``; of steps that are not taken here nothing."""
-        views = [matrix.read() for matrix in self._matrices]
-        if self._solver is None or not_these(views, self._solver, self._kind):
+        if self._solver is None:
+            return {}
+        views = [matrix.view() for matrix in self._matrices]
+        if not_these(views, self._solver, self._kind):
             return {}
         sizes = {
             matrix.name: view.numel() * result_dtype(view.dtype).itemsize
@@ -196,22 +198,22 @@ class DeviceStep:
         return {"packed copy": sizes}
 
     def _keeps_time(self) -> bool:
-        return self._cadence.overhead is not None and self._is_here(self._matrices[0].get())
+        return self._cadence.overhead is not None and self._is_here()
 
     def _mark(self) -> Mark:
-        return self._streams(self._matrices[0].read().device).mark()
+        return self._streams(self._matrices[0].device).mark()
 
     def _is_late(self, x: Tensor) -> bool:
         return x.device.type == self._kind and x.numel() == 1 and not x.is_complex()
 
-    def _is_here(self, x: Tensor | None) -> bool:
-        return x is not None and x.device.type == self._kind
+    def _is_here(self) -> bool:
+        return self._matrices[0].device.type == self._kind
 
     def _views(self) -> list[Tensor] | None:
         """The matrices where they are now; None where the step is not taken here."""
-        if self._solver is None or not self._is_here(self._matrices[0].get()):
+        if self._solver is None or not self._is_here():
             return None
-        views = [matrix.read() for matrix in self._matrices]
+        views = [matrix.view() for matrix in self._matrices]
         return None if self._refused(views) else views
 
     def _refused(self, views: Sequence[Tensor]) -> str | None:

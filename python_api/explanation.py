@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from python_api.chance import Chance
-from python_api.matrices import Matrix, Skipped
+from python_api.matrices import Skipped
+from python_api.matrix import Matrix
 from python_api.pairs import Pair, Rejected
 
 __all__ = ["explain"]
@@ -63,6 +64,8 @@ def explain(
 
 def _matrix(matrix: Matrix, chance: Chance) -> tuple[str, str, str]:
     notes = [matrix.kind, f"agreement by chance {chance.agreement[matrix.name]:.2g}"]
+    if matrix.is_decomposed:
+        notes.append(f"kept as U Sigma Vh with k = {matrix.inner}")
     if matrix.aliases:
         notes.append(f"tied with {', '.join(matrix.aliases)}")
     if matrix.source.blocks:

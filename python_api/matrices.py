@@ -8,16 +8,20 @@ so that nothing disappears silently.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from python_api.globs import check_all_matched, matches
+from python_api.matrix import Block, Kept, Matrix, MatrixView
+from spectral_kernels.results import Decomposed
 
 __all__ = [
     "Block",
+    "Kept",
     "Matrix",
     "MatrixRegistry",
     "MatrixView",
@@ -27,46 +31,6 @@ __all__ = [
     "Skipped",
     "find_matrices",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Rows ``start:stop`` of a matrix that mean something on their own, such as one gate."""
-
-    label: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class MatrixView:
-    """One matrix inside a parameter, and how its two sides connect to other layers.
-
-    The matrix maps inputs (columns) to outputs (rows). A part of a layer, such as one group of
-    a convolution, carries which channels of the whole layer it reads and writes.
-    """
-
-    kind: str
-    """Family for group averages: linear, embedding, conv, recurrent, attention, parameter."""
-    view: Callable[[Tensor], Tensor] | None = None
-    """Parameter -> 2-D view; ``None`` where the parameter is the matrix already."""
-    suffix: str = ""
-    """Ending of the name, such as ``[group 1]``."""
-    taps: int = 1
-    """Columns per input channel: the size of a convolution's kernel."""
-    centre: int = 0
-    """The column, among the taps of a channel, that alignment uses."""
-    first_output: int = 0
-    outputs: int | None = None
-    """Output channels of the whole layer; ``None``: this matrix has them all."""
-    first_input: int = 0
-    inputs: int | None = None
-    """Input channels of the whole layer; ``None``: this matrix has them all."""
-    is_table: bool = False
-    """Rows are looked up: what flows on lies along the columns, so Vh serves as U."""
-    blocks: tuple[Block, ...] = ()
-    output_block: str | None = None
-    """The block of rows whose part of U stands for the output (an LSTM's gate g)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +60,18 @@ class ParameterInfo:
     leaf: str
     """Last part of the name, ``in_proj_weight``."""
     tensor: Tensor
+    """Of the weight of a decomposed layer, which is no parameter, a tensor on the meta device with
+    the dense layer's shape."""
     module: nn.Module | None
     """The module that owns the parameter; ``None`` where only tensors were given."""
     heads: int | None
     """Attention heads of the module or its parent, if anything tells."""
+    parent: nn.Module | None = None
+    """The module that holds that module."""
+    factors: Decomposed | None = None
+    """What there is in place of the weight of a decomposed layer."""
+    factor_of: str | None = None
+    """The name of the weight that this parameter is a factor of."""
 
 
 Rule = Callable[[ParameterInfo], "Sequence[MatrixView] | Skip"]
@@ -135,45 +107,16 @@ class MatrixRegistry:
         for pattern, rule in self._names:
             if matches(info.name, pattern):
                 return rule
+        if info.factor_of is not None:
+            return _factor
         for base in type(info.module).__mro__:
             if base in self._types:
                 return self._types[base]
         return self._fallback
 
 
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """A matrix under watch: its name, its shape and how to read it now."""
-
-    name: str
-    parameter: str
-    shape: tuple[int, int]
-    source: MatrixView
-    aliases: tuple[str, ...]
-    """Other names of the same parameter, where weights are tied."""
-    get: Callable[[], Tensor | None] = field(repr=False, compare=False)
-
-    @property
-    def kind(self) -> str:
-        """Family of the matrix, see `MatrixView.kind`."""
-        return self.source.kind
-
-    def read(self) -> Tensor:
-        """The matrix as it is now, ``(m, n)``: a view of the live parameter.
-
-        Two layouts have no 2-D view, since their columns have no single stride: transposed
-        convolutions and kernels in ``channels_last``; torch copies those for the moment.
-        """
-        tensor = self.get()
-        if tensor is None:
-            raise ValueError(f"{self.name}: the parameter is gone; make a new SpectralMonitor")
-        matrix = tensor if self.source.view is None else self.source.view(tensor)
-        if matrix.shape != self.shape:
-            raise ValueError(
-                f"{self.name}: its shape was {self.shape} when the monitor was made and is "
-                f"{tuple(matrix.shape)} now; make a new SpectralMonitor"
-            )
-        return matrix
+def _factor(info: ParameterInfo) -> Skip:
+    return Skip(f"a factor of {info.factor_of}")
 
 
 def why_not_a_matrix(tensor: Tensor) -> str | None:
@@ -197,8 +140,19 @@ def why_not_a_matrix(tensor: Tensor) -> str | None:
     return None
 
 
+Parameter = tuple[ParameterInfo, Callable[[], Kept | None]]
+"""What is known of a parameter, and a getter that sees later replacements."""
+
+
+def _why_not(info: ParameterInfo) -> str | None:
+    if info.factors is None:
+        return why_not_a_matrix(info.tensor)
+    reasons = {name: why_not_a_matrix(x) for name, x in info.factors._asdict().items()}
+    return next((f"{name}: {reason}" for name, reason in reasons.items() if reason), None)
+
+
 def find_matrices(
-    parameters: Sequence[tuple[ParameterInfo, Callable[[], Tensor | None]]],
+    parameters: Sequence[Parameter],
     registry: MatrixRegistry,
     *,
     include: Sequence[str] | None = None,
@@ -219,14 +173,16 @@ def find_matrices(
     skipped: list[Skipped] = []
     for info, get, aliases in owners:
         shape = () if torch.nn.parameter.is_lazy(info.tensor) else tuple(info.tensor.shape)
-        reason = why_not_a_matrix(info.tensor)
+        reason = _why_not(info)
         views = Skip(reason) if reason is not None else registry.rule_for(info)(info)
         if isinstance(views, Skip):
             is_layer = reason is not None and len(shape) != 1
             skipped.append(Skipped(info.name, shape, views.reason, is_layer))
             continue
-        for view in views:
+        for index, view in enumerate(views):
             matrix = _matrix(info, view, aliases, get)
+            if info.factors is not None:
+                matrix = _decomposed(matrix, info.factors, index, len(views))
             found.append(matrix)
             found.extend(_blocks_asked_for(matrix, include))
     _check_patterns(include, exclude, found, skipped)
@@ -234,12 +190,13 @@ def find_matrices(
 
 
 def _group_tied(
-    parameters: Sequence[tuple[ParameterInfo, Callable[[], Tensor | None]]],
-) -> list[tuple[ParameterInfo, Callable[[], Tensor | None], tuple[str, ...]]]:
-    first: dict[int, int] = {}
-    groups: list[tuple[ParameterInfo, Callable[[], Tensor | None], list[str]]] = []
+    parameters: Sequence[Parameter],
+) -> list[tuple[ParameterInfo, Callable[[], Kept | None], tuple[str, ...]]]:
+    first: dict[tuple[int, ...], int] = {}
+    groups: list[tuple[ParameterInfo, Callable[[], Kept | None], list[str]]] = []
     for info, get in parameters:
-        known = first.setdefault(id(info.tensor), len(groups))
+        # Factors are tied where all three are.
+        known = first.setdefault(tuple(map(id, info.factors or [info.tensor])), len(groups))
         if known == len(groups):
             groups.append((info, get, []))
         else:
@@ -251,7 +208,7 @@ def _matrix(
     info: ParameterInfo,
     source: MatrixView,
     aliases: tuple[str, ...],
-    get: Callable[[], Tensor | None],
+    get: Callable[[], Kept | None],
 ) -> Matrix:
     shaped = info.tensor.detach() if source.view is None else source.view(info.tensor.detach())
     if shaped.dim() != 2:
@@ -263,27 +220,55 @@ def _matrix(
     return Matrix(info.name + source.suffix, info.name, shape, source, aliases, get)
 
 
+def _decomposed(dense: Matrix, factors: Decomposed, index: int, count: int) -> Matrix:
+    """The matrix that a rule found in the dense layer's weight, as these factors have it."""
+    *batch, m, k = factors.U.shape
+    shape = (m, factors.Vh.shape[-1])
+    if dense.shape != shape or count != math.prod(batch):
+        raise ValueError(
+            f"{dense.name}: the rule made {count} matrices, this one {dense.shape}; expected "
+            f"{math.prod(batch)} of shape {shape}, as the factors of a decomposed layer give"
+        )
+    return replace(dense, inner=k, entry=index if batch else None)
+
+
 def _blocks_asked_for(whole: Matrix, include: Sequence[str] | None) -> list[Matrix]:
     """Blocks that a pattern names with their bracket: ``*`` alone means whole matrices."""
     asked = [pattern for pattern in include or () if "[" in pattern]
     return [
-        Matrix(
-            f"{whole.name}[{block.label}]",
-            whole.parameter,
-            (block.stop - block.start, whole.shape[1]),
-            MatrixView(whole.kind, _rows(whole.source.view, block)),
-            whole.aliases,
-            whole.get,
-        )
+        _block(whole, block)
         for block in whole.source.blocks
         if any(matches(f"{whole.name}[{block.label}]", pattern) for pattern in asked)
     ]
+
+
+def _block(whole: Matrix, block: Block) -> Matrix:
+    view, get = None, _rows_of_factors(whole.get, block)
+    if not whole.is_decomposed:
+        view, get = _rows(whole.source.view, block), whole.get
+    return replace(
+        whole,
+        name=f"{whole.name}[{block.label}]",
+        shape=(block.stop - block.start, whole.shape[1]),
+        source=MatrixView(whole.kind, view),
+        get=get,
+    )
 
 
 def _rows(view: Callable[[Tensor], Tensor] | None, block: Block) -> Callable[[Tensor], Tensor]:
     def rows(tensor: Tensor) -> Tensor:
         whole = tensor if view is None else view(tensor)
         return whole[block.start : block.stop]
+
+    return rows
+
+
+def _rows_of_factors(get: Callable[[], Kept | None], block: Block) -> Callable[[], Kept | None]:
+    def rows() -> Kept | None:
+        whole = get()
+        if not isinstance(whole, Decomposed):
+            return whole
+        return whole._replace(U=whole.U[..., block.start : block.stop, :])
 
     return rows
 

@@ -2,7 +2,8 @@
 
 What the papers' code does ("Spectral dynamics of weights", appendix D): weights of linear and
 embedding layers as stored; convolutions as ``(c_out, c_in * kernel)``; transposed convolutions
-with their first two axes swapped; recurrent and fused attention weights whole.
+with their first two axes swapped; recurrent and fused attention weights whole. Decomposed layers
+have the rules of the dense ones, which see the shape of the weight that there would be.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from python_api.decomposed.attention import DecomposedMultiheadAttention
+from python_api.decomposed.conv import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d
+from python_api.decomposed.embedding import DecomposedEmbedding
+from python_api.decomposed.linear import DecomposedLinear
 from python_api.matrices import (
     Block,
     MatrixRegistry,
@@ -29,6 +34,10 @@ _GATES = {
     nn.GRU: ("r", "z", "n"),
     nn.GRUCell: ("r", "z", "n"),
 }
+_CONVOLUTIONS: tuple[type[nn.Module], ...] = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(DecomposedConv1d, DecomposedConv2d, DecomposedConv3d),
+)
 # Alignment is highest for the gate that writes new content (g of an LSTM, n of a GRU).
 _CONTENT_GATE = 2
 
@@ -38,15 +47,17 @@ def default_registry() -> MatrixRegistry:
     registry = MatrixRegistry(_plain)
     for linear in (nn.Linear, nn.Bilinear):
         registry.register(linear, _linear)
-    for table in (nn.Embedding, nn.EmbeddingBag):
+    registry.register(DecomposedLinear, _decomposed_linear)
+    for table in (nn.Embedding, nn.EmbeddingBag, DecomposedEmbedding):
         registry.register(table, _embedding)
-    for conv in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
+    for conv in _CONVOLUTIONS:
         registry.register(conv, _conv)
     for deconv in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         registry.register(deconv, _conv_transpose)
     for recurrent in (nn.RNNBase, nn.RNNCellBase):
         registry.register(recurrent, _recurrent)
-    registry.register(nn.MultiheadAttention, _attention)
+    for attention in (nn.MultiheadAttention, DecomposedMultiheadAttention):
+        registry.register(attention, _attention)
     for norm in (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm):
         registry.register(norm, lambda info: Skip("scale of a normalisation"))
     return registry
@@ -168,10 +179,18 @@ def fused_attention_blocks(
 def _attention(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     if info.leaf in ("bias_k", "bias_v"):
         return Skip("bias of the attention keys and values")
-    if info.leaf == "in_proj_weight" and info.heads:
+    if info.name.endswith(("in_proj_weight", "in_proj.weight")) and info.heads:
         blocks = fused_attention_blocks(info.tensor.shape[0], info.heads)
         return [MatrixView("attention", blocks=blocks)]
     return [MatrixView("attention")]
+
+
+def _decomposed_linear(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+    of_attention = isinstance(info.parent, DecomposedMultiheadAttention)
+    # The projection of the output is a linear layer in `nn.MultiheadAttention`, too.
+    if of_attention and not info.name.endswith("out_proj.weight"):
+        return _attention(info)
+    return _linear(info)
 
 
 def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:

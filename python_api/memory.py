@@ -30,7 +30,7 @@ class MemoryPlan:
     """Bytes by purpose and by matrix. Buffers of a step that is under way are not in it."""
 
     weights: dict[str, int]
-    """Matrix -> bytes of the weight itself, for comparison."""
+    """Matrix -> bytes of the weight itself or of its factors, for comparison."""
     kept: dict[str, dict[str, int]]
     """Purpose ("solver", "reference", "copy for updates") -> matrix -> bytes."""
     disk_per_step: int
@@ -41,11 +41,7 @@ class MemoryPlan:
         cls, matrices: Sequence[Matrix], kept: Mapping[str, Mapping[str, int]], *, per_step: int
     ) -> MemoryPlan:
         """The plan for these matrices."""
-        weights = {}
-        for matrix in matrices:
-            tensor = matrix.get()
-            size = 0 if tensor is None else tensor.element_size()
-            weights[matrix.name] = size * matrix.shape[0] * matrix.shape[1]
+        weights = {matrix.name: matrix.nbytes for matrix in matrices}
         return cls(weights, {what: dict(sizes) for what, sizes in kept.items()}, per_step)
 
     @property

@@ -22,7 +22,8 @@ from python_api.frame import SpectralFrame
 from python_api.heads import HeadCounts
 from python_api.layer_tree import build_tree
 from python_api.loggers import as_sinks
-from python_api.matrices import Matrix, MatrixRegistry, Skipped, find_matrices
+from python_api.matrices import MatrixRegistry, Skipped, find_matrices
+from python_api.matrix import Matrix
 from python_api.matrix_rules import default_registry
 from python_api.meetings import Meetings
 from python_api.memory import MemoryPlan, solver_memory
@@ -168,7 +169,7 @@ class SpectralMonitor:
 
     def _make_solver(self, k: int | None, tolerance: float | None) -> Solver:
         if self.method == "exact":
-            return ExactSolver(self._matrices)
+            return ExactSolver(self._matrices, self._vectors)
         if self.method == "randomized":
             return RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator)
         return TrackedSolver(
@@ -222,8 +223,8 @@ class SpectralMonitor:
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Parameters that are not watched, with the reason."""
-        return tuple(self._skipped)
+        """Parameters (and gradients asked for) that are not watched, with the reason."""
+        return (*self._skipped, *self._over_time.changes.skipped)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -261,7 +262,7 @@ class SpectralMonitor:
         """
         told = explain(
             self._matrices,
-            self._skipped,
+            self.skipped,
             self._pairs,
             self._rejected,
             self._reference.described,
@@ -392,6 +393,7 @@ class SpectralMonitor:
             "next_step": self._next_step,
             "cadence": self._cadence.state(),
             "shapes": {matrix.name: list(matrix.shape) for matrix in self._matrices},
+            "inner": {m.name: m.inner for m in self._matrices if m.is_decomposed},
             "over_time": self._over_time.state(),
             "generator": self._generator.get_state(),
             "solver": self._solver.state(),
@@ -430,8 +432,9 @@ def _check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matri
         raise ValueError(f"state: version {state.get('version')!r}, expected {_STATE_VERSION}")
     if state["method"] != method:
         raise ValueError(f"state: made by method {state['method']!r}, this monitor has {method!r}")
-    given = {name: tuple(shape) for name, shape in state["shapes"].items()}
-    here = {matrix.name: matrix.shape for matrix in matrices}
+    inner = state.get("inner", {})
+    given = {name: _told(shape, inner.get(name)) for name, shape in state["shapes"].items()}
+    here = {matrix.name: _told(matrix.shape, matrix.inner) for matrix in matrices}
     if given != here:
         lines = [
             f"{name}: {given.get(name, 'missing')} in the state, {here.get(name, 'missing')} here"
@@ -439,6 +442,10 @@ def _check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matri
             if given.get(name) != here.get(name)
         ]
         raise ValueError(f"state: the matrices differ ({'; '.join(lines[:8])})")
+
+
+def _told(shape: Sequence[int], inner: int | None) -> str:
+    return f"{tuple(shape)}" + (f" as factors of k = {inner}" if inner is not None else "")
 
 
 def _as_floats(scalars: Mapping[str, float | Tensor], kept: Collection[str] = ()) -> dict[str, Any]:

@@ -98,7 +98,11 @@ class OverTime:
 
     def bytes_per_step(self, dtype: str | None) -> int:
         """Size on disk of one step's vectors in this dtype; 0 where none are saved."""
-        return bytes_per_step([m.shape for m in self._matrices], self._k, dtype) if dtype else 0
+        return (
+            bytes_per_step([(m.shape, m.rank) for m in self._matrices], self._k, dtype)
+            if dtype
+            else 0
+        )
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``."""

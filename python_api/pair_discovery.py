@@ -15,6 +15,7 @@ from dataclasses import replace
 from torch import nn
 
 from python_api.attention_pairs import find_attention
+from python_api.decomposed.embedding import DecomposedEmbedding
 from python_api.heads import HeadCounts
 from python_api.layer_tree import Scope
 from python_api.matrices import Matrix
@@ -202,7 +203,7 @@ def _columns(matrix: Matrix) -> Port:
 
 def _is_table(scope: Scope, parameter: str, matrices: Sequence[Matrix]) -> bool:
     """Whether rows are looked up or added by position, so that the layer has no input."""
-    if isinstance(scope.module, (nn.Embedding, nn.EmbeddingBag)):
+    if isinstance(scope.module, (nn.Embedding, nn.EmbeddingBag, DecomposedEmbedding)):
         return True
     if scope.module is not None and parameter.rpartition(".")[2] == "weight":
         return False

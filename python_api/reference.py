@@ -265,9 +265,7 @@ class Reference:
 
 
 def _size(matrix: Matrix, k: int) -> int:
-    tensor = matrix.get()
-    size = 8 if tensor is not None and tensor.dtype == torch.float64 else 4
-    return size * min(k, *matrix.shape) * sum(matrix.shape)
+    return matrix.result_bytes * min(k, matrix.rank) * sum(matrix.shape)
 
 
 class Prepared(NamedTuple):

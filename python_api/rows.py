@@ -13,7 +13,8 @@ from torch import Tensor
 
 from python_api.bounds import estimate_from_leading, rounding_of_mass
 from python_api.frame import Array, MatrixRow
-from python_api.matrices import Matrix
+from python_api.matrix import Matrix
+from python_api.moved_bounds import moved
 from python_api.packed_rows import PackedRows, RowPlan, make_row
 from spectral_kernels.rank.bounds import effective_rank_bounds
 from spectral_kernels.rank.summary_bounds import BoundedSummaries
@@ -154,6 +155,7 @@ def leading_rows(
     finite: Sequence[bool],
     work: Sequence[str],
     bounds: Sequence[Tensor] | None = None,
+    errors: Sequence[float] | None = None,
 ) -> dict[str, MatrixRow]:
     """Rows by name.
 
@@ -165,14 +167,18 @@ def leading_rows(
         finite: whether all entries of a matrix are finite numbers; its row is NaN otherwise.
         work: see `python_api.frame.MatrixRow.work`.
         bounds: (k,) of the errors of ``values``, where more is known than the norms tell.
+        errors: where these are numbers of cores, how far the singular values of the matrices are
+            from theirs, in the 2-norm.
     """
     entropies = _entropies(values, norms, matrices)
     spectra = to_arrays(values)
     radii: Sequence[Array | None] = [None] * len(values) if bounds is None else to_arrays(bounds)
+    if errors is None:
+        errors = [0.0] * len(values)
     return {
-        matrix.name: _leading_row(matrix, method, ok, done, s, b, norm, entropy)
-        for matrix, ok, done, s, b, norm, entropy in zip(
-            matrices, finite, work, spectra, radii, norms.tolist(), entropies, strict=True
+        matrix.name: _leading_row(matrix, method, ok, done, s, b, norm, entropy, error)
+        for matrix, ok, done, s, b, norm, entropy, error in zip(
+            matrices, finite, work, spectra, radii, norms.tolist(), entropies, errors, strict=True
         )
     }
 
@@ -186,7 +192,7 @@ def _entropies(
     """
     groups: dict[tuple[int, int, torch.dtype], list[int]] = {}
     for i, (S, matrix) in enumerate(zip(values, matrices, strict=True)):
-        groups.setdefault((len(S), min(matrix.shape), S.dtype), []).append(i)
+        groups.setdefault((len(S), matrix.rank, S.dtype), []).append(i)
     bounds = [(math.nan, math.nan)] * len(values)
     for (_, r, _), members in groups.items():
         S = torch.stack([values[i] for i in members])
@@ -208,6 +214,7 @@ def _leading_row(
     bounds: Array | None,
     norm: float,
     entropy: tuple[float, float],
+    error: float,
 ) -> MatrixRow:
     told = (matrix.name, matrix.shape, matrix.kind, method)
     if not finite:
@@ -215,5 +222,7 @@ def _leading_row(
         unknown = np.full(len(values), np.nan)
         values = unknown.astype(values.dtype)
         return make_row(told, False, work, values, unknown, nothing, nothing)
-    found = estimate_from_leading(values, norm, matrix.shape, entropy, bounds)
+    found = estimate_from_leading(values, norm, matrix.shape, entropy, bounds, rank=matrix.rank)
+    if error:
+        found = moved(found, values, matrix.shape, matrix.rank, error)
     return make_row(told, True, work, values, found.value_bounds, found.values, found.bounds)

@@ -162,10 +162,12 @@ class SavedVectors:
         return svds
 
 
-def bytes_per_step(shapes: Sequence[tuple[int, int]], k: int, dtype: str = "float16") -> int:
-    """Size of one record for matrices of these shapes."""
+def bytes_per_step(
+    matrices: Sequence[tuple[tuple[int, int], int]], k: int, dtype: str = "float16"
+) -> int:
+    """Size of one record for matrices of these shapes and ranks."""
     size = _DTYPES[dtype].itemsize
-    return 8 + size * sum(min(k, *shape) * sum(shape) for shape in shapes)
+    return 8 + size * sum(min(k, rank) * sum(shape) for shape, rank in matrices)
 
 
 def truncate_vectors(run_dir: Path, last: int | None) -> None:

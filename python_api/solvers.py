@@ -6,12 +6,12 @@ Everything here is a handful of calls for the whole list, however many shapes it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from python_api.cores import Cores
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
 from python_api.rows import RowMaker, leading_rows, rounding, to_arrays
@@ -60,11 +60,17 @@ class Solver(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
 class ExactSolver:
-    """All singular values of every matrix, from scratch at every step."""
+    """All singular values of every matrix, from scratch at every step.
 
-    matrices: Sequence[Matrix]
+    Args:
+        matrices: those under watch.
+        vectors: how many leading vectors of decomposed ones at most; of others, all.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix], vectors: int) -> None:
+        self.matrices = matrices
+        self.cores = Cores(matrices, vectors)
 
     @property
     def resolves(self) -> int:
@@ -89,8 +95,12 @@ class ExactSolver:
 
     def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> Mapping[str, MatrixRow]:
         """Rows with rounding-level bounds."""
-        spectra = rounding([svd.S for svd in svds])
+        spectra = self.cores.widen(rounding([svd.S for svd in svds]))
         return RowMaker(self.matrices, "exact").rows(spectra, _finite(snapshot), [""] * len(svds))
+
+    def memory(self) -> dict[str, int]:
+        """Matrix -> bytes of what `Cores` keeps."""
+        return self.cores.memory()
 
     def state(self) -> dict[str, Any]:
         """Nothing."""
@@ -101,9 +111,11 @@ class ExactSolver:
 
 
 def _measure_copies(solver: ExactSolver | RandomizedSolver, vectors: Sequence[bool]) -> Measured:
-    snapshot = snapshot_list([matrix.read() for matrix in solver.matrices])
+    read = [matrix.read() for matrix in solver.matrices]
+    snapshot = snapshot_list(solver.cores.take(read, vectors))
     svds = solver.solve(snapshot, vectors)
-    return Measured(svds, _finite(snapshot), solver.rows(snapshot, svds))
+    rows = solver.rows(snapshot, svds)
+    return Measured(solver.cores.lift(svds), _finite(snapshot), rows)
 
 
 def _finite(snapshot: Snapshot) -> list[bool]:
@@ -115,7 +127,8 @@ class RandomizedSolver:
 
     def __init__(self, matrices: Sequence[Matrix], k: int, generator: torch.Generator) -> None:
         self.matrices = matrices
-        self.ranks = [min(k, *matrix.shape) for matrix in matrices]
+        self.cores = Cores(matrices, k)
+        self.ranks = [min(k, matrix.rank) for matrix in matrices]
         self.generator = generator
         self.start: list[Tensor | None] = [None] * len(matrices)
 
@@ -151,17 +164,16 @@ class RandomizedSolver:
         """Rows with bounds from what the leading values leave of the Frobenius norm."""
         return leading_rows(
             self.matrices, "randomized", [svd.S for svd in svds], snapshot.frobenius_norm,
-            finite=_finite(snapshot), work=[""] * len(svds),
+            finite=_finite(snapshot), work=[""] * len(svds), errors=self.cores.errors(),
         )  # fmt: skip
 
     def memory(self) -> dict[str, int]:
-        """Matrix -> bytes of its warm start."""
-        sizes = {}
-        for matrix, k in zip(self.matrices, self.ranks, strict=True):
-            tensor = matrix.get()
-            size = 8 if tensor is not None and tensor.dtype == torch.float64 else 4
-            sizes[matrix.name] = size * k * matrix.shape[1]
-        return sizes
+        """Matrix -> bytes of its warm start, and of what `Cores` keeps."""
+        cores = self.cores.memory()
+        return {
+            matrix.name: matrix.result_bytes * k * matrix.core[1] + cores.get(matrix.name, 0)
+            for matrix, k in zip(self.matrices, self.ranks, strict=True)
+        }
 
     def state(self) -> dict[str, Any]:
         """Warm starts by matrix name."""
@@ -177,10 +189,10 @@ class RandomizedSolver:
         loaded: list[Tensor | None] = []
         for matrix, k in zip(self.matrices, self.ranks, strict=True):
             start = state.get(matrix.name)
-            if start is not None and start.shape != (matrix.shape[1], k):
+            if start is not None and start.shape != (matrix.core[1], k):
                 raise ValueError(
                     f"state: the warm start of {matrix.name!r} is {tuple(start.shape)}, "
-                    f"expected {(matrix.shape[1], k)}"
+                    f"expected {(matrix.core[1], k)}"
                 )
             loaded.append(None if start is None else start.clone())
         self.start = loaded

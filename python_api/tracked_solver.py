@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from python_api.cores import Cores
 from python_api.frame import Array, MatrixRow
-from python_api.matrices import Matrix
+from python_api.matrix import Matrix
 from python_api.rows import RowMaker, Spectra, copied, leading_rows, rounding, shared_block
 from python_api.solvers import Measured
 from python_api.views import ArrayViews, consecutive
-from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import SVD
 from spectral_kernels.svd.op import svdvals_list
 from spectral_kernels.tracking.leading.op import block_width
@@ -55,7 +55,7 @@ class TrackedSolver:
     Short sides up to 384 (on a GPU 1024) are tracked as a whole. Of larger matrices all values are
     computed from scratch at every step, and leading vectors are tracked where they are needed.
     With ``k``, the k leading triplets of every matrix that has more are tracked and nothing else
-    is computed.
+    is computed. Of decomposed matrices it is the cores that are tracked (`python_api.cores`).
 
     Args:
         matrices: those under watch.
@@ -75,10 +75,11 @@ class TrackedSolver:
     ) -> None:
         self._matrices = matrices
         self._k = k or vectors
+        self._cores = Cores(matrices, self._k)
         self._tolerance = tolerance
         limit = _LARGEST_WHOLE_ON_CUDA if _on_cuda(matrices) else _LARGEST_WHOLE
         most = limit if k is None else min(k, limit)
-        sides = [min(matrix.shape) for matrix in matrices]
+        sides = [matrix.rank for matrix in matrices]
         whole = [i for i, side in enumerate(sides) if side <= most]
         self._leading = [i for i, side in enumerate(sides) if side > most]
         self._groups = {
@@ -94,7 +95,7 @@ class TrackedSolver:
         # Large matrices whose vectors are tracked.
         self._followed = self._leading
         self._follow(needed)
-        self._svds: list[SVD] = []
+        self._solved: list[SVD] = []
         self._spectra = Spectra([], [], [])
         self._identities: list[Tensor] = []
         self._identity_block: Array | None = None
@@ -136,7 +137,7 @@ class TrackedSolver:
 
     def measure(self, vectors: Sequence[bool]) -> Measured:
         """Bring every decomposition up to date. CPU parameters are read where they are."""
-        read = [matrix.read() for matrix in self._matrices]
+        read = self._cores.take([matrix.read() for matrix in self._matrices], vectors)
         if not self._leading:
             return self._measure_whole(read)
         self._follow(vectors)
@@ -146,7 +147,7 @@ class TrackedSolver:
                 found |= zip(members, _update(tracker, [read[i] for i in members]), strict=True)
         if self._leading and not self._partial:
             self._replace_values(read, found)
-        tracked = [found[i] for i in range(len(read))]
+        tracked = self._whole([found[i] for i in range(len(read))])
         rows = {**self._complete_rows(tracked), **self._partial_rows(tracked)}
         if self._partial:
             rows = {matrix.name: rows[matrix.name] for matrix in self._matrices}
@@ -156,6 +157,19 @@ class TrackedSolver:
             for matrix, entry in zip(self._matrices, tracked, strict=True)
         }
         return Measured([entry.svd for entry in tracked], finite, rows, identities)
+
+    def _whole(self, solved: list[_Tracked]) -> list[_Tracked]:
+        """Of the matrices themselves, where cores of some were solved."""
+        spectra = self._cores.widen(
+            Spectra([x.svd.S for x in solved], [x.bounds for x in solved], [x.norm for x in solved])
+        )
+        svds = self._cores.lift([x.svd for x in solved])
+        return [
+            x._replace(svd=svd, bounds=bounds, norm=norm)
+            for x, svd, bounds, norm in zip(
+                solved, svds, spectra.bounds, spectra.norms, strict=True
+            )
+        ]
 
     def _follow(self, vectors: Sequence[bool]) -> None:
         """Track vectors of large matrices only where they are needed, unless values come of it."""
@@ -169,19 +183,20 @@ class TrackedSolver:
         """The step where every matrix is tracked as a whole: results stay where they are."""
         _, tracker = self._groups["whole"]
         svds: Any = tracker.update(read)
-        if svds is not self._svds:
+        if svds is not self._solved:
             bounds: Any = tracker.bounds
             norms: Any = tracker.error_norms
-            self._svds, self._spectra = svds, Spectra([svd.S for svd in svds], bounds, norms)
+            self._solved, self._spectra = svds, Spectra([svd.S for svd in svds], bounds, norms)
             names: Any = tracker.identities
             self._identities, self._identity_block = names, shared_block(names)
             lengths = [len(svd.S) for svd in svds]
             self._places = consecutive([matrix.name for matrix in self._matrices], lengths)
         work = tracker.work
         finite = [entry != NOT_FINITE for entry in work]
-        rows = self._rows.rows(self._spectra, finite, work)
+        rows = self._rows.rows(self._cores.widen(self._spectra), finite, work)
         identities = copied(self._identity_block, self._identities)
-        return Measured(svds, finite, rows, ArrayViews(identities, self._places))
+        views = ArrayViews(identities, self._places)
+        return Measured(self._cores.lift(svds), finite, rows, views)
 
     def _complete_rows(self, tracked: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
         own = [tracked[i] for i in self._complete]
@@ -201,6 +216,7 @@ class TrackedSolver:
         own = [tracked[i] for i in self._partial]
         work = [entry.work for entry in own]
         norms: Any = self._groups["leading"][1].frobenius_norms
+        errors = self._cores.errors()
         return leading_rows(
             [self._matrices[i] for i in self._partial],
             "tracked",
@@ -209,6 +225,7 @@ class TrackedSolver:
             finite=[entry != NOT_FINITE for entry in work],
             work=work,
             bounds=[entry.bounds for entry in own],
+            errors=[errors[i] for i in self._partial],
         )
 
     def _replace_values(self, read: Sequence[Tensor], found: dict[int, _Tracked]) -> None:
@@ -241,13 +258,15 @@ class TrackedSolver:
 
     def memory(self) -> dict[str, int]:
         """Matrix -> bytes kept between steps: the vectors that are tracked, and the results."""
-        return {matrix.name: self._bytes(i, matrix) for i, matrix in enumerate(self._matrices)}
+        cores = self._cores.memory()
+        return {
+            matrix.name: self._bytes(i, matrix) + cores.get(matrix.name, 0)
+            for i, matrix in enumerate(self._matrices)
+        }
 
     def _bytes(self, i: int, matrix: Matrix) -> int:
-        m, n = matrix.shape
-        tensor = matrix.get()
-        dtype = torch.float32 if tensor is None else tensor.dtype
-        result = torch.finfo(result_dtype(dtype)).bits // 8
+        m, n = matrix.core
+        result = matrix.result_bytes
         r = min(m, n)
         if i in self._leading:
             k = min(self._k, r)
@@ -257,7 +276,7 @@ class TrackedSolver:
             # The results and the block, float64 numbers and integers for each of them.
             width = block_width(self._k, m, n)
             return values + result * (k * (m + n) + n * width) + 8 * (3 * k + width)
-        sweep = torch.finfo(sweep_dtype(dtype, (m, n), self._tolerance)).bits // 8
+        sweep = torch.finfo(sweep_dtype(matrix.dtype, (m, n), self._tolerance)).bits // 8
         # U, S, Vh; bounds and identities; the state.
         return result * r * (m + n + 1) + 16 * r + sweep * r * r
 
@@ -287,8 +306,7 @@ class TrackedSolver:
 
 
 def _on_cuda(matrices: Sequence[Matrix]) -> bool:
-    tensors = [matrix.get() for matrix in matrices]
-    return all(tensor is not None and tensor.is_cuda for tensor in tensors)
+    return all(matrix.device.type == "cuda" for matrix in matrices)
 
 
 def _update(tracker: Any, matrices: list[Tensor]) -> list[_Tracked]:

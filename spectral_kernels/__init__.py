@@ -29,6 +29,7 @@ from spectral_kernels.alignment.op import (
 )
 from spectral_kernels.capabilities import capabilities
 from spectral_kernels.decomposed.op import break_even_rank, decompose, recompose, usv_matmul
+from spectral_kernels.decomposed.spectra import usv_svd, usv_svdvals
 from spectral_kernels.rank.bounds import effective_rank_bounds
 from spectral_kernels.rank.op import (
     effective_rank,
@@ -119,6 +120,8 @@ __all__ = [
     "svd",
     "svdvals",
     "usv_matmul",
+    "usv_svd",
+    "usv_svdvals",
 ]
 
 

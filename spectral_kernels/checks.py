@@ -30,6 +30,24 @@ def check_matrix(A: Tensor, name: str = "A") -> None:
         )
 
 
+def check_factors(U: Tensor, Sigma: Tensor, Vh: Tensor, of: str = "") -> None:
+    """Raise unless these are floating tensors on one device that chain to U Sigma Vh.
+
+    ``of`` follows their names in messages.
+    """
+    check_matrix(U, f"U{of}")
+    check_dtype(Sigma, f"Sigma{of}")
+    check_matrix(Vh, f"Vh{of}")
+    check_devices(**{f"U{of}": U, f"Sigma{of}": Sigma, f"Vh{of}": Vh})
+    *batch, _, k = U.shape
+    diagonal, dense = [*batch, k], [*batch, k, k]
+    if list(Vh.shape[:-1]) != diagonal or list(Sigma.shape) not in (diagonal, dense):
+        raise ValueError(
+            f"shapes do not chain{of}: U is {tuple(U.shape)}, Sigma {tuple(Sigma.shape)}, Vh "
+            f"{tuple(Vh.shape)}; expected (..., m, k), (..., k) or (..., k, k), (..., k, n)"
+        )
+
+
 def names(name: str, count: int, single: bool) -> list[str]:
     """Return the names by which messages speak of the entries of an argument."""
     return [name] if single else [f"{name}[{i}]" for i in range(count)]

@@ -76,7 +76,7 @@ def recompose(
     (us, ss, vs), leave = enter_together(U=U, Sigma=Sigma, Vh=Vh)
     products = []
     for u, s, v in zip(us, ss, vs, strict=True):
-        _check_factors(u, s, v)
+        checks.check_factors(u, s, v)
         dtype = result_dtype(torch.promote_types(u.dtype, v.dtype))
         u, s, v = u.to(dtype), s.to(dtype), v.to(dtype)
         # Sigma goes to the side with fewer rows.
@@ -167,23 +167,9 @@ def break_even_rank(m: int, n: int) -> int:
     return (math.isqrt(s * s + 4 * m * n) - s) // 2
 
 
-def _check_factors(U: Tensor, Sigma: Tensor, Vh: Tensor) -> None:
-    checks.check_matrix(U, "U")
-    checks.check_dtype(Sigma, "Sigma")
-    checks.check_matrix(Vh, "Vh")
-    checks.check_devices(U=U, Sigma=Sigma, Vh=Vh)
-    *batch, _, k = U.shape
-    diagonal, dense = [*batch, k], [*batch, k, k]
-    if list(Vh.shape[:-1]) != diagonal or list(Sigma.shape) not in (diagonal, dense):
-        raise ValueError(
-            f"shapes do not chain: U is {tuple(U.shape)}, Sigma {tuple(Sigma.shape)}, Vh "
-            f"{tuple(Vh.shape)}; expected (..., m, k), (..., k) or (..., k, k), (..., k, n)"
-        )
-
-
 def _check_product(tensors: dict[str, Tensor], *, autocast: bool) -> None:
     x, U, Vh, bias = tensors["x"], tensors["U"], tensors["Vh"], tensors.get("bias")
-    _check_factors(U, tensors["Sigma"], Vh)
+    checks.check_factors(U, tensors["Sigma"], Vh)
     for name in ("x", "bias"):
         if name in tensors:
             checks.check_dtype(tensors[name], name)

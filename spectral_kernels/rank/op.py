@@ -11,10 +11,11 @@ from torch import Tensor
 
 from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.arrays import Array, Leave, enter
+from spectral_kernels.decomposed.door import Matrices, enter_matrices
 from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.rank.gradients import summarize_backward, summarize_setup
 from spectral_kernels.rank.shapes import given_shapes
-from spectral_kernels.results import METRICS, SpectralSummary
+from spectral_kernels.results import METRICS, Decomposed, SpectralSummary
 from spectral_kernels.svd.op import singular_values, svdvals_list
 
 _summarize = contracts.operator("summarize")
@@ -23,7 +24,7 @@ _DEFAULT_RTOL = -1.0
 
 
 def effective_rank(
-    A: Array | Sequence[Array],
+    A: Array | Decomposed | Sequence[Array | Decomposed],
     *,
     form: Literal["entropy", "exponential"] = "entropy",
     normalized: bool = False,
@@ -56,7 +57,10 @@ def effective_rank(
 
 
 def stable_rank(
-    A: Array | Sequence[Array], *, normalized: bool = False, check_finite: bool = False
+    A: Array | Decomposed | Sequence[Array | Decomposed],
+    *,
+    normalized: bool = False,
+    check_finite: bool = False,
 ) -> Array | list[Array]:
     """Return ||A||_F^2 / ||A||_2^2 (Rudelson, Vershynin, J. ACM 54, 2007); 0 for a zero matrix.
 
@@ -75,7 +79,10 @@ def stable_rank(
 
 
 def numerical_rank(
-    A: Array | Sequence[Array], *, rtol: float | None = None, check_finite: bool = False
+    A: Array | Decomposed | Sequence[Array | Decomposed],
+    *,
+    rtol: float | None = None,
+    check_finite: bool = False,
 ) -> Array | list[Array]:
     """Return how many singular values exceed rtol * sigma_1.
 
@@ -125,7 +132,7 @@ def feature_rank(
 
 
 def spectral_summary(
-    A: Array | Sequence[Array], *, check_finite: bool = False
+    A: Array | Decomposed | Sequence[Array | Decomposed], *, check_finite: bool = False
 ) -> SpectralSummary | list[SpectralSummary]:
     """Return all singular values, ranks and norms of A from one decomposition and one pass.
 
@@ -140,9 +147,9 @@ def spectral_summary(
     Raises:
         TypeError, ValueError: as for ``svd``.
     """
-    tensors, leave = _enter(A, check_finite)
-    spectra, tables = _spectra_and_tables(tensors, _DEFAULT_RTOL)
-    return _leave_summaries(spectra, tables, leave)
+    matrices = enter_matrices(A, check_finite=check_finite)
+    spectra, tables = _spectra_and_tables(matrices, _DEFAULT_RTOL)
+    return _leave_summaries(spectra, tables, matrices.leave)
 
 
 def summarize_singular_values(
@@ -185,14 +192,6 @@ def _sides(A: Tensor) -> tuple[int, int]:
     return A.shape[-2], A.shape[-1]
 
 
-def _enter(A: Array | Sequence[Array], check_finite: bool) -> tuple[list[Tensor], Leave]:
-    tensors, leave = enter(A)
-    checks.check_matrices(tensors)
-    if check_finite:
-        checks.check_finite(tensors, "A", single=not isinstance(A, (list, tuple)))
-    return tensors, leave
-
-
 def _threshold(rtol: float | None) -> float:
     if rtol is None:
         return _DEFAULT_RTOL
@@ -202,22 +201,22 @@ def _threshold(rtol: float | None) -> float:
 
 
 def _metric(
-    A: Array | Sequence[Array],
+    A: Array | Decomposed | Sequence[Array | Decomposed],
     column: str,
     *,
     rtol: float = _DEFAULT_RTOL,
     normalized: bool = False,
     check_finite: bool = False,
 ) -> Array | list[Array]:
-    tensors, leave = _enter(A, check_finite)
+    matrices = enter_matrices(A, check_finite=check_finite)
     index = METRICS.index(column)
     values = [
         table[..., index].to(S.dtype)
-        for S, table in zip(*_spectra_and_tables(tensors, rtol), strict=True)
+        for S, table in zip(*_spectra_and_tables(matrices, rtol), strict=True)
     ]
     if normalized:
-        values = [x / max(min(_sides(A)), 1) for x, A in zip(values, tensors, strict=True)]
-    return leave(values)
+        values = [x / max(min(sides), 1) for x, sides in zip(values, matrices.sides, strict=True)]
+    return matrices.leave(values)
 
 
 def _feature_rank(H: Tensor, rtol: float) -> Tensor:
@@ -241,15 +240,21 @@ def _leave_summaries(
     return result
 
 
-def _spectra_and_tables(tensors: list[Tensor], rtol: float) -> tuple[list[Tensor], list[Tensor]]:
-    """Return singular values and tables: in one pass where no gradient is asked for."""
+def _spectra_and_tables(matrices: Matrices, rtol: float) -> tuple[list[Tensor], list[Tensor]]:
+    """Return singular values and tables: in one pass where no gradient is asked for.
+
+    Tables of decomposed matrices are of the sides of the whole matrix, which a solver of cores
+    does not know.
+    """
+    tensors, sides = matrices.tensors, matrices.sides
     if not tensors:
         return [], []
-    if not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+    with_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+    if not with_gradient and sides == [_sides(x) for x in tensors]:
         values, tables = _svdvals_with_tables(tensors, rtol)
         return values, tables
     spectra = singular_values(tensors)
-    return spectra, _differentiable_tables(spectra, [_sides(x) for x in tensors], rtol)
+    return spectra, _differentiable_tables(spectra, sides, rtol)
 
 
 def _differentiable_tables(

@@ -8,20 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels import checks, contracts, dispatch
-from spectral_kernels.arrays import Array, enter
-from spectral_kernels.results import SVD
+from spectral_kernels import contracts, dispatch, numerics
+from spectral_kernels.arrays import Array
+from spectral_kernels.decomposed.door import enter_matrices
+from spectral_kernels.results import SVD, Decomposed
 
 _svd = contracts.operator("svd")
 _svdvals = contracts.operator("svdvals")
 
 
-def svd(A: Array | Sequence[Array], *, check_finite: bool = False) -> SVD | list[SVD]:
+def svd(
+    A: Array | Decomposed | Sequence[Array | Decomposed], *, check_finite: bool = False
+) -> SVD | list[SVD]:
     """Return the thin singular value decomposition A = U diag(S) Vh.
 
     Args:
         A: (..., m, n) float16, bfloat16, float32 or float64; torch, NumPy or CuPy. A list or
-            tuple of matrices of any shapes gives a list.
+            tuple of matrices of any shapes gives a list. A ``Decomposed`` of rank k stands for its
+            product, which is not formed, and gives its min(k, r) triplets.
         check_finite: raise on NaN or Inf instead of returning NaN for the matrix that has it.
 
     Returns:
@@ -31,18 +35,22 @@ def svd(A: Array | Sequence[Array], *, check_finite: bool = False) -> SVD | list
 
     Raises:
         TypeError: integer or complex dtype.
-        ValueError: fewer than two dimensions, mixed devices, or NaN/Inf with ``check_finite``.
+        ValueError: fewer than two dimensions, factors that do not chain, mixed devices, or NaN/Inf
+            with ``check_finite``.
     """
-    tensors, leave = enter(A)
-    checks.check_matrices(tensors)
-    if check_finite:
-        checks.check_finite(tensors, "A", single=not isinstance(A, (list, tuple)))
-    parts = _svd(tensors) if tensors else ([], [], [])
-    result: SVD | list[SVD] = leave([SVD(*usv) for usv in zip(*parts, strict=True)])
+    matrices = enter_matrices(A, vectors=True, check_finite=check_finite)
+    parts = _svd(matrices.tensors) if matrices.tensors else ([], [], [])
+    found = [SVD(*usv) for usv in zip(*parts, strict=True)]
+    lifted = matrices.lifted(found)
+    for i in matrices.cores:
+        lifted[i] = _with_signs(lifted[i])
+    result: SVD | list[SVD] = matrices.leave(lifted)
     return result
 
 
-def svdvals(A: Array | Sequence[Array], *, check_finite: bool = False) -> Array | list[Array]:
+def svdvals(
+    A: Array | Decomposed | Sequence[Array | Decomposed], *, check_finite: bool = False
+) -> Array | list[Array]:
     """Return the singular values of A, descending.
 
     The error against float64 is at most max(8 eps sigma_1, twice that of
@@ -53,17 +61,15 @@ def svdvals(A: Array | Sequence[Array], *, check_finite: bool = False) -> Array 
         check_finite: as for ``svd``.
 
     Returns:
-        S (..., min(m, n)). Differentiable: the gradient is U diag(g) V^T, which has no
-        1 / (sigma_i^2 - sigma_j^2) terms and stays finite for repeated values.
+        S (..., min(m, n)), the first k for a ``Decomposed`` of rank k. Differentiable: the gradient
+        is U diag(g) V^T, which has no 1 / (sigma_i^2 - sigma_j^2) terms and stays finite for
+        repeated values; the factors of a ``Decomposed`` get theirs through the product rule.
 
     Raises:
         TypeError, ValueError: as for ``svd``.
     """
-    tensors, leave = enter(A)
-    checks.check_matrices(tensors)
-    if check_finite:
-        checks.check_finite(tensors, "A", single=not isinstance(A, (list, tuple)))
-    return leave(singular_values(tensors))
+    matrices = enter_matrices(A, check_finite=check_finite)
+    return matrices.leave(singular_values(matrices.tensors))
 
 
 def singular_values(tensors: list[Tensor]) -> list[Tensor]:
@@ -71,6 +77,11 @@ def singular_values(tensors: list[Tensor]) -> list[Tensor]:
     # The dispatcher cannot choose a device from an empty list.
     values: list[Tensor] = _svdvals(tensors) if tensors else []
     return values
+
+
+def _with_signs(found: SVD) -> SVD:
+    U, Vh = numerics.fix_signs(found.U, found.Vh)
+    return SVD(U, found.S, Vh)
 
 
 def svd_list(matrices: list[Tensor]) -> list[SVD]:

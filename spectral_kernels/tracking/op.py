@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import checks
-from spectral_kernels.arrays import Array, Leave, enter
-from spectral_kernels.results import SVD
+from spectral_kernels.arrays import Array, Leave
+from spectral_kernels.decomposed.door import Matrices, enter_matrices
+from spectral_kernels.results import SVD, Decomposed
 from spectral_kernels.tracking.leading.op import LeadingTracker
 from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
 from spectral_kernels.tracking.leading.state import LeadingResult
@@ -74,10 +75,11 @@ class SpectrumTracker:
             raise ValueError(f"tolerance is {tolerance}; expected a positive finite number")
         self.k = k
         self.tolerance = float(tolerance)
+        self.reuse_buffers = bool(reuse_buffers)
         self._tracker: WholeTracker | LeadingTracker = (
-            WholeTracker(self.tolerance, reuse_buffers=bool(reuse_buffers))
+            WholeTracker(self.tolerance, reuse_buffers=self.reuse_buffers)
             if k is None
-            else LeadingTracker(k, self.tolerance, reuse_buffers=bool(reuse_buffers))
+            else LeadingTracker(k, self.tolerance, reuse_buffers=self.reuse_buffers)
         )
         self.reset()
 
@@ -85,6 +87,7 @@ class SpectrumTracker:
         """Forget vectors, shapes and counts: the next update is the first."""
         self._tracker.reset()
         self._shapes: list[tuple[int, ...]] | None = None
+        self._ranks: list[int | None] = []
         self._forget_results()
 
     def _forget_results(self) -> None:
@@ -96,6 +99,9 @@ class SpectrumTracker:
         self._results: Sequence[Any] = ()
         self._leave: Leave = list
         self._returned: SVD | list[SVD] = []
+        # Of decomposed matrices: where their cores lie each time, and their lifted results.
+        self._places: dict[int, Tensor] = {}
+        self._lifted: list[SVD] | None = None
 
     @property
     def bounds(self) -> Array | list[Array] | None:
@@ -208,12 +214,14 @@ class SpectrumTracker:
         """
         return self._tracker.resolves
 
-    def update(self, A: Array | Sequence[Array]) -> SVD | list[SVD]:
+    def update(self, A: Array | Decomposed | Sequence[Array | Decomposed]) -> SVD | list[SVD]:
         """Return the thin singular value decomposition A = U diag(S) Vh, up to ``bounds``.
 
         Args:
             A: (..., m, n) as for ``svd``, a batch being so many matrices with a state each. A
-                list or tuple gives a list. Shapes stay the same from update to update.
+                list or tuple gives a list. Shapes stay the same from update to update. A
+                ``Decomposed`` is tracked through its core (``decomposed/core.py``): it is as many
+                triplets as its rank, and the rank stays the same, too.
 
         Returns:
             ``SVD(U (..., m, r), S (..., r), Vh (..., r, n))``, detached, S descending; with k the
@@ -229,38 +237,69 @@ class SpectrumTracker:
             ValueError: shapes other than at the last update, fewer than two dimensions, mixed
                 devices.
         """
-        tensors, leave = enter(A)
+        with torch.no_grad():
+            matrices = enter_matrices(A, vectors=True, check=False)
+            if self.reuse_buffers:
+                self._settle(matrices)
+        tensors = matrices.tensors
         tracker = self._tracker
         prepared = isinstance(tracker, WholeTracker) and tracker.is_prepared_for(tensors)
         if not prepared:
             checks.check_matrices(tensors)
-            self._check_shapes([tuple(x.shape) for x in tensors], not isinstance(A, (list, tuple)))
+        if not prepared or matrices.cores:
+            self._check_shapes(matrices)
         with torch.no_grad():
             results = tracker.update(tensors) if tensors else []
-        if prepared and results is self._results:
+        if prepared and results is self._results and not matrices.cores:
             # Overwritten in place: the caller's arrays are the same ones.
             return self._returned
         if self._shapes is None:
-            self._shapes = [tuple(x.shape) for x in tensors]
-        self._bounds = leave([found.bounds for found in results])
-        self._error_norms = leave([found.error_norms for found in results])
-        self._identities = leave([found.identities for found in results])
+            self._shapes, self._ranks = matrices.shapes, matrices.ranks
+        self._tell(results, matrices)
+        return self._returned
+
+    def _settle(self, matrices: Matrices) -> None:
+        """Have cores where they were at the last update, which plans expect."""
+        for i in matrices.cores:
+            place, core = self._places.get(i), matrices.tensors[i]
+            if place is not None and place.shape == core.shape and place.dtype == core.dtype:
+                matrices.tensors[i] = place.copy_(core)
+            else:
+                self._places[i] = core
+
+    def _tell(self, results: Sequence[Any], matrices: Matrices) -> None:
+        """Keep what the properties and ``update`` return, with what cores add to it."""
+        leave = matrices.leave
+        bounds = [found.bounds for found in results]
+        error_norms = [found.error_norms for found in results]
         leading = [found for found in results if isinstance(found, LeadingResult)]
+        residuals = [found.residuals for found in leading]
+        for i, core in matrices.cores.items():
+            each = core.error.unsqueeze(-1)
+            bounds[i] = bounds[i] + each
+            error_norms[i] = error_norms[i] + core.error
+            if leading:
+                # A W_v - W_u C has W_v^T W_v - I, of which singular values feel a half.
+                residuals[i] = residuals[i] + 2.0 * each
+        self._bounds, self._error_norms = leave(bounds), leave(error_norms)
+        self._identities = leave([found.identities for found in results])
         if self.k is not None:
-            self._residuals = leave([found.residuals for found in leading])
+            self._residuals = leave(residuals)
             self._frobenius_norms = leave([found.frobenius_norms for found in leading])
         self._results, self._leave = results, leave
-        self._returned = leave([found.svd for found in results])
-        return self._returned
+        out = self._lifted if self.reuse_buffers else None
+        self._lifted = matrices.lifted([found.svd for found in results], out)
+        self._returned = leave(self._lifted)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what the next update needs, for ``torch.save``.
 
-        ``shapes`` (None before the first update), and what is kept of whole spectra
-        (`WholeTracker.state_dict`) or of leading triplets (`LeadingTracker.state_dict`).
+        ``shapes`` (None before the first update), ``ranks`` (of each decomposed matrix, None for
+        others), and what is kept of whole spectra (`WholeTracker.state_dict`) or of leading
+        triplets (`LeadingTracker.state_dict`), which are those of cores.
         """
         shapes = None if self._shapes is None else list(self._shapes)
-        return {"shapes": shapes, **self._tracker.state_dict()}
+        return {"shapes": shapes, "ranks": list(self._ranks), **self._tracker.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the ``state_dict()`` of a tracker; updates then equal its own bit by bit.
@@ -278,24 +317,34 @@ class SpectrumTracker:
                 f"{sorted(expected)}"
             )
         shapes = None if state["shapes"] is None else [tuple(s) for s in state["shapes"]]
-        self._tracker.load_state_dict(state, shapes or [])
-        self._shapes = shapes
+        ranks = [None if k is None else int(k) for k in state["ranks"]]
+        of_cores = [
+            shape if k is None else (*shape[:-2], min(shape[-2], k), min(shape[-1], k))
+            for shape, k in zip(shapes or [], ranks, strict=True)
+        ]
+        self._tracker.load_state_dict(state, of_cores)
+        self._shapes, self._ranks = shapes, ranks
         self._forget_results()
 
-    def _check_shapes(self, shapes: list[tuple[int, ...]], single: bool) -> None:
+    def _check_shapes(self, matrices: Matrices) -> None:
         old = self._shapes
         if old is None:
             return
-        if len(shapes) != len(old):
+        if len(matrices.tensors) != len(old):
             raise ValueError(
-                f"A has {len(shapes)} matrices and had {len(old)} at the last update; expected the "
-                "same ones, or a call of reset() first"
+                f"A has {len(matrices.tensors)} matrices and had {len(old)} at the last update; "
+                "expected the same ones, or a call of reset() first"
             )
-        for shape, before, name in zip(
-            shapes, old, checks.names("A", len(old), single), strict=True
-        ):
-            if shape != before:
+        told = checks.names("A", len(old), matrices.single)
+        now = zip(matrices.shapes, matrices.ranks, strict=True)
+        before = zip(old, self._ranks, strict=True)
+        for new, last, name in zip(now, before, told, strict=True):
+            if new != last:
                 raise ValueError(
-                    f"{name} has shape {shape} and had {before} at the last update; expected the "
-                    "same shape, or a call of reset() first"
+                    f"{name} has shape {_described(*new)} and had {_described(*last)} at the "
+                    "last update; expected the same, or a call of reset() first"
                 )
+
+
+def _described(shape: tuple[int, ...], rank: int | None) -> str:
+    return f"{shape}" if rank is None else f"{shape} of rank {rank}"

@@ -1,0 +1,155 @@
+"""Decomposed matrices as solvers see them: small, dense, in the same place at every step.
+
+A matrix that is kept as U Sigma Vh is never formed. Solvers get its core instead, a matrix of at
+most k x k with the same singular values (`spectral_kernels.decomposed.core`), and solve it as any
+other; the vectors that come of it, times orthonormal bases of U and Vh, are those of the product.
+What is behind a solver sees vectors of the full sides and bounds that include the core's error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from python_api.matrix import Kept, Matrix
+from python_api.rows import Spectra
+from spectral_kernels.decomposed.core import Core, cores, lift
+from spectral_kernels.results import SVD, Decomposed
+
+__all__ = ["Cores"]
+
+
+class Cores:
+    """Puts cores in the place of decomposed matrices, and takes results back.
+
+    A step calls `take`, then `lift` and `widen`. Matrices that are not decomposed pass through,
+    and where none is, nothing is done.
+
+    Args:
+        matrices: those of every step, in order.
+        vectors: how many of each are lifted at most.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix], vectors: int) -> None:
+        self._matrices, self._count = matrices, vectors
+        self._members = [i for i, matrix in enumerate(matrices) if matrix.is_decomposed]
+        self._wanted = [True] * len(matrices)
+        self._places: dict[int, Tensor] = {}
+        self._cores: dict[int, Core] = {}
+        self._errors: Tensor | None = None
+        self._solved: Sequence[SVD] = ()
+        self._lifted: list[SVD] = []
+        self._parts: dict[int, SVD] = {}
+        self._narrow: Spectra | None = None
+        self._wide = Spectra([], [], [])
+
+    def take(self, read: Sequence[Kept], vectors: Sequence[bool]) -> list[Tensor]:
+        """What is to be solved: (m, n) matrices as they are, and cores in memory that stays.
+
+        Args:
+            read: all matrices, as `Matrix.read` gives them.
+            vectors: of which `lift` will be asked for vectors.
+        """
+        factors = [x for x in read if isinstance(x, Decomposed)]
+        if not factors:
+            return [x for x in read if isinstance(x, Tensor)]
+        wanted = [vectors[i] for i in self._members]
+        found = cores(factors, vectors=wanted)
+        if list(vectors) != self._wanted:
+            self._wanted, self._solved = list(vectors), ()
+        self._cores = dict(zip(self._members, found, strict=True))
+        for i, core in self._cores.items():
+            place = self._places.get(i)
+            self._places[i] = _copied(core.matrix, place)
+        self._note_errors([core.error for core in found])
+        return [self._places[i] if isinstance(x, Decomposed) else x for i, x in enumerate(read)]
+
+    def _note_errors(self, found: list[Tensor]) -> None:
+        device = found[0].device
+        if self._errors is None or self._errors.device != device:
+            self._errors = torch.zeros(len(self._matrices), dtype=torch.float64, device=device)
+            self._index = torch.tensor(self._members, device=device)
+        self._errors.index_copy_(0, self._index, torch.stack(found))
+
+    def errors(self) -> list[float]:
+        """For each matrix, a bound of the 2-norm of the differences between the singular values of
+        what was taken and its own. Waits for a GPU."""
+        return [0.0] * len(self._matrices) if self._errors is None else self._errors.tolist()
+
+    def lift(self, svds: list[SVD]) -> list[SVD]:
+        """The SVDs of the matrices, from those of what was taken.
+
+        U and Vh of at most so many columns and rows as asked for, empty where `take` was told that
+        there would be no need; S as it is. The same list comes back for the same list, with the
+        vectors in the same memory.
+        """
+        if not self._members:
+            return svds
+        if svds is not self._solved:
+            self._lifted, self._parts = list(svds), {}
+            for i, core in self._cores.items():
+                self._prepare(i, core, svds[i])
+            self._solved = svds
+        for i, part in self._parts.items():
+            lift(self._cores[i], part, out=self._lifted[i])
+        # The bases are of the size of the factors.
+        self._cores = {}
+        return self._lifted
+
+    def _prepare(self, i: int, core: Core, svd: SVD) -> None:
+        if not self._wanted[i] or not svd.Vh.numel():
+            nothing = svd.Vh.new_empty((0, 0))
+            self._lifted[i] = SVD(nothing, svd.S, nothing)
+            return
+        part = SVD(svd.U[:, : self._count], svd.S, svd.Vh[: self._count])
+        (m, n), (p, q), t = self._matrices[i].shape, core.matrix.shape[-2:], len(part.Vh)
+        # A side that is no longer than k is its own basis: its vectors are those of the core.
+        U = part.U if p == m else part.U.new_empty((t, m)).mT
+        Vh = part.Vh if q == n else part.Vh.new_empty((t, n))
+        self._parts[i], self._lifted[i] = part, SVD(U, part.S, Vh)
+
+    def widen(self, spectra: Spectra) -> Spectra:
+        """Bounds of the singular values of the matrices, from those of what was taken.
+
+        For spectra of all matrices; the same result, overwritten, for the same ones.
+        """
+        if self._errors is None:
+            return spectra
+        if spectra is not self._narrow:
+            lengths = [len(S) for S in spectra.values]
+            index = torch.arange(len(lengths), device=self._errors.device)
+            self._owner = index.repeat_interleave(torch.tensor(lengths, device=index.device))
+            self._bounds = torch.cat(spectra.bounds)
+            self._norms = torch.stack(spectra.norms)
+            self._wide = Spectra(
+                spectra.values, list(torch.split(self._bounds, lengths)), list(self._norms.unbind())
+            )
+            self._narrow = spectra
+        torch.cat(spectra.bounds, out=self._bounds)
+        torch.stack(spectra.norms, out=self._norms)
+        self._bounds += self._errors[self._owner]
+        self._norms += self._errors
+        return self._wide
+
+    def memory(self) -> dict[str, int]:
+        """Matrix -> bytes of its core and of its lifted vectors."""
+        return {self._matrices[i].name: self._bytes(i) for i in self._members}
+
+    def _bytes(self, i: int) -> int:
+        matrix = self._matrices[i]
+        (m, n), (p, q) = matrix.shape, matrix.core
+        lifted = (m if p < m else 0) + (n if q < n else 0)
+        vectors = min(self._count, matrix.rank) if self._wanted[i] else 0
+        return matrix.result_bytes * (p * q + vectors * lifted)
+
+
+def _copied(x: Tensor, place: Tensor | None) -> Tensor:
+    """``x`` in this place, or in a new one where it does not fit."""
+    fits = place is not None and (place.shape, place.dtype, place.device) == (
+        x.shape,
+        x.dtype,
+        x.device,
+    )
+    return place.copy_(x) if place is not None and fits else x.clone()

@@ -1,0 +1,179 @@
+"""A matrix inside a model: where it is, what its sides mean, and how to read it now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from spectral_kernels.numerics import result_dtype
+from spectral_kernels.results import Decomposed
+
+__all__ = ["Block", "Kept", "Matrix", "MatrixView", "shape_of"]
+
+Kept = Tensor | Decomposed
+"""How a matrix is kept: as a parameter, or as the factors of a decomposed layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows ``start:stop`` of a matrix that mean something on their own, such as one gate."""
+
+    label: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixView:
+    """One matrix inside a parameter, and how its two sides connect to other layers.
+
+    The matrix maps inputs (columns) to outputs (rows). A part of a layer, such as one group of
+    a convolution, carries which channels of the whole layer it reads and writes.
+    """
+
+    kind: str
+    """Family for group averages: linear, embedding, conv, recurrent, attention, parameter."""
+    view: Callable[[Tensor], Tensor] | None = None
+    """Parameter -> 2-D view; ``None`` where the parameter is the matrix already. Of a decomposed
+    layer there is no parameter to view, and the matrix is U Sigma Vh whatever this says."""
+    suffix: str = ""
+    """Ending of the name, such as ``[group 1]``."""
+    taps: int = 1
+    """Columns per input channel: the size of a convolution's kernel."""
+    centre: int = 0
+    """The column, among the taps of a channel, that alignment uses."""
+    first_output: int = 0
+    outputs: int | None = None
+    """Output channels of the whole layer; ``None``: this matrix has them all."""
+    first_input: int = 0
+    inputs: int | None = None
+    """Input channels of the whole layer; ``None``: this matrix has them all."""
+    is_table: bool = False
+    """Rows are looked up: what flows on lies along the columns, so Vh serves as U."""
+    blocks: tuple[Block, ...] = ()
+    output_block: str | None = None
+    """The block of rows whose part of U stands for the output (an LSTM's gate g)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A matrix under watch: its name, its shape and how to read it now."""
+
+    name: str
+    parameter: str
+    shape: tuple[int, int]
+    source: MatrixView
+    aliases: tuple[str, ...]
+    """Other names of the same parameter, where weights are tied."""
+    get: Callable[[], Kept | None] = field(repr=False, compare=False)
+    inner: int | None = None
+    """k of a matrix that is kept as U (m, k), Sigma (k, k), Vh (k, n); ``None`` of others."""
+    entry: int | None = None
+    """Which of the matrices of factors that have a leading dimension, as with groups."""
+
+    @property
+    def kind(self) -> str:
+        """Family of the matrix, see `MatrixView.kind`."""
+        return self.source.kind
+
+    @property
+    def is_decomposed(self) -> bool:
+        """Whether it is kept as three factors."""
+        return self.inner is not None
+
+    @property
+    def core(self) -> tuple[int, int]:
+        """Shape of what is solved: the matrix, or the core of its factors
+        (`spectral_kernels.decomposed.core`)."""
+        m, n = self.shape
+        return self.shape if self.inner is None else (min(m, self.inner), min(self.inner, n))
+
+    @property
+    def rank(self) -> int:
+        """How many singular values there are; all others of a product of factors are zero."""
+        return min(self.core)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameter; float32 where it is gone."""
+        one = _one_of(self.get())
+        return torch.float32 if one is None else one.dtype
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of one number of the results."""
+        return result_dtype(self.dtype).itemsize
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameter; the CPU where it is gone."""
+        one = _one_of(self.get())
+        return torch.device("cpu") if one is None else one.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix as it is kept; 0 where it is gone."""
+        m, n = self.shape
+        k = self.inner
+        count = m * n if k is None else k * (m + k + n)
+        return 0 if self.get() is None else count * self.dtype.itemsize
+
+    def read(self) -> Kept:
+        """The matrix as it is now, ``(m, n)``: a view of the live parameter, or the live factors.
+
+        Functions of this library that take a matrix take either.
+
+        Two layouts have no 2-D view, since their columns have no single stride: transposed
+        convolutions and kernels in ``channels_last``; torch copies those for the moment.
+
+        Raises:
+            ValueError: the parameter is gone or has another shape.
+        """
+        kept = self.get()
+        if kept is None:
+            raise ValueError(f"{self.name}: the parameter is gone; make a new SpectralMonitor")
+        if isinstance(kept, Decomposed):
+            return self._factors(kept)
+        matrix = kept if self.source.view is None else self.source.view(kept)
+        if matrix.shape != self.shape:
+            raise ValueError(
+                f"{self.name}: its shape was {self.shape} when the monitor was made and is "
+                f"{tuple(matrix.shape)} now; make a new SpectralMonitor"
+            )
+        return matrix
+
+    def view(self) -> Tensor:
+        """`read` of a matrix that is not decomposed.
+
+        Raises:
+            TypeError: it is.
+        """
+        matrix = self.read()
+        if isinstance(matrix, Decomposed):
+            raise TypeError(f"{self.name} is kept as factors and has no view")
+        return matrix
+
+    def _factors(self, kept: Decomposed) -> Decomposed:
+        found = kept if self.entry is None else Decomposed(*(x[self.entry] for x in kept))
+        (m, n), k = self.shape, self.inner
+        if (found.U.shape, found.Sigma.shape, found.Vh.shape) != ((m, k), (k, k), (k, n)):
+            now = ", ".join(str(tuple(x.shape)) for x in found)
+            raise ValueError(
+                f"{self.name}: its factors were ({m}, {k}), ({k}, {k}), ({k}, {n}) when the "
+                f"monitor was made and are {now} now; make a new SpectralMonitor"
+            )
+        return found
+
+
+def shape_of(kept: Kept) -> tuple[int, ...]:
+    """(m, n), of factors that of their product."""
+    if isinstance(kept, Decomposed):
+        return kept.U.shape[-2], kept.Vh.shape[-1]
+    return tuple(kept.shape)
+
+
+def _one_of(kept: Kept | None) -> Tensor | None:
+    return kept.U if isinstance(kept, Decomposed) else kept
