@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,6 @@ from python_api.decomposed.model import decompose_model
 
 # The answer has a place of its own in the paper's table of positions, though it is never fed.
 POSITIONS = SEQUENCE + 1
-PREFIX = 2  # [a, /]
 
 _ALL_BUT_POSITIONS = ["token_embedding", "blocks.*.attention.*_proj", "blocks.*.fc?", "output"]
 
@@ -47,10 +47,10 @@ class DivisionTransformer(nn.Module):
     """Tokens [a, /, b, =] (batch, 4) int64 -> logits (batch, p + 2) float32 after "=".
 
     A decoder whose blocks normalise after each residual sum; initial weights are torch's own.
-    It computes no number twice and none that the answer does not need: a position of a decoder
-    sees only what comes before it, so "a /" gives the same in all equations with the same a and
-    runs through the blocks once for each residue, and the last block makes the last position
-    alone. For p = 97:
+    It computes nothing twice and nothing that the answer does not need. A position of a decoder
+    sees only what comes before it, so "a /" is the same in all equations with that a: it runs
+    through the blocks once for each residue, as rows beside those of the batch. The last block
+    makes the last position alone. For p = 97:
 
     ================  =====================================  ========
     token embedding   99 x 128                                 12,672
@@ -64,45 +64,53 @@ class DivisionTransformer(nn.Module):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        d, p = settings.d_model, settings.p
-        self.token_embedding = nn.Embedding(p + 2, d)
+        self.p, d = settings.p, settings.d_model
+        self.token_embedding = nn.Embedding(self.p + 2, d)
         self.position_embedding = nn.Embedding(POSITIONS, d)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(d)
-        self.output = nn.Linear(d, p + 2)
-        residues = torch.arange(p)
-        prefixes = torch.stack([residues, torch.full_like(residues, p)], dim=1)
-        self.register_buffer("prefixes", prefixes, persistent=False)
-        self.register_buffer("places", torch.arange(SEQUENCE), persistent=False)
+        self.output = nn.Linear(d, self.p + 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits at the last position, the only one with a target."""
-        a, rest = tokens[:, 0], tokens[:, PREFIX:]
-        places: Tensor = self.position_embedding(self.get_buffer("places"))
-        prefix = self.token_embedding(self.get_buffer("prefixes")) + places[:PREFIX]
-        x = self.token_embedding(rest) + places[PREFIX:]
-        final = len(self.blocks) - 1
-        for i, block in enumerate(cast("list[Block]", list(self.blocks))):
-            of_prefix = block.attention.project(prefix)
-            seen = of_prefix.keys.index_select(0, a), of_prefix.values.index_select(0, a)
-            x = block(x, block.attention.project(x).after(*seen), last_only=i == final)
-            if i < final:
-                prefix = block(prefix, of_prefix)
-        logits: Tensor = self.output(self.norm(x))
+        rows = distinct_rows(tokens, self.p)
+        x = self.token_embedding(rows.tokens) + self.position_embedding(rows.places)
+        *first, last = self.blocks
+        for block in first:
+            x = block(x, rows.seen, rows.hidden)
+        logits: Tensor = self.output(self.norm(last(x, rows.seen, rows.hidden, len(tokens))))
         return logits
 
 
-class Projected(NamedTuple):
-    """Queries (batch, n, heads, width), and keys and values (batch, seen + n, heads, width)."""
+class Rows(NamedTuple):
+    """The positions that differ, n of them: their tokens and places (n,), the rows that each sees
+    (n, 4), and which of these are hidden from it since they come later, bool (n, 4).
 
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
+    First all a, then all "/" after an a, then b and at last "=" of every equation of the batch.
+    """
 
-    def after(self, keys: Tensor, values: Tensor) -> Projected:
-        """With the keys and values of the positions before."""
-        keys, values = torch.cat([keys, self.keys], 1), torch.cat([values, self.values], 1)
-        return Projected(self.queries, keys, values)
+    tokens: Tensor
+    places: Tensor
+    seen: Tensor
+    hidden: Tensor
+
+
+def distinct_rows(tokens: Tensor, p: int) -> Rows:
+    """The rows of equations [a, /, b, =] (batch, 4)."""
+    device, batch = tokens.device, len(tokens)
+    a, residues = tokens[:, 0], torch.arange(p, device=device)
+    equations = torch.arange(2 * p, 2 * p + batch, device=device)
+    # Where an equation's four positions are. Of a prefix the last two are hidden: any will do.
+    prefix = torch.stack([residues, residues + p, residues, residues], dim=1)
+    equation = torch.stack([a, a + p, equations, equations + batch], dim=1)
+    sizes = (p, p, batch, batch)
+    places = torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(sizes)])
+    return Rows(
+        tokens=torch.cat([residues, torch.full_like(residues, p), tokens[:, 2], tokens[:, 3]]),
+        places=places,
+        seen=torch.cat([prefix, prefix, equation, equation]),
+        hidden=torch.arange(SEQUENCE, device=device) > places[:, None],
+    )
 
 
 class Block(nn.Module):
@@ -117,18 +125,16 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(settings.d_mlp, d)
         self.mlp_norm = nn.LayerNorm(d)
 
-    def forward(self, x: Tensor, projected: Projected, last_only: bool = False) -> Tensor:
-        """Positions x (batch, n, d), projected, to the same; ``last_only`` gives (batch, d)."""
-        if last_only:
-            x, projected = x[:, -1], projected._replace(queries=projected.queries[:, -1:])
-        attended = self.attention(projected).view_as(x)
-        x = self.attention_norm(x + attended)
+    def forward(self, x: Tensor, seen: Tensor, hidden: Tensor, last: int | None = None) -> Tensor:
+        """Rows x (n, d) to the same, or to the ``last`` of them; see `Rows`."""
+        attended = self.attention(x, seen, hidden, last)
+        x = self.attention_norm(x[-len(attended) :] + attended)
         made: Tensor = self.mlp_norm(x + self.fc2(nn.functional.gelu(self.fc1(x))))
         return made
 
 
 class Attention(nn.Module):
-    """Causal attention with a fused input projection.
+    """Attention of each row to those that it sees, with a fused input projection.
 
     Initial values are those of ``nn.MultiheadAttention``.
     """
@@ -142,17 +148,17 @@ class Attention(nn.Module):
         nn.init.zeros_(self.in_proj.bias)
         nn.init.zeros_(self.out_proj.bias)
 
-    def project(self, x: Tensor) -> Projected:
-        """Queries, keys and values of positions x (batch, n, d)."""
-        batch, n, d = x.shape
-        parts = self.in_proj(x).view(batch, n, 3, self.num_heads, d // self.num_heads)
-        return Projected(*parts.unbind(dim=2))
-
-    def forward(self, projected: Projected) -> Tensor:
-        """What the positions with queries, the last ones, gather: (batch, n, d)."""
-        query, key, value = (part.transpose(1, 2) for part in projected)
-        n, length = query.shape[2], key.shape[2]
-        sees = torch.ones(n, length, dtype=torch.bool, device=key.device).tril(length - n)
-        gathered = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=sees)
-        made: Tensor = self.out_proj(gathered.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, seen: Tensor, hidden: Tensor, last: int | None) -> Tensor:
+        """What the rows x (n, d), or the ``last`` of them, gather."""
+        d, heads = x.shape[1], self.num_heads
+        projected = self.in_proj(x)
+        if last is not None:
+            seen, hidden = seen[-last:], hidden[-last:]
+        n, length = seen.shape
+        query = projected[-n:, :d].view(n, 1, heads, d // heads)
+        found = projected[:, d:].index_select(0, seen.flatten())
+        key, value = found.view(n, length, 2, heads, d // heads).unbind(2)
+        scores = (query * key).sum(-1) / math.sqrt(d // heads)
+        shares = scores.masked_fill(hidden[..., None], -math.inf).softmax(dim=1)
+        made: Tensor = self.out_proj((shares[..., None] * value).sum(dim=1).view(n, d))
         return made

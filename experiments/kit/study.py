@@ -22,7 +22,7 @@ from experiments.kit.claims import Claim, json_value
 from experiments.kit.figures import Figures
 from experiments.kit.history import read_history
 from experiments.kit.options import Options
-from experiments.kit.run_folder import SUMMARY, is_finished, run_folder, write_json
+from experiments.kit.run_folder import SUMMARY, is_finished, run_folder, with_data, write_json
 from experiments.kit.table import format_table
 
 ROOT = Path(__file__).parents[2]
@@ -50,8 +50,7 @@ class Study:
     @property
     def folder(self) -> Path:
         """Where the study's own files go."""
-        data = "" if self.data is None else f"+data={self.data.resolve().name}"
-        return self.out / self.name / f"study-{self.preset}{data}"
+        return self.out / self.name / with_data(f"study-{self.preset}", self.data)
 
     def argv(self, arm: Arm, seed: int) -> list[str]:
         """The options of one run."""

@@ -168,17 +168,18 @@ class DecomposedMultiheadAttention(nn.Module):
         """
         if is_causal and attn_mask is None:
             raise ValueError("is_causal is given without attn_mask; expected the causal mask too")
-        check_inputs(query, key, value)
+        check_inputs(query, key, value, self.batch_first)
         one_source, one_memory = query is key and key is value, key is value
         batched = query.dim() == 3
         if not batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
             if key_padding_mask is not None:
                 key_padding_mask = key_padding_mask.unsqueeze(0)
-        elif not self.batch_first:
-            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        projected = self._project(query, key, value, one_source, one_memory)
-        q, k, v, extra = self._heads(*projected)
+        q, k, v = self._project(query, key, value, one_source, one_memory)
+        # After the products, which would have to copy a transposed input.
+        if batched and not self.batch_first:
+            q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+        q, k, v, extra = self._heads(q, k, v)
         masks = Masks(attn_mask, key_padding_mask, is_causal)
         dropout = self.dropout if self.training else 0.0
         weights = None
@@ -187,15 +188,17 @@ class DecomposedMultiheadAttention(nn.Module):
             weights = weights.mean(dim=1) if average_attn_weights else weights
         else:
             y = attend(q, k, v, masks, extra, dropout)
-        y = self.out_proj(y.transpose(1, 2).flatten(2))
         if not batched:
-            return y.squeeze(0), weights if weights is None else weights.squeeze(0)
-        return (y if self.batch_first else y.transpose(0, 1)), weights
+            y = self.out_proj(y[0].transpose(0, 1).flatten(1))
+            return y, weights if weights is None else weights[0]
+        # In the caller's order, so that the result is contiguous.
+        y = y.transpose(1, 2) if self.batch_first else y.permute(2, 0, 1, 3)
+        return self.out_proj(y.flatten(2)), weights
 
     def _project(
         self, query: Tensor, key: Tensor, value: Tensor, one_source: bool, one_memory: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, each (N, length, d), in as few products as can be."""
+        """Return queries, keys and values, each (..., d), in as few products as can be."""
         if not self._qkv_same_embed_dim:
             return self.q_proj(query), self.k_proj(key), self.v_proj(value)
         d = self.embed_dim
@@ -210,7 +213,7 @@ class DecomposedMultiheadAttention(nn.Module):
         return q, k, _outputs(self.in_proj, value, 2 * d, 3 * d)
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Return (N, heads, length, d / heads) each, and how many keys have been appended."""
+        """Return (N, heads, length, d / heads) for (N, length, d), and how many keys were added."""
         extra = 0
         if self.bias_k is not None and self.bias_v is not None:
             k, v = (
@@ -248,8 +251,11 @@ class DecomposedMultiheadAttention(nn.Module):
         return self.to_attention()
 
     def extra_repr(self) -> str:
-        """Return the sizes and what differs from the defaults."""
-        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
+        """Return the sizes, the dropout and the order of dimensions."""
+        return (
+            f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, dropout={self.dropout}, "
+            f"batch_first={self.batch_first}"
+        )
 
 
 def _outputs(projection: nn.Module, x: Tensor, start: int, stop: int) -> Tensor:

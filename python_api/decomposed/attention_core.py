@@ -56,16 +56,18 @@ def attend_with_weights(
     return weights @ v, weights
 
 
-def check_inputs(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Raise ValueError unless the three are dense, all with or all without a batch."""
+def check_inputs(query: Tensor, key: Tensor, value: Tensor, batch_first: bool) -> None:
+    """Raise ValueError unless the three are dense and of sizes that belong together."""
     if query.is_nested or key.is_nested or value.is_nested:
         raise ValueError("query, key or value is a nested tensor; expected dense ones with masks")
-    shapes = [tuple(x.shape) for x in (query, key, value)]
+    batch = 0 if batch_first else 1
     fits = query.dim() in (2, 3) and key.dim() == value.dim() == query.dim()
-    if not fits or key.shape[:-1] != value.shape[:-1]:
+    fits = fits and key.shape[:-1] == value.shape[:-1]
+    if not fits or (query.dim() == 3 and query.shape[batch] != key.shape[batch]):
+        forms = ["(N, L, d), (N, S, kdim), (N, S, vdim)", "(L, N, d), (S, N, kdim), (S, N, vdim)"]
         raise ValueError(
-            f"query is {shapes[0]}, key {shapes[1]}, value {shapes[2]}; expected (L, N, d), "
-            "(S, N, kdim), (S, N, vdim), or (N, L, d) and so on with batch_first, or no N in any"
+            f"query is {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}; "
+            f"expected {forms[batch]} with batch_first={batch_first}, or all without N"
         )
 
 

@@ -19,6 +19,7 @@ from python_api.decomposed.tied import (
     set_shared_factors,
     ties,
 )
+from spectral_kernels.decomposed.spectra import usv_svd
 from spectral_kernels.results import SVD
 
 __all__ = ["compress_model"]
@@ -173,11 +174,9 @@ def _fit(
 
 def _spectrum(tie: Tie) -> SVD:
     """The k triplets of U Sigma Vh, from the factors alone."""
-    U, Sigma, Vh = (factor.detach().double() for factor in next(iter(tie.values())).factors())
-    left, upper = torch.linalg.qr(U)
-    right, lower = torch.linalg.qr(Vh.mT)
-    u, S, vh = torch.linalg.svd(upper @ Sigma @ lower.mT, full_matrices=False)
-    return SVD(left @ u, S, vh @ right.mT)
+    found = usv_svd(*(factor.detach() for factor in next(iter(tie.values())).factors()))
+    assert isinstance(found, SVD)
+    return found
 
 
 def _cut(tie: Tie, svd: SVD, k: int) -> None:

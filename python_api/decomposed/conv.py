@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from python_api.decomposed.layer import DecomposedLayer, check_source, uninitialised
 from python_api.decomposed.ranks import Rank
+from spectral_kernels.numerics import autocast_off
 
 __all__ = ["DecomposedConv", "DecomposedConv1d", "DecomposedConv2d", "DecomposedConv3d"]
 
@@ -125,8 +126,9 @@ class DecomposedConv(DecomposedLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution: (batch, c_in, *sizes) or (c_in, *sizes) to c_out channels."""
         m, n = self.shape
-        # Sigma goes to the side with fewer entries.
-        U, Vh = (self._left(), self.Vh) if m <= n else (self.U, self.Sigma @ self.Vh)
+        # Sigma goes to the side with fewer entries; the convolutions cast, not this product.
+        with autocast_off(self.U.device.type):
+            U, Vh = (self.U @ self.Sigma, self.Vh) if m <= n else (self.U, self.Sigma @ self.Vh)
         padding: tuple[int, ...] | str | int = self.padding
         if self.padding_mode != "zeros":
             x = functional.pad(x, self._both_ends, mode=self.padding_mode)

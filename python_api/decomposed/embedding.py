@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from python_api.decomposed.layer import DecomposedLayer, check_source, uninitialised
 from python_api.decomposed.ranks import Rank
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.numerics import autocast_off, result_dtype
 
 __all__ = ["DecomposedEmbedding"]
 
@@ -84,10 +84,8 @@ class DecomposedEmbedding(DecomposedLayer):
 
         That dtype under autocast too, as ``nn.Embedding``.
         """
-        if torch.is_autocast_enabled(ids.device.type):
-            with torch.autocast(ids.device.type, enabled=False):
-                return self._rows(ids)
-        return self._rows(ids)
+        with autocast_off(ids.device.type):
+            return self._rows(ids)
 
     def _rows(self, ids: Tensor) -> Tensor:
         dtype = result_dtype(self.U.dtype)

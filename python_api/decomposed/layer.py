@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from python_api.decomposed.ranks import Rank, resolve_rank
 from spectral_kernels.decomposed.op import decompose, recompose
+from spectral_kernels.numerics import autocast_off
 from spectral_kernels.results import Decomposed
 
 __all__ = ["DecomposedLayer"]
@@ -55,7 +56,9 @@ class DecomposedLayer(nn.Module):
 
         For code that asks a layer for its weight; formed anew each time.
         """
-        matrix = recompose(*self.factors())
+        # It has the precision of a parameter, whatever autocast does with products.
+        with autocast_off(self.U.device.type):
+            matrix = recompose(*self.factors())
         assert isinstance(matrix, Tensor)
         return matrix.to(self.U.dtype).reshape(self._weight_shape())
 
@@ -114,7 +117,8 @@ class DecomposedLayer(nn.Module):
 
     def _left(self) -> Tensor:
         """Return U Sigma, the weight of the second of two thin layers."""
-        return self.U @ self.Sigma
+        with autocast_off(self.U.device.type):
+            return self.U @ self.Sigma
 
     def _decompose(self, matrix: Tensor, rank: Rank, like: Tensor) -> None:
         """Take the factors of ``matrix``, (m, n) or (groups, m, n), to train as ``like`` does."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from python_api.decomposed.layer import DecomposedLayer, check_source, uninitialised
 from python_api.decomposed.ranks import Rank
 from spectral_kernels.contracts import operator
+from spectral_kernels.numerics import autocast_dtype
 
 __all__ = ["DecomposedLinear"]
 
@@ -74,7 +75,12 @@ class DecomposedLinear(DecomposedLayer):
         self._set_bias(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x (U Sigma Vh)^T + bias: (..., in_features) to (..., out_features)."""
+        """Return x (U Sigma Vh)^T + bias: (..., in_features) to (..., out_features).
+
+        Raises:
+            ValueError: x of another last size, or of another dtype than the factors (with
+                ``torch.autocast``, after its casts).
+        """
         U = self.U
         if x.dtype != U.dtype or x.shape[-1:] != (self.in_features,) or x.dim() < 2:
             return self._unusual(x)
@@ -83,23 +89,29 @@ class DecomposedLinear(DecomposedLayer):
 
     def _unusual(self, x: Tensor) -> Tensor:
         """Run a single vector, or another dtype under autocast; refuse what cannot run."""
-        self._check(x)
-        rows = x if x.dim() > 1 else x.unsqueeze(0)
-        y: Tensor = _usv_matmul(rows, self.U, self.Sigma, self.Vh, self.bias)
-        return y.reshape(*x.shape[:-1], self.out_features)
-
-    def _check(self, x: Tensor) -> None:
-        if x.shape[-1:] != (self.in_features,):
-            raise ValueError(f"x is {tuple(x.shape)}; expected (..., {self.in_features})")
-        if x.dtype != self.U.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise ValueError(f"x is {x.dtype}; expected {self.U.dtype}, as the factors are")
+        return self._checked(x, self.U, self.bias)
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Return outputs ``start`` to ``stop`` of ``forward`` alone, (..., stop - start)."""
+        """Return the outputs ``start`` to ``stop - 1`` of ``forward`` alone.
+
+        Raises:
+            ValueError: not 0 <= start < stop <= out_features; what ``forward`` refuses.
+        """
+        if not 0 <= start < stop <= self.out_features:
+            raise ValueError(
+                f"start is {start}, stop {stop}; expected 0 <= start < stop <= {self.out_features}"
+            )
         bias = None if self.bias is None else self.bias[start:stop]
-        self._check(x)
-        y: Tensor = _usv_matmul(x, self.U[start:stop], self.Sigma, self.Vh, bias)
-        return y
+        return self._checked(x, self.U[start:stop], bias)
+
+    def _checked(self, x: Tensor, U: Tensor, bias: Tensor | None) -> Tensor:
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"x is {tuple(x.shape)}; expected (..., {self.in_features})")
+        if autocast_dtype(x) != autocast_dtype(U):
+            raise ValueError(f"x is {x.dtype}; expected {U.dtype}, as the factors are")
+        rows = x if x.dim() > 1 else x.unsqueeze(0)
+        y: Tensor = _usv_matmul(rows, U, self.Sigma, self.Vh, bias)
+        return y.reshape(*x.shape[:-1], U.shape[0])
 
     def to_linear(self) -> nn.Linear:
         """Return the ``nn.Linear`` with the weight U Sigma Vh (eq. 4), detached."""

@@ -1,0 +1,76 @@
+"""Small models whose layers are decomposed in tests."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Linear layers ``0``, ``2``, ``4``, ... with ReLU between them."""
+    layers: list[nn.Module] = []
+    for n, m in itertools.pairwise(sizes):
+        layers += [nn.Linear(n, m), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class LanguageModel(nn.Module):
+    """Token embedding, one hidden layer, and an output layer with the embedding's weight."""
+
+    def __init__(self, tokens: int = 30, width: int = 12) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(tokens, width)
+        self.hidden = nn.Linear(width, width)
+        self.head = nn.Linear(width, tokens)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Scores of the next token, (..., tokens)."""
+        y: Tensor = self.head(torch.tanh(self.hidden(self.embed(ids))))
+        return y
+
+
+class Mixed(nn.Module):
+    """A convolution, an attention, linear layers at two depths, and what has no decomposed form."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, width, 3, padding=1)
+        self.attn = nn.MultiheadAttention(width, 4, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList([mlp(width, 24, width) for _ in range(2)])
+        self.by_name = nn.ModuleDict({"head": nn.Linear(width, 5)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 4, length) to (batch, length, 5)."""
+        h = self.conv(x).mT
+        h = self.norm(h + self.attn(h, h, h)[0])
+        for block in self.blocks:
+            h = h + block(h)
+        y: Tensor = self.by_name["head"](h)
+        return y
+
+
+def count(model: nn.Module) -> int:
+    """Parameters of a model, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def types(model: nn.Module) -> dict[str, str]:
+    """Name -> type of all modules."""
+    return {name: type(module).__name__ for name, module in model.named_modules()}
+
+
+def state(model: nn.Module) -> dict[str, Any]:
+    """A copy of all values, to see that nothing changed."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def error(a: Tensor, b: Tensor) -> float:
+    """Largest difference relative to the largest entry of ``b``; absolute where ``b`` is zero."""
+    a, b = a.detach(), b.detach()
+    scale = float(b.abs().max()) or 1.0
+    return float((a - b).abs().max()) / scale
