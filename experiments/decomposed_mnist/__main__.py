@@ -1,0 +1,59 @@
+"""``python -m experiments.decomposed_mnist``: one run; `study` compares many."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.decomposed_mnist.presets import NEED_MNIST, PRESETS, Settings
+from experiments.decomposed_mnist.train import train
+from experiments.kit.command import exit_status
+from experiments.kit.history import print_run, write_summary
+from experiments.kit.options import Options, parse_options
+from experiments.kit.run_folder import is_finished, open_run_folder
+
+NAME = "decomposed_mnist"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the process's exit status."""
+    options = parse(argv)
+    return exit_status(NAME, lambda: run(options))
+
+
+def parse(argv: Sequence[str] | None) -> Options[Settings]:
+    """The options of this experiment."""
+    return parse_options(
+        PRESETS,
+        prog=f"python -m experiments.{NAME}",
+        description="Train a three-layer ReLU network on handwritten digits, with layers kept as "
+        "U Sigma Vh: scikit-learn's digits, or MNIST from the folder of --data.",
+        default_preset="cpu",
+        argv=argv,
+    )
+
+
+def run(options: Options[Settings]) -> Path:
+    """One run, or what is left of it; prints its results and returns its folder."""
+    check_data(options.preset, options.data)
+    folder = open_run_folder(NAME, options)
+    if is_finished(folder):
+        print(f"{folder} is finished; --again or --fresh trains it again\n")
+    else:
+        write_summary(NAME, options, folder, train(options, folder))
+    print_run(folder)
+    return folder
+
+
+def check_data(preset: str, data: Path | None) -> None:
+    """Refuse a preset that means MNIST without a folder of it."""
+    if preset in NEED_MNIST and data is None:
+        raise ValueError(
+            f"preset {preset} trains on MNIST; expected --data with the folder of its files "
+            "(train-images-idx3-ubyte and so on, or t10k-* alone, plain or gzipped)"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
