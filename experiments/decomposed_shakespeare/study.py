@@ -16,10 +16,9 @@ from experiments.decomposed_shakespeare.__main__ import NAME, parse
 from experiments.decomposed_shakespeare.claims import FRACTIONS, arm, check_claims
 from experiments.decomposed_shakespeare.presets import GROUPS, PRESETS
 from experiments.kit.arms import Arm, Outcome
-from experiments.kit.command import exit_status
 from experiments.kit.figures import Figures, accuracy_figure, stable_rank_figure
 from experiments.kit.rank_table import rank_table_figure
-from experiments.kit.study import Study, run_study, study_parser
+from experiments.kit.study_command import study_command
 
 RANKS = (0.125, 0.25, 0.5, 0.75, 1.0)
 SEEDS = {"cpu": 1, "paper": 3}
@@ -27,32 +26,17 @@ SEEDS = {"cpu": 1, "paper": 3}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the process's exit status."""
-    parser = study_parser(NAME, __doc__ or "", list(PRESETS))
-    parser.add_argument(
-        "--arms",
-        choices=["claims", "all"],
-        default="claims",
-        help="all layers together, which decide the claims, or every group (default: claims)",
-    )
-    chosen = parser.parse_args(argv)
-    study = Study(
+    return study_command(
+        argv,
         name=NAME,
+        description=__doc__ or "",
+        presets=PRESETS,
         parse=parse,
-        preset=chosen.preset,
-        arms=arms_of(chosen.arms),
-        seeds=range(SEEDS[chosen.preset] if chosen.seeds is None else chosen.seeds),
-        out=chosen.out,
-        data=chosen.data,
-        device=chosen.device,
-        jobs=chosen.jobs,
+        seeds=SEEDS,
+        arms=arms_of,
+        claims=check_claims,
+        figures=figures_of,
     )
-    settings = PRESETS[chosen.preset]
-    status: list[int] = []
-
-    def work() -> None:
-        status.append(run_study(study, lambda found: check_claims(settings, found), figures_of))
-
-    return exit_status(NAME, work) or status[0]
 
 
 def arms_of(which: str) -> list[Arm]:
