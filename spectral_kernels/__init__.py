@@ -47,7 +47,9 @@ from spectral_kernels.svd.op import svd, svdvals
 from spectral_kernels.tracking.op import SpectrumTracker
 
 if TYPE_CHECKING:
+    from python_api.decomposed.attention import DecomposedMultiheadAttention
     from python_api.decomposed.compression import compress_model
+    from python_api.decomposed.conv import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d
     from python_api.decomposed.drift import decomposition_drift
     from python_api.decomposed.embedding import DecomposedEmbedding
     from python_api.decomposed.groups import parameter_groups
@@ -63,25 +65,33 @@ __version__ = "0.1.0"
 
 # Name -> module of python_api that has it (PEP 562).
 _TRAINING_SIDE = {
-    "recompose_model": "python_api.decomposed.recomposition",
-    "parameter_groups": "python_api.decomposed.groups",
-    "decomposition_drift": "python_api.decomposed.drift",
-    "compress_model": "python_api.decomposed.compression",
+    "DecomposedConv1d": "python_api.decomposed.conv",
+    "DecomposedConv2d": "python_api.decomposed.conv",
+    "DecomposedConv3d": "python_api.decomposed.conv",
     "DecomposedEmbedding": "python_api.decomposed.embedding",
     "DecomposedLayer": "python_api.decomposed.layer",
     "DecomposedLinear": "python_api.decomposed.linear",
+    "DecomposedMultiheadAttention": "python_api.decomposed.attention",
     "Recorder": "python_api.recorder",
     "SpectralFrame": "python_api.frame",
     "SpectralMonitor": "python_api.monitor",
+    "compress_model": "python_api.decomposed.compression",
     "decompose_model": "python_api.decomposed.model",
+    "decomposition_drift": "python_api.decomposed.drift",
+    "parameter_groups": "python_api.decomposed.groups",
+    "recompose_model": "python_api.decomposed.recomposition",
 }
 
 __all__ = [
     "SVD",
     "Decomposed",
+    "DecomposedConv1d",
+    "DecomposedConv2d",
+    "DecomposedConv3d",
     "DecomposedEmbedding",
     "DecomposedLayer",
     "DecomposedLinear",
+    "DecomposedMultiheadAttention",
     "Recorder",
     "SpectralFrame",
     "SpectralMonitor",

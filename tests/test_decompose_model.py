@@ -296,6 +296,11 @@ REFUSED: list[tuple[Callable[[], nn.Module], dict[str, Any], str]] = [
     ),
     (lambda: nn.Sequential(spectral_norm_by_hooks(nn.Linear(3, 3))), {"*": 2}, "0: .*has hooks"),
     (lambda: prune.identity(nn.Linear(3, 3), "weight"), {"*": 2}, r"\(Linear\): .*has hooks"),
+    (
+        lambda: nn.Sequential(torch.ao.nn.quantized.dynamic.Linear(3, 3)),
+        {"0": 2},
+        r"0 is a torch.ao.nn.quantized.dynamic\S*.Linear, which has no decomposed form",
+    ),
     (lambda: nn.DataParallel(mlp(3, 3)), {"*": 2}, "wrapped in DataParallel"),
     (lambda: torch.compile(mlp(3, 3)), {"*": 2}, "wrapped in OptimizedModule"),
     (lambda: nn.Sequential(torch.jit.script(nn.Linear(3, 3))), {"*": 2}, "wrapped in ScriptModule"),

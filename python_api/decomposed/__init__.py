@@ -1,6 +1,8 @@
 """Layers that train their weights as U Sigma Vh, and what changes a model to them and back."""
 
+from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.decomposed.compression import compress_model
+from python_api.decomposed.conv import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d
 from python_api.decomposed.drift import Drift, Drifts, decomposition_drift
 from python_api.decomposed.embedding import DecomposedEmbedding
 from python_api.decomposed.groups import parameter_groups
@@ -11,9 +13,13 @@ from python_api.decomposed.ranks import Rank, resolve_rank
 from python_api.decomposed.recomposition import recompose_model
 
 __all__ = [
+    "DecomposedConv1d",
+    "DecomposedConv2d",
+    "DecomposedConv3d",
     "DecomposedEmbedding",
     "DecomposedLayer",
     "DecomposedLinear",
+    "DecomposedMultiheadAttention",
     "Drift",
     "Drifts",
     "Rank",
