@@ -16,7 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from experiments.decomposed_mnist.__main__ import NAME, parse
-from experiments.decomposed_mnist.decay import decay_arms, decay_claims, decay_figures
+from experiments.decomposed_mnist.decay import decay_arms, decay_claims
+from experiments.decomposed_mnist.decay_figures import decay_figures
 from experiments.decomposed_mnist.grokking import grokking_arms, grokking_claims, grokking_figures
 from experiments.decomposed_mnist.presets import PRESETS, Settings
 from experiments.kit.arms import Arm, Outcome
