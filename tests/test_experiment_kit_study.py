@@ -190,6 +190,44 @@ def test_a_recorded_update_gives_the_numbers_of_an_eager_one():
         assert torch.equal(a, b)
 
 
+class Accelerator(LateStreams):
+    """Streams of a device that torch's optimizers take to be capturing while work is recorded."""
+
+    type = "cuda"
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__()
+        self.optimizer: Any = optimizer
+        self.capturing = False
+
+    def is_capturing(self) -> bool:
+        return self.capturing
+
+    def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
+        self.capturing = True
+        self.optimizer._accelerator_graph_capture_health_check()
+        self.capturing = False
+        return super().recorded(work)
+
+
+@pytest.mark.filterwarnings("error")
+def test_optimizers_take_no_offence_at_being_recorded(monkeypatch):
+    task = toy()
+    for _ in range(2):
+        # The second time as after a resume, from a state that was recorded.
+        device = Accelerator(task.optimizer)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.accelerator, "current_accelerator", lambda d=device, **_: d)
+            patch.setattr(torch.accelerator, "current_stream", lambda d=device: d)
+            updates_of(task, device).run(0, EAGER_STEPS + 1)
+            task.optimizer.param_groups[0]["capturable"] = False
+            device.capturing = True
+            with pytest.raises(RuntimeError, match="capturable is False"):
+                task.optimizer.step()
+            task.optimizer.param_groups[0]["capturable"] = True
+        assert device.log.count("record") == 1
+
+
 def test_updates_are_those_of_an_ordinary_loop():
     task, plain = toy(), toy()
     rng = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""``python -m experiments.decomposed_division``: one run; `study` compares many."""
+"""``python -m experiments.decomposed_division``: one run; ``.study`` compares many."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.decomposed_division.presets import PRESETS, Settings
-from experiments.decomposed_division.train import train
+from experiments.decomposed_division.train import make_task
 from experiments.kit.command import exit_status
-from experiments.kit.history import print_run, write_summary
 from experiments.kit.options import Options, parse_options
-from experiments.kit.run_folder import is_finished, open_run_folder
+from experiments.kit.supervised import run_supervised
 
 NAME = "decomposed_division"
 
@@ -34,14 +33,8 @@ def parse(argv: Sequence[str] | None) -> Options[Settings]:
 
 
 def run(options: Options[Settings]) -> Path:
-    """One run, or what is left of it; prints its results and returns its folder."""
-    folder = open_run_folder(NAME, options)
-    if is_finished(folder):
-        print(f"{folder} is finished; --again or --fresh trains it again\n")
-    else:
-        write_summary(NAME, options, folder, train(options, folder))
-    print_run(folder)
-    return folder
+    """One run, or what is left of it; prints how it went and returns its folder."""
+    return run_supervised(NAME, options, make_task)
 
 
 if __name__ == "__main__":

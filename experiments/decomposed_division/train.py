@@ -1,8 +1,6 @@
-"""Train the decoder on division, measured at steps evenly spaced in log steps."""
+"""What is trained and measured: the quotient of batches of equations."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,60 +9,48 @@ from experiments.decomposed_division.data import Split, division_split
 from experiments.decomposed_division.model import make_model
 from experiments.decomposed_division.presets import Settings
 from experiments.kit.batches import Batches
-from experiments.kit.checkpoint import seed_everything
 from experiments.kit.options import Options
-from experiments.kit.scores import scores
-from experiments.kit.training import Task, Training
-from experiments.kit.training import train as train_task
+from experiments.kit.supervised import train_and_test
+from experiments.kit.training import Task
+from python_api.decomposed.groups import parameter_groups
+
+# Equations that go through the model at a time when it is measured: what a core's caches hold, or
+# all of them where it is launches that take the time.
+CHUNK = {"cpu": 1024, "cuda": 16_384}
 
 
-def train(options: Options[Settings], folder: Path) -> Training:
-    """Train until the settings' end, from the folder's checkpoint where there is one."""
-    settings = options.settings
-    seed_everything(options.seed)
-    split = division_split(settings.p, settings.train_fraction, options.seed, options.device)
-    task = make_task(make_model(settings).to(options.device), settings, split, options.seed)
-    title = f"division mod {settings.p}, {settings.decompose}"
-    return train_task(task, settings, folder, options.device, title=title)
-
-
-def make_task(model: nn.Module, settings: Settings, split: Split, seed: int) -> Task:
-    """What is trained: batches of the training equations, cross-entropy of the quotient."""
-
-    def loss(indices: Tensor) -> Tensor:
-        logits = model(split.train_tokens.index_select(0, indices))
-        return nn.functional.cross_entropy(logits, split.train_quotients.index_select(0, indices))
-
-    def evaluate() -> dict[str, Tensor]:
-        shown = settings.train_measured
-        train_loss, train_accuracy = scores(
-            model, split.train_tokens[:shown], split.train_quotients[:shown]
-        )
-        test_loss, test_accuracy = scores(model, split.test_tokens, split.test_quotients)
-        return {
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "test_loss": test_loss,
-            "test_accuracy": test_accuracy,
-        }
-
+def make_task(options: Options[Settings]) -> Task:
+    """The network, its optimizer and its data, from the generators as they are."""
+    settings, device = options.settings, options.device
+    split = division_split(settings.p, settings.train_fraction, options.seed, device)
+    model = make_model(settings).to(device)
+    shown = settings.train_measured
+    measured = (
+        (split.train_tokens[:shown], split.train_quotients[:shown]),
+        (split.test_tokens, split.test_quotients),
+    )
     return Task(
         model=model,
         optimizer=make_optimizer(model, settings),
-        loss=loss,
-        evaluate=evaluate,
-        batches=Batches(len(split.train_tokens), settings.batch_size, seed),
+        loss=lambda indices: quotient_loss(model, split, indices),
+        evaluate=lambda: train_and_test(model, *measured, chunk=CHUNK[device.type]),
+        batches=Batches(len(split.train_tokens), settings.batch_size, options.seed),
         rate=lambda step: warmed_up(settings, step),
     )
 
 
+def quotient_loss(model: nn.Module, split: Split, indices: Tensor) -> Tensor:
+    """Mean cross-entropy of training equations (batch,), at the last position."""
+    logits = model(split.train_tokens.index_select(0, indices))
+    return nn.functional.cross_entropy(logits, split.train_quotients.index_select(0, indices))
+
+
 def make_optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """AdamW as in section 4."""
+    """AdamW as in section 4; whatever decay there is spares the factors."""
     return torch.optim.AdamW(
-        model.parameters(),
+        parameter_groups(model, settings.weight_decay),
         lr=settings.learning_rate,
         betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
         # One kernel for all parameters, which reads its learning rate from a tensor.
         fused=True,
     )

@@ -18,7 +18,6 @@ from experiments.kit.run_folder import SUMMARY, write_json
 from experiments.kit.settings import TrainingSettings
 from experiments.kit.training import Training, parameter_count
 from python_api.frame import Array
-from python_api.recorder import METRICS_FILE
 from python_api.run import load_run
 
 _OF_THE_MONITOR = ("overhead", "every", "not_finite")
@@ -101,19 +100,3 @@ def read_history(folder: Path) -> History:
         stable_ranks={name: stable[name] / side for name, side in sides.items()},
         summary=summary,
     )
-
-
-def print_run(folder: Path) -> None:
-    """Print how a finished run went, and where everything is."""
-    summary = json.loads((folder / SUMMARY).read_text())
-    gap = summary["gap_closed_at_step"]
-    final = summary["final"]
-    print(
-        f"{summary['steps']} steps in {summary['seconds']:.0f} s "
-        f"({summary['ms_per_step']:.1f} ms a step), {summary['parameters']:,} parameters. "
-        + ("Gap not closed" if gap is None else f"Gap closed at step {gap}")
-        + f"; training accuracy {final['train_accuracy']:.4f}, test {final['test_accuracy']:.4f}, "
-        f"at best {summary['best_test_accuracy']:.4f}."
-    )
-    print(f"\nsummary  {(folder / SUMMARY).as_posix()}")
-    print(f'metrics  pandas.read_json("{(folder / METRICS_FILE).as_posix()}", lines=True)')

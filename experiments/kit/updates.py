@@ -52,6 +52,7 @@ class Updates:
         self._rate = torch.zeros((), device=device)
         for group in optimizer.param_groups:
             group["lr"] = self._rate
+        self._set_capturable(False)
         self._loaded: int | None = None
         self._streams = streams or _streams_of(device)
         self._records = streams is not None or device.type == "cuda"
@@ -87,8 +88,18 @@ class Updates:
             self._eager_left -= 1
             self._aside()
         else:
+            self._set_capturable(True)
             self._replay = self._streams.recorded(self.one)
             self._replay()
+
+    def _set_capturable(self, capturable: bool) -> None:
+        """Adam and its kin refuse to be captured without this, and with it warn of eager steps.
+
+        It changes nothing in a fused step.
+        """
+        for group in self._optimizer.param_groups:
+            if "capturable" in group:
+                group["capturable"] = capturable
 
     def _aside(self) -> None:
         before = self._streams.mark()
