@@ -17,7 +17,7 @@ from experiments.decomposed_mnist import __main__ as command
 from experiments.decomposed_mnist import data, decay, grokking, study
 from experiments.decomposed_mnist.model import GROUPS, make_model
 from experiments.decomposed_mnist.presets import PRESETS, Settings
-from experiments.decomposed_mnist.train import make_optimizer, one_hot_error
+from experiments.decomposed_mnist.task import make_optimizer, one_hot_error
 from experiments.kit.arms import Arm, Outcome
 from experiments.kit.checkpoint import seed_everything
 from experiments.kit.datasets import ImageSplit

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.decomposed_mnist.presets import NEED_MNIST, PRESETS, Settings
-from experiments.decomposed_mnist.train import train
+from experiments.decomposed_mnist.task import make_task
 from experiments.kit.command import exit_status
-from experiments.kit.history import print_run, write_summary
 from experiments.kit.options import Options, parse_options
-from experiments.kit.run_folder import is_finished, open_run_folder
+from experiments.kit.supervised import run_supervised
 
 NAME = "decomposed_mnist"
 
@@ -37,13 +36,7 @@ def parse(argv: Sequence[str] | None) -> Options[Settings]:
 def run(options: Options[Settings]) -> Path:
     """One run, or what is left of it; prints its results and returns its folder."""
     check_data(options.preset, options.data)
-    folder = open_run_folder(NAME, options)
-    if is_finished(folder):
-        print(f"{folder} is finished; --again or --fresh trains it again\n")
-    else:
-        write_summary(NAME, options, folder, train(options, folder))
-    print_run(folder)
-    return folder
+    return run_supervised(NAME, options, make_task)
 
 
 def check_data(preset: str, data: Path | None) -> None:

@@ -29,7 +29,7 @@ class Settings(TrainingSettings):
     )
     optimizer: Literal["sgd", "adamw"] = option("sgd", "sgd has coupled weight decay")
     momentum: float = option(0.9, "of sgd")
-    weight_decay: float = option(0.0, "weight decay, of the paper's on all parameters")
+    weight_decay: float = option(0.0, "on all parameters, biases too, as in the paper")
     decay_factors: bool = option(True, "decay U, Sigma and Vh too, as the paper does")
 
     def __post_init__(self) -> None:
