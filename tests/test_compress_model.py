@@ -234,6 +234,19 @@ def test_refusals_say_why_and_change_nothing(options: dict[str, Any], message: s
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_hooks_of_layers_stay_and_those_of_factors_are_refused() -> None:
+    model, calls = sk.decompose_model(mlp(4, 4, 4), {"*": 3}), []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    sk.compress_model(model, rank={"*": 2})
+    model(torch.ones(1, 4))
+    assert calls == [1]
+    model[2].U.register_hook(lambda gradient: gradient)
+    with pytest.raises(ValueError, match="2: U of the layer has hooks"):
+        sk.compress_model(model, energy=0.5)
+    sk.compress_model(model, rank={"0": 1})
+    assert (model[0].rank, model[2].rank) == (1, 2)
+
+
 def test_other_refusals() -> None:
     with pytest.raises(ValueError, match="no decomposed layer; expected one made by decompose_mo"):
         sk.compress_model(mlp(3, 3), energy=0.9)

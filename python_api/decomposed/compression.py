@@ -9,7 +9,7 @@ from torch import nn
 
 from python_api.decomposed.budget import LayerBudget, rank_of_energy, ranks_within
 from python_api.decomposed.layer import DecomposedLayer
-from python_api.decomposed.plain import check_no_hooks
+from python_api.decomposed.plain import check_no_parameter_hooks
 from python_api.decomposed.ranks import Rank, resolve_rank
 from python_api.decomposed.sites import Site, as_patterns, assign, find_sites, named, select
 from python_api.decomposed.tied import (
@@ -69,9 +69,10 @@ def compress_model(
     sites = _decomposed(find_sites(model))
     ranks = _asked(sites, rank) if rank is not None else None
     meant = list(ranks) if ranks is not None else sites
-    named_layers = {name: _layer(site) for site in meant for name in site.names}
-    check_nothing_left_behind(model, factors_of(named_layers))
-    tied = ties({site.names[0]: _layer(site) for site in meant})
+    layers = {site: _layer(site) for site in meant}
+    by_name = {name: layer for site, layer in layers.items() for name in site.names}
+    check_nothing_left_behind(model, factors_of(by_name))
+    tied = ties({site.names[0]: layer for site, layer in layers.items()})
     spectra = [_spectrum(tie) for tie in tied]
     if ranks is not None:
         wanted = _of_ties(tied, {site.names[0]: k for site, k in ranks.items()})
@@ -106,18 +107,19 @@ def _decomposed(sites: Sequence[Site]) -> list[Site]:
     found = [site for site in sites if isinstance(site.module, DecomposedLayer)]
     if not found:
         raise ValueError("the model has no decomposed layer; expected one made by decompose_model")
-    for site in found:
-        with named(site):
-            check_no_hooks(site.module)
-            for factor, values in site.module.named_parameters():
-                if not bool(torch.isfinite(values).all()):
-                    raise ValueError(f"{factor} holds NaN or Inf; expected finite entries")
     return found
 
 
 def _layer(site: Site) -> DecomposedLayer:
-    assert isinstance(site.module, DecomposedLayer)
-    return site.module
+    """The layer of a site, of which new factors can be made."""
+    layer = site.module
+    assert isinstance(layer, DecomposedLayer)
+    with named(site):
+        check_no_parameter_hooks(layer)
+        for name, factor in layer.factors()._asdict().items():
+            if not bool(torch.isfinite(factor).all()):
+                raise ValueError(f"{name} holds NaN or Inf; expected finite entries")
+    return layer
 
 
 def _asked(sites: Sequence[Site], ranks: Mapping[str, Rank]) -> dict[Site, int]:
@@ -127,8 +129,9 @@ def _asked(sites: Sequence[Site], ranks: Mapping[str, Rank]) -> dict[Site, int]:
     meant = select("rank", sites, as_patterns("rank", ranks), lambda site: None)
     found = {}
     for site, rank in assign("rank", meant, ranks).items():
+        layer = site.module
+        assert isinstance(layer, DecomposedLayer)
         with named(site):
-            layer = _layer(site)
             found[site] = resolve_rank(rank, *layer.shape)
             if found[site] > layer.rank:
                 raise ValueError(
