@@ -59,7 +59,7 @@ def figures_of(outcomes: Mapping[str, Outcome]) -> Figures:
             for label, outcome in outcomes.items()
             if outcome.arm.overrides["train_fraction"] == fraction
         }
-        if members:
+        if not all(outcome.arm.is_baseline for outcome in members.values()):
             panels[f"{fraction:.0%} of the text"] = members
     figures = {"rank_table": rank_table_figure(panels)}
     for title, members in panels.items():

@@ -77,9 +77,7 @@ class Settings(TrainingSettings):
                 "expected d_model to be a multiple of heads"
             )
         if self.initial_deviation <= 0:
-            raise ValueError(
-                f"initial_deviation is {self.initial_deviation}; expected more than 0"
-            )
+            raise ValueError(f"initial_deviation is {self.initial_deviation}; expected more than 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected at least 0 and less than 1")
 

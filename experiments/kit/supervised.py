@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from experiments.kit.checkpoint import seed_everything
-from experiments.kit.history import print_run, write_summary
+from experiments.kit.history import write_summary
 from experiments.kit.options import Options
-from experiments.kit.run_folder import is_finished, open_run_folder
+from experiments.kit.run_folder import SUMMARY, is_finished, open_run_folder
 from experiments.kit.scores import Loss, scores
 from experiments.kit.settings import TrainingSettings
 from experiments.kit.training import Task, train
+from python_api.recorder import METRICS_FILE
 
 SettingsT = TypeVar("SettingsT", bound=TrainingSettings)
 Examples = tuple[Tensor, Tensor]
@@ -37,7 +39,7 @@ def run_supervised(
         task = make_task(options)
         training = train(task, settings, folder, options.device, title=title)
         write_summary(name, options, folder, training)
-    print_run(folder)
+    _print_run(folder)
     return folder
 
 
@@ -59,3 +61,17 @@ def train_and_test(
             model, inputs, targets, loss=loss, chunk=chunk
         )
     return found
+
+
+def _print_run(folder: Path) -> None:
+    summary: dict[str, Any] = json.loads((folder / SUMMARY).read_text())
+    final, gap = summary["final"], summary["gap_closed_at_step"]
+    print(
+        f"{summary['parameters']:,} parameters, {summary['steps']} steps in "
+        f"{summary['seconds']:.0f} s ({summary['ms_per_step']:.1f} ms a step). "
+        f"Accuracy {final['train_accuracy']:.2%} in training and {final['test_accuracy']:.2%} in "
+        f"tests, {summary['best_test_accuracy']:.2%} at its best; "
+        + ("gap not closed." if gap is None else f"gap closed at step {gap}.")
+    )
+    print(f"\nsummary  {(folder / SUMMARY).as_posix()}")
+    print(f'metrics  pandas.read_json("{(folder / METRICS_FILE).as_posix()}", lines=True)')
