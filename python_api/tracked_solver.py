@@ -75,7 +75,7 @@ class TrackedSolver:
     ) -> None:
         self._matrices = matrices
         self._k = k or vectors
-        self._cores = Cores(matrices, self._k)
+        self._cores = Cores(matrices, self._k, in_place=True)
         self._tolerance = tolerance
         limit = _LARGEST_WHOLE_ON_CUDA if _on_cuda(matrices) else _LARGEST_WHOLE
         most = limit if k is None else min(k, limit)

@@ -40,6 +40,9 @@ def compress_model(
         sk.compress_model(model, energy=0.99)
         sk.compress_model(model, parameters=1_000_000)
 
+    A dense model gets the ranks that an energy or a number of parameters asks for by
+    ``decompose_model(model, {"*": None})`` before.
+
     The singular value decomposition of U Sigma Vh comes from its factors, and the (m, n) matrix
     is never formed. Afterwards U and Vh are orthonormal again and Sigma is diagonal, in every
     layer that was meant, also where the rank stays: what the layer computes then stays too. New
@@ -47,13 +50,14 @@ def compress_model(
 
     Args:
         model: has decomposed layers, or is one.
-        rank: patterns of module names -> rank as for `decompose_model`, at most the layer's own.
+        rank: patterns of module names -> rank as for `decompose_model` (a share is one of the full
+            rank, min(m, n)), at most the layer's own.
         energy: 0 < energy <= 1; each layer keeps the smallest rank that holds this share of its
             sum of sigma^2.
-        parameters: how many parameters the whole model may have. From the triplets of all
-            layers, the one that costs least relative energy (its share of its layer's sum of
-            sigma^2) for each parameter saved is dropped until the rest fits, then triplets that
-            still fit are put back. Each layer keeps one.
+        parameters: how many parameters the whole model may have, Sigma's k^2 among them. From the
+            triplets of all layers, the one that costs least relative energy (its share of its
+            layer's sum of sigma^2) for each parameter saved is dropped until the rest fits, then
+            triplets that still fit are put back. Each layer keeps one.
 
     Returns:
         ``model``. Layers that share their factors are cut once and go on sharing. If anything
