@@ -17,12 +17,13 @@ from experiments.decomposed_mnist import __main__ as command
 from experiments.decomposed_mnist import data, decay, grokking, study
 from experiments.decomposed_mnist.model import GROUPS, make_model
 from experiments.decomposed_mnist.presets import PRESETS, Settings
-from experiments.decomposed_mnist.task import make_optimizer, one_hot_error
+from experiments.decomposed_mnist.task import make_optimizer, make_task, one_hot_error
 from experiments.kit.arms import Arm, Outcome
 from experiments.kit.checkpoint import seed_everything
 from experiments.kit.datasets import ImageSplit
 from experiments.kit.history import History, read_history
 from experiments.kit.run_folder import run_folder
+from experiments.kit.supervised import run_supervised
 from experiments.kit.training import parameter_count
 from python_api.decomposed.layer import DecomposedLayer
 from python_api.decomposed.recomposition import recompose_model
@@ -188,7 +189,8 @@ TOY = ["--max-steps", "30", "--points", "6", "--width", "16", "--device", "cpu"]
 
 
 def toy_run(out: Path, *argv: str) -> Path:
-    return command.run(command.parse([*TOY, "--out", str(out), *argv]))
+    options = command.parse([*TOY, "--out", str(out), *argv])
+    return run_supervised(command.NAME, options, make_task)
 
 
 @pytest.mark.parametrize("preset", ["cpu", "grokking-cpu"])
@@ -311,14 +313,14 @@ def test_labels_are_all_different():
 
 
 def test_arms_are_options_of_the_command():
-    for preset, arms in (("cpu", decay.decay_arms), ("grokking-cpu", grokking.grokking_arms)):
-        folders = set()
-        for arm in arms("all"):
+    for preset in ("cpu", "grokking-cpu"):
+        arms, folders = study.arms_of(PRESETS[preset], "all"), set()
+        for arm in arms:
             options = command.parse(["--preset", preset, *arm.argv()])
             for name, value in arm.overrides.items():
                 assert getattr(options.settings, name) == value
             folders.add(run_folder(command.NAME, options))
-        assert len(folders) == len(arms("all"))
+        assert len(folders) == len(arms)
 
 
 def test_delay_is_a_ratio_of_steps():
@@ -394,7 +396,7 @@ def test_a_study_from_the_command_line(tmp_path, preset, monkeypatch, capsys):
     monkeypatch.setattr(study, makers[preset], lambda which: kept)
     # Processes of their own would not see the small preset.
     for arm in kept:
-        command.run(command.parse(["--preset", preset, "--out", str(tmp_path), *arm.argv()]))
+        assert command.main(["--preset", preset, "--out", str(tmp_path), *arm.argv()]) == 0
     argv = ["--preset", preset, "--out", str(tmp_path), "--seeds", "1"]
     assert study.main(argv) == 0
     folder = tmp_path / "decomposed_mnist" / f"study-{preset}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from experiments.decomposed_mnist.presets import NEED_MNIST, PRESETS, Settings
 from experiments.decomposed_mnist.task import make_task
@@ -17,13 +16,15 @@ NAME = "decomposed_mnist"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the process's exit status."""
-    options = parse(argv)
-    return exit_status(NAME, lambda: run(options))
+    return exit_status(NAME, lambda: run_supervised(NAME, parse(argv), make_task))
 
 
 def parse(argv: Sequence[str] | None) -> Options[Settings]:
-    """The options of this experiment."""
-    return parse_options(
+    """The options of this experiment.
+
+    Raises ``ValueError`` for a preset that means MNIST and no folder of it.
+    """
+    options = parse_options(
         PRESETS,
         prog=f"python -m experiments.{NAME}",
         description="Train a three-layer ReLU network on handwritten digits, with layers kept as "
@@ -31,21 +32,12 @@ def parse(argv: Sequence[str] | None) -> Options[Settings]:
         default_preset="cpu",
         argv=argv,
     )
-
-
-def run(options: Options[Settings]) -> Path:
-    """One run, or what is left of it; prints its results and returns its folder."""
-    check_data(options.preset, options.data)
-    return run_supervised(NAME, options, make_task)
-
-
-def check_data(preset: str, data: Path | None) -> None:
-    """Refuse a preset that means MNIST without a folder of it."""
-    if preset in NEED_MNIST and data is None:
+    if options.preset in NEED_MNIST and options.data is None:
         raise ValueError(
-            f"preset {preset} trains on MNIST; expected --data with the folder of its files "
-            "(train-images-idx3-ubyte and so on, or t10k-* alone, plain or gzipped)"
+            f"preset {options.preset} trains on MNIST; expected --data with the folder of its "
+            "files (train-images-idx3-ubyte and so on, or t10k-* alone, plain or gzipped)"
         )
+    return options
 
 
 if __name__ == "__main__":

@@ -1,18 +1,11 @@
-"""Weight decay and decomposed layers: the arms, claims and figures of the paper's appendix E."""
+"""Weight decay and decomposed layers: the arms and claims of the paper's appendix E."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from experiments.kit.arms import Arm, Outcome
 from experiments.kit.claims import Claim
-from experiments.kit.figures import Figures, accuracy_figure, stable_rank_figure
-from python_api.plots import grid
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SOURCE = "Decomposed Learning and Grokking, appendix E, Figure 24"
 
@@ -57,59 +50,6 @@ def decay_claims(outcomes: Mapping[str, Outcome]) -> list[Claim]:
     # The text gives the loss at full rank twice over, for a decay of 0.1 and for one of 0.01.
     claims += [claim for decay in (0.01, 0.1) for claim in _hurts(best, decay)]
     return [*claims, *_decay_costs_rank(best, outcomes)]
-
-
-def decay_figures(outcomes: Mapping[str, Outcome]) -> Figures:
-    """Best accuracy against rank, a line for each decay; for each decay accuracies and stable ranks
-    over the steps."""
-    figures = {"decay": decay_figure(outcomes)}
-    for decay in BASELINE:
-        members = {
-            label: outcome
-            for label, outcome in outcomes.items()
-            if outcome.arm.overrides["weight_decay"] == decay
-        }
-        base = members.get(baseline_at(decay).label)
-        if base is None or len(members) < 2:
-            continue
-        figures[f"accuracy-decay-{decay:g}"] = accuracy_figure(members)
-        others = [o for o in members.values() if o.arm.rank in (1.0, 0.4)]
-        figures[f"stable-rank-decay-{decay:g}"] = stable_rank_figure(base, others)
-    return figures
-
-
-def decay_figure(outcomes: Mapping[str, Outcome]) -> Figure:
-    """Best test accuracy against the share of ranks, a panel for each group of layers (Figure 24).
-
-    A colour for each decay; its baseline is the dashed line.
-    """
-    groups = [name for name in LAYERS if any(o.arm.series == name for o in outcomes.values())]
-    figure = grid(1, max(1, len(groups)), width=5.0, height=4.4)
-    for ax, layers in zip(figure.axes, groups, strict=False):
-        for number, decay in enumerate(BASELINE):
-            _line(ax, outcomes, layers, decay, f"C{number}")
-        ax.set_title(f"decomposed: {layers}")
-        ax.set_xlabel("rank, % of full (dashed: baseline)")
-        ax.set_ylabel("best test accuracy, %")
-        ax.invert_xaxis()
-        ax.legend(fontsize="small", title="weight decay")
-    return figure
-
-
-def _line(
-    ax: Axes, outcomes: Mapping[str, Outcome], layers: str, decay: float, colour: str
-) -> None:
-    arms = [decomposed_at(decay, layers, rank) for rank in TENTHS]
-    found = [outcomes[arm.label] for arm in arms if arm.label in outcomes]
-    ranks = [100 * (outcome.arm.rank or 0.0) for outcome in found]
-    ax.plot(ranks, _percents(found), color=colour, marker="o", label=f"{decay:g}")
-    base = outcomes.get(baseline_at(decay).label)
-    if base is not None:
-        ax.axhline(_percents([base])[0], color=colour, linestyle="--", linewidth=1)
-
-
-def _percents(outcomes: Sequence[Outcome]) -> list[float]:
-    return [100 * float(outcome.bests("test_accuracy").mean()) for outcome in outcomes]
 
 
 def _order(best: Mapping[str, float]) -> Claim:

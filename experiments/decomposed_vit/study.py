@@ -33,9 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         presets=PRESETS,
         parse=parse,
         seeds=SEEDS,
-        arms=arms_of,
+        arms=lambda _, which: arms_of(which),
         claims=check_claims,
-        figures=figures_of,
+        figures=lambda _, found: figures_of(found),
     )
 
 

@@ -24,9 +24,9 @@ def study_command(
     presets: Mapping[str, SettingsT],
     parse: Callable[[Sequence[str]], Options[Any]],
     seeds: Mapping[str, int],
-    arms: Callable[[str], Sequence[Arm]],
+    arms: Callable[[SettingsT, str], Sequence[Arm]],
     claims: Callable[[SettingsT, Outcomes], list[Claim]],
-    figures: Callable[[Outcomes], Figures],
+    figures: Callable[[SettingsT, Outcomes], Figures],
 ) -> int:
     """Read the options, run the study, print its results; the process's exit status.
 
@@ -37,9 +37,9 @@ def study_command(
         presets: name -> settings.
         parse: reads a command line of the experiment.
         seeds: preset -> how many seeds, where ``--seeds`` does not say.
-        arms: ``"claims"`` or ``"all"`` -> the arms to train.
-        claims: the preset's settings and the arms by label -> the claims that they test.
-        figures: the arms by label -> name -> figure.
+        arms: the preset's settings and ``"claims"`` or ``"all"`` -> the arms to train.
+        claims: the settings and the arms by label -> the claims that they test.
+        figures: the settings and the arms by label -> name -> figure.
     """
     parser = study_parser(name, description, list(presets))
     parser.add_argument(
@@ -50,21 +50,27 @@ def study_command(
         "figures (default: claims)",
     )
     chosen = parser.parse_args(argv)
+    settings = presets[chosen.preset]
     study = Study(
         name=name,
         parse=parse,
         preset=chosen.preset,
-        arms=arms(chosen.arms),
+        arms=arms(settings, chosen.arms),
         seeds=range(seeds[chosen.preset] if chosen.seeds is None else chosen.seeds),
         out=chosen.out,
         data=chosen.data,
         device=chosen.device,
         jobs=chosen.jobs,
     )
-    settings = presets[chosen.preset]
     failed: list[int] = []
 
     def work() -> None:
-        failed.append(run_study(study, lambda found: claims(settings, found), figures))
+        failed.append(
+            run_study(
+                study,
+                lambda found: claims(settings, found),
+                lambda found: figures(settings, found),
+            )
+        )
 
     return exit_status(name, work) or failed[0]
