@@ -16,8 +16,11 @@ import spectral_kernels as sk
 from python_api.decomposed import DecomposedLayer
 from python_api.decomposed.budget import LayerBudget, rank_of_energy, ranks_within
 
-# float32 factors, rounded once more. Measured: 4e-7 over all models below.
-SAME = 5e-6
+# float32. Measured over all models below: at most 5.6e-7 with the compiled kernels, which work in
+# float64, and 2.9e-6 with plain torch, whose small SVDs are LAPACK's in float32.
+SAME = 1e-5
+# ||U^T U - I||. Measured: at most 1.2e-6, with plain torch.
+ORTHONORMAL = 4e-6
 
 
 def trained(model: nn.Module, ranks: Any) -> nn.Module:
@@ -71,7 +74,7 @@ def test_the_same_rank_keeps_the_model_and_makes_a_decomposition_of_it() -> None
     assert sorted(set(ranks(model).values())) == [4, 6]
     assert error(model(x), y) < SAME
     for drift in sk.decomposition_drift(model).values():
-        assert max(drift.U, drift.Vh) < 1e-6
+        assert max(drift.U, drift.Vh) < ORTHONORMAL
         assert drift.Sigma == 0
 
 
