@@ -204,6 +204,30 @@ void leading(const py::list& list, int threads) {
       run_leading);
 }
 
+void cores(const py::list& list, int threads) {
+  run_jobs<CoreJob>(
+      list, threads, 28,
+      [](Fields& f) {
+        CoreJob job;
+        CorePlan& plan = job.plan;
+        plan.u = f.matrix();
+        plan.sigma = f.matrix();
+        plan.vh = f.matrix();
+        plan.matrix = f.pointer<float>();
+        plan.error = f.pointer<double>();
+        plan.left = f.pointer<float>();
+        plan.right = f.pointer<float>();
+        const int64_t k = plan.sigma.m;
+        if (k < 1 || plan.u.m < 1 || plan.vh.n < 1 || plan.sigma.n != k || plan.u.n != k ||
+            plan.vh.m != k || plan.u.is_double() || plan.vh.is_double())
+          throw py::value_error(
+              "cores takes m x k, k x k and k x n that are not empty, of which "
+              "the first and the last are not float64");
+        return job;
+      },
+      run_cores);
+}
+
 void summarize(const py::list& list, int threads) {
   run_jobs<SummaryJob>(list, threads, 8, summary_job, run_summaries);
 }
@@ -292,6 +316,7 @@ PYBIND11_MODULE(_C, module) {
              py::arg("n"), py::arg("columns"), py::arg("out"));
   module.def("track", &track, py::arg("jobs"), py::arg("threads"));
   module.def("leading", &leading, py::arg("jobs"), py::arg("threads"));
+  module.def("cores", &cores, py::arg("jobs"), py::arg("threads"));
   module.def("summarize", &summarize, py::arg("jobs"), py::arg("threads"));
   module.def("summarize_with_bounds", &summarize_with_bounds, py::arg("jobs"), py::arg("threads"));
   module.def("clusters", &clusters, py::arg("jobs"));

@@ -145,7 +145,8 @@ def find_attention(scope: Scope, counts: HeadCounts) -> Attention | None:
     if isinstance(scope.module, nn.MultiheadAttention):
         found.heads = scope.module.num_heads
     else:
-        first = next(iter(found.parameters), scope.path)
+        weights = (matrix.parameter for role in found.roles.values() for matrix in role)
+        first = next(weights, scope.path)
         found.heads = counts.queries(first) or 1
         found.kv_heads = counts.keys_and_values(first)
     # One role alone says nothing: many layers are called "proj" or "out".

@@ -32,9 +32,11 @@ class Chance:
     ) -> Chance:
         """For these weights, pairs of layers, and updates or gradients whose k directions meet
         as many of the weight."""
-        overlap = {}
+        overlap, ranks = {}, {matrix.name: matrix.rank for matrix in matrices}
         for matrix in changed:
-            (m, n), few = matrix.shape, min(k, matrix.rank)
+            # A decomposed weight may have fewer directions than its update.
+            weight = matrix.name.rpartition("[")[0]
+            (m, n), few = matrix.shape, min(k, matrix.rank, ranks[weight])
             overlap[matrix.name] = (expected_overlap(m, few), expected_overlap(n, few))
         return cls(
             {pair.key: _alignment(pair.first, pair.second) for pair in pairs},

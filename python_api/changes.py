@@ -35,6 +35,7 @@ __all__ = ["WATCHABLE", "Changes", "check_watch"]
 Watchable = Literal["weights", "updates", "gradients"]
 WATCHABLE = ("weights", "updates", "gradients")
 _KINDS = {"updates": "update", "gradients": "gradient"}
+_NO_GRADIENT = "its factors have gradients, and the matrix, which is no parameter, has none"
 _EXACT_SIDE = 384
 _TRIPLETS = 32
 _SUBSPACE = 10  # As many as an alignment score averages (Eq. 4).
@@ -75,12 +76,17 @@ class Changes:
         self.subspace = min(k, _SUBSPACE)
         self._matrices = matrices
         self._before: list[Kept] | None = None
-        self._of: dict[str, list[int]] = {}
-        self.skipped: list[Skipped] = []
+        self._of = {
+            kind: [i for i, m in enumerate(matrices) if kind == "update" or not m.is_decomposed]
+            for what, kind in _KINDS.items()
+            if what in watch
+        }
+        self.skipped = [
+            Skipped(f"{matrix.name}[gradient]", matrix.shape, _NO_GRADIENT)
+            for matrix in matrices
+            if "gradients" in watch and matrix.is_decomposed
+        ]
         """Gradients that there are none of, with the reason."""
-        for what, kind in _KINDS.items():
-            if what in watch:
-                self._of[kind] = [i for i, m in enumerate(matrices) if self._has(m, kind)]
         changed = [_changed(matrices[i], kind) for kind, own in self._of.items() for i in own]
         small = [matrix.rank <= _EXACT_SIDE for matrix in changed]
         few = [matrix for matrix, exact in zip(changed, small, strict=True) if not exact]
@@ -89,13 +95,6 @@ class Changes:
             [m for m, exact in zip(changed, small, strict=True) if exact], self.subspace
         )
         self._randomized = RandomizedSolver(few, _TRIPLETS, generator)
-
-    def _has(self, matrix: Matrix, kind: str) -> bool:
-        if kind == "gradient" and matrix.is_decomposed:
-            reason = "its factors have gradients, and the matrix, which is no parameter, has none"
-            self.skipped.append(Skipped(f"{matrix.name}[{kind}]", matrix.shape, reason))
-            return False
-        return True
 
     @property
     def matrices(self) -> list[Matrix]:

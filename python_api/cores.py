@@ -30,10 +30,12 @@ class Cores:
     Args:
         matrices: those of every step, in order.
         vectors: how many of each are lifted at most.
+        in_place: whether all results are to be in the same memory at every step, for what is
+            behind a tracker.
     """
 
-    def __init__(self, matrices: Sequence[Matrix], vectors: int) -> None:
-        self._matrices, self._count = matrices, vectors
+    def __init__(self, matrices: Sequence[Matrix], vectors: int, *, in_place: bool = False) -> None:
+        self._matrices, self._count, self._in_place = matrices, vectors, in_place
         self._members = [i for i, matrix in enumerate(matrices) if matrix.is_decomposed]
         self._wanted = [True] * len(matrices)
         self._places: dict[int, Tensor] = {}
@@ -46,7 +48,7 @@ class Cores:
         self._wide = Spectra([], [], [])
 
     def take(self, read: Sequence[Kept], vectors: Sequence[bool]) -> list[Tensor]:
-        """What is to be solved: (m, n) matrices as they are, and cores in memory that stays.
+        """What is to be solved: (m, n) matrices as they are, and cores.
 
         Args:
             read: all matrices, as `Matrix.read` gives them.
@@ -60,11 +62,17 @@ class Cores:
         if list(vectors) != self._wanted:
             self._wanted, self._solved = list(vectors), ()
         self._cores = dict(zip(self._members, found, strict=True))
-        for i, core in self._cores.items():
-            place = self._places.get(i)
-            self._places[i] = _copied(core.matrix, place)
         self._note_errors([core.error for core in found])
-        return [self._places[i] if isinstance(x, Decomposed) else x for i, x in enumerate(read)]
+        return [self._core(i) if isinstance(x, Decomposed) else x for i, x in enumerate(read)]
+
+    def _core(self, i: int) -> Tensor:
+        now = self._cores[i].matrix
+        if not self._in_place:
+            return now
+        place = self._places.get(i)
+        if place is None or place.dtype != now.dtype or place.device != now.device:
+            place = self._places[i] = torch.empty_like(now)
+        return place.copy_(now)
 
     def _note_errors(self, found: list[Tensor]) -> None:
         device = found[0].device
@@ -82,41 +90,56 @@ class Cores:
         """The SVDs of the matrices, from those of what was taken.
 
         U and Vh of at most so many columns and rows as asked for, empty where `take` was told that
-        there would be no need; S as it is. The same list comes back for the same list, with the
-        vectors in the same memory.
+        there would be no need; S as it is. In place, the same list comes back for the same list,
+        with the vectors in the same memory.
         """
-        if not self._members:
+        # The bases are of the size of the factors: they are not kept.
+        found, self._cores = self._cores, {}
+        if not found:
             return svds
+        if not self._in_place:
+            parts = {i: self._part(i, svds[i]) for i in found}
+            lifted = {i: lift(core, parts[i]) if parts[i].Vh.numel() else parts[i]
+                      for i, core in found.items()}  # fmt: skip
+            return [lifted.get(i, svd) for i, svd in enumerate(svds)]
         if svds is not self._solved:
-            self._lifted, self._parts = list(svds), {}
-            for i, core in self._cores.items():
-                self._prepare(i, core, svds[i])
-            self._solved = svds
+            self._prepare(svds)
         for i, part in self._parts.items():
-            lift(self._cores[i], part, out=self._lifted[i])
-        # The bases are of the size of the factors.
-        self._cores = {}
+            lift(found[i], part, out=self._lifted[i])
         return self._lifted
 
-    def _prepare(self, i: int, core: Core, svd: SVD) -> None:
-        if not self._wanted[i] or not svd.Vh.numel():
-            nothing = svd.Vh.new_empty((0, 0))
-            self._lifted[i] = SVD(nothing, svd.S, nothing)
-            return
-        part = SVD(svd.U[:, : self._count], svd.S, svd.Vh[: self._count])
-        (m, n), (p, q), t = self._matrices[i].shape, core.matrix.shape[-2:], len(part.Vh)
-        # A side that is no longer than k is its own basis: its vectors are those of the core.
-        U = part.U if p == m else part.U.new_empty((t, m)).mT
-        Vh = part.Vh if q == n else part.Vh.new_empty((t, n))
-        self._parts[i], self._lifted[i] = part, SVD(U, part.S, Vh)
+    def _part(self, i: int, svd: SVD) -> SVD:
+        """What is lifted of a core's vectors, none if they are not needed."""
+        if self._wanted[i] and svd.Vh.numel():
+            return SVD(svd.U[:, : self._count], svd.S, svd.Vh[: self._count])
+        nothing = svd.Vh.new_empty((0, 0))
+        return SVD(nothing, svd.S, nothing)
+
+    def _prepare(self, svds: list[SVD]) -> None:
+        self._solved, self._lifted, self._parts = svds, list(svds), {}
+        for i in self._members:
+            part = self._lifted[i] = self._part(i, svds[i])
+            if part.Vh.numel():
+                (m, n), t = self._matrices[i].shape, len(part.Vh)
+                # A side that is no longer than k is its own basis: its vectors are the core's.
+                U = part.U if len(part.U) == m else part.U.new_empty((t, m)).mT
+                Vh = part.Vh if part.Vh.shape[1] == n else part.Vh.new_empty((t, n))
+                self._parts[i], self._lifted[i] = part, SVD(U, part.S, Vh)
 
     def widen(self, spectra: Spectra) -> Spectra:
         """Bounds of the singular values of the matrices, from those of what was taken.
 
-        For spectra of all matrices; the same result, overwritten, for the same ones.
+        For spectra of all matrices; in place, the same result, overwritten, for the same ones.
         """
         if self._errors is None:
             return spectra
+        if not self._in_place:
+            errors = self._errors.unbind()
+            return Spectra(
+                spectra.values,
+                [b + error for b, error in zip(spectra.bounds, errors, strict=True)],
+                [norm + error for norm, error in zip(spectra.norms, errors, strict=True)],
+            )
         if spectra is not self._narrow:
             lengths = [len(S) for S in spectra.values]
             index = torch.arange(len(lengths), device=self._errors.device)
@@ -143,13 +166,3 @@ class Cores:
         lifted = (m if p < m else 0) + (n if q < n else 0)
         vectors = min(self._count, matrix.rank) if self._wanted[i] else 0
         return matrix.result_bytes * (p * q + vectors * lifted)
-
-
-def _copied(x: Tensor, place: Tensor | None) -> Tensor:
-    """``x`` in this place, or in a new one where it does not fit."""
-    fits = place is not None and (place.shape, place.dtype, place.device) == (
-        x.shape,
-        x.dtype,
-        x.device,
-    )
-    return place.copy_(x) if place is not None and fits else x.clone()

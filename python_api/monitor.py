@@ -61,7 +61,9 @@ class SpectralMonitor:
             frame = monitor.step(step, loss=loss)
         monitor.close()
 
-    The model gains no hook and no attribute; its parameters are read when ``step`` is called.
+    The model gains no hook and no attribute; its parameters are read when ``step`` is called. A
+    decomposed layer (`spectral_kernels.DecomposedLayer`) is one matrix with the name and the shape
+    that its weight would have, ``fc1.weight``, and k singular values; the product is not formed.
 
     Args:
         model: a module (compiled or wrapped for data parallelism too), or a mapping from names

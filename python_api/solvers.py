@@ -98,10 +98,6 @@ class ExactSolver:
         spectra = self.cores.widen(rounding([svd.S for svd in svds]))
         return RowMaker(self.matrices, "exact").rows(spectra, _finite(snapshot), [""] * len(svds))
 
-    def memory(self) -> dict[str, int]:
-        """Matrix -> bytes of what `Cores` keeps."""
-        return self.cores.memory()
-
     def state(self) -> dict[str, Any]:
         """Nothing."""
         return {}
@@ -168,10 +164,9 @@ class RandomizedSolver:
         )  # fmt: skip
 
     def memory(self) -> dict[str, int]:
-        """Matrix -> bytes of its warm start, and of what `Cores` keeps."""
-        cores = self.cores.memory()
+        """Matrix -> bytes of its warm start."""
         return {
-            matrix.name: matrix.result_bytes * k * matrix.core[1] + cores.get(matrix.name, 0)
+            matrix.name: matrix.result_bytes * k * matrix.core[1]
             for matrix, k in zip(self.matrices, self.ranks, strict=True)
         }
 

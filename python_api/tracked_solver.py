@@ -75,7 +75,7 @@ class TrackedSolver:
     ) -> None:
         self._matrices = matrices
         self._k = k or vectors
-        self._cores = Cores(matrices, self._k)
+        self._cores = Cores(matrices, self._k, in_place=True)
         self._tolerance = tolerance
         limit = _LARGEST_WHOLE_ON_CUDA if _on_cuda(matrices) else _LARGEST_WHOLE
         most = limit if k is None else min(k, limit)
@@ -147,8 +147,9 @@ class TrackedSolver:
                 found |= zip(members, _update(tracker, [read[i] for i in members]), strict=True)
         if self._leading and not self._partial:
             self._replace_values(read, found)
-        tracked = self._whole([found[i] for i in range(len(read))])
-        rows = {**self._complete_rows(tracked), **self._partial_rows(tracked)}
+        solved = [found[i] for i in range(len(read))]
+        tracked = self._whole(solved)
+        rows = {**self._complete_rows(tracked), **self._partial_rows(solved)}
         if self._partial:
             rows = {matrix.name: rows[matrix.name] for matrix in self._matrices}
         finite = [entry.work != NOT_FINITE for entry in tracked]
@@ -210,10 +211,10 @@ class TrackedSolver:
         )
         return self._rows.rows(spectra, [entry != NOT_FINITE for entry in work], work)
 
-    def _partial_rows(self, tracked: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
+    def _partial_rows(self, solved: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
         if not self._partial:
             return {}
-        own = [tracked[i] for i in self._partial]
+        own = [solved[i] for i in self._partial]
         work = [entry.work for entry in own]
         norms: Any = self._groups["leading"][1].frobenius_norms
         errors = self._cores.errors()

@@ -62,6 +62,7 @@ OPERATIONS = {
     "tracking": ("cpu", "triton", "torch"),
     "tracking.leading": ("cpu", "triton", "torch"),
     "decomposed": ("triton", "torch"),
+    "decomposed.core": ("cpu", "torch"),
     "products": ("triton", "torch"),
 }
 

@@ -16,8 +16,11 @@ import spectral_kernels as sk
 from python_api.decomposed import DecomposedLayer
 from python_api.decomposed.budget import LayerBudget, rank_of_energy, ranks_within
 
-# float32 factors, rounded once more. Measured: 4e-7 over all models below.
-SAME = 5e-6
+# float32. Measured over all models below: at most 5.6e-7 with the compiled kernels, which work in
+# float64, and 2.9e-6 with plain torch, whose small SVDs are LAPACK's in float32.
+SAME = 1e-5
+# ||U^T U - I||. Measured: at most 1.2e-6, with plain torch.
+ORTHONORMAL = 4e-6
 
 
 def trained(model: nn.Module, ranks: Any) -> nn.Module:
@@ -71,7 +74,7 @@ def test_the_same_rank_keeps_the_model_and_makes_a_decomposition_of_it() -> None
     assert sorted(set(ranks(model).values())) == [4, 6]
     assert error(model(x), y) < SAME
     for drift in sk.decomposition_drift(model).values():
-        assert max(drift.U, drift.Vh) < 1e-6
+        assert max(drift.U, drift.Vh) < ORTHONORMAL
         assert drift.Sigma == 0
 
 
@@ -232,6 +235,19 @@ def test_refusals_say_why_and_change_nothing(options: dict[str, Any], message: s
         sk.compress_model(model, **options)
     after = state(model)
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_hooks_of_layers_stay_and_those_of_factors_are_refused() -> None:
+    model, calls = sk.decompose_model(mlp(4, 4, 4), {"*": 3}), []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    sk.compress_model(model, rank={"*": 2})
+    model(torch.ones(1, 4))
+    assert calls == [1]
+    model[2].U.register_hook(lambda gradient: gradient)
+    with pytest.raises(ValueError, match="2: U of the layer has hooks"):
+        sk.compress_model(model, energy=0.5)
+    sk.compress_model(model, rank={"0": 1})
+    assert (model[0].rank, model[2].rank) == (1, 2)
 
 
 def test_other_refusals() -> None:

@@ -172,12 +172,17 @@ def test_compiles_as_one_graph_and_under_autocast(channels: tuple[int, int]) -> 
 
 
 class Sizes(TorchDispatchMode):
-    """Keeps how many entries the largest result of any operation has."""
+    """Keeps the entries of the largest result of any operation, and the shapes of products."""
 
-    largest = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+        self.products: list[tuple[int, ...]] = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default:
+            self.products.append(tuple(out.shape))
         for t in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(t, Tensor):
                 self.largest = max(self.largest, t.numel())
@@ -194,6 +199,14 @@ def test_the_kernel_is_formed_neither_forward_nor_backward(channels: tuple[int, 
     with Sizes() as dense_sizes:
         plain(x).sum().backward()
     assert sizes.largest < plain.weight.numel() <= dense_sizes.largest
+
+
+@pytest.mark.parametrize("channels", [(4, 400), (400, 4)], ids=str)
+def test_sigma_is_merged_into_the_smaller_factor(channels: tuple[int, int]) -> None:
+    layer = DecomposedConv2d(*channels, 3, rank=2)
+    with torch.no_grad(), Sizes() as sizes:
+        layer(torch.randn(1, channels[0], 5, 5))
+    assert sizes.products == [(2, 36) if channels == (4, 400) else (4, 2)]
 
 
 class OwnForward(nn.Conv2d):

@@ -27,6 +27,7 @@ from experiments.decomposed_division.study import main as study
 from experiments.decomposed_division.train import make_task, quotient_loss, warmed_up
 from experiments.kit.arms import Outcome
 from experiments.kit.history import History
+from experiments.kit.run_folder import run_folder
 from experiments.kit.training import make_monitor
 from experiments.kit.updates import Updates
 from python_api.decomposed.layer import DecomposedLayer
@@ -316,7 +317,7 @@ def test_the_monitor_watches_the_same_matrices_with_and_without():
 
 
 @pytest.mark.slow
-def test_a_study_trains_what_is_missing_and_compares(tmp_path, capsys, monkeypatch):
+def test_a_study_trains_what_is_missing_and_tells_what_failed(tmp_path, capsys, monkeypatch):
     """The whole way, with arms small enough for a test."""
     arguments = ["--preset", "cpu", "--seeds", "1", "--out", str(tmp_path), "--device", "cpu"]
     names = (word.removeprefix("--").replace("-", "_") for word in SMALL[::2])
@@ -326,24 +327,33 @@ def test_a_study_trains_what_is_missing_and_compares(tmp_path, capsys, monkeypat
     def arms(preset: str, layers: Any) -> list[Any]:
         return [
             replace(arm, overrides={**arm.overrides, **values})
-            for arm in arms_of(preset, layers)[:2]
+            for arm in arms_of(preset, layers)[:3]
         ]
 
     monkeypatch.setattr("experiments.decomposed_division.study.arms_of", arms)
-    assert study(arguments) == 0
+    # The third arm cannot run: its folder is of other settings.
+    third = arms("cpu", None)[2]
+    argv = ["--preset", "cpu", "--seed", "0", "--out", str(tmp_path), "--device", "cpu"]
+    broken = run_folder("decomposed_division", parse([*argv, *third.argv()]))
+    broken.mkdir(parents=True)
+    (broken / "config.json").write_text('{"settings": {}}')
+    assert study(arguments) == 1
     folder = tmp_path / "decomposed_division/study-cpu"
     summary = json.loads((folder / "summary.json").read_text())
     assert [arm["label"] for arm in summary["arms"]] == ["baseline", "all 1"]
     assert len(summary["claims"]) == 6
-    assert summary["failed"] == []
+    assert summary["failed"] == ["all 0.5, seed 0"]
     for name in ("accuracy", "ranks", "stable_ranks"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
-    printed = capsys.readouterr().out
-    assert "2 of 2 runs to train" in printed
-    assert "steps to 1 % gap" in printed
-    # A second time nothing is left to train.
+    printed = capsys.readouterr()
+    assert "3 of 3 runs to train" in printed.out
+    assert "steps to 1 % gap" in printed.out
+    assert "failed: all 0.5, seed 0" in printed.err
+    assert "holds a run with other settings" in broken.with_name("seed0.log.txt").read_text()
+    # What is left to train a second time is that run.
+    (broken / "config.json").unlink()
     assert study(arguments) == 0
-    assert "to train" not in capsys.readouterr().out
+    assert "1 of 3 runs to train" in capsys.readouterr().out
 
 
 # --- claims ------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from python_api.decomposed import DecomposedLayer
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Sums in another order, in float32. Measured: 3e-7 relative to the largest gradient.
+# Sums in another order, in float32. Measured: at most 3.1e-7 of the largest entry.
 SAME = 5e-6
 
 

@@ -155,3 +155,23 @@ def test_drift_needs_a_decomposed_layer() -> None:
         sk.decomposition_drift(mlp(3, 3))
     with pytest.raises(TypeError, match="model is a dict"):
         sk.decomposition_drift({"w": torch.ones(2, 2)})
+
+
+def test_decay_of_factors_is_a_penalty_on_the_rank() -> None:
+    """||U||^2 + ||Sigma||^2 + ||Vh||^2 >= 3 sum sigma^(2/3), reached by even thirds of sigma."""
+    generator = np.random.default_rng(0)
+
+    def gap(U: Any, Sigma: Any, Vh: Any) -> float:
+        values = np.linalg.svd(U @ Sigma @ Vh, compute_uv=False)[: len(Sigma)]
+        norms = sum(float((factor**2).sum()) for factor in (U, Sigma, Vh))
+        return norms - 3 * float((values ** (2 / 3)).sum())
+
+    for _ in range(100):
+        k = int(generator.integers(1, 5))
+        factors = [generator.normal(size=size) for size in ((6, k), (k, k), (k, 5))]
+        assert gap(*factors) > 0
+    layer: Any = sk.decompose_model(nn.Linear(5, 6).double(), {"*": 3})
+    U, Sigma, Vh = (factor.detach().numpy() for factor in layer.factors())
+    third = np.diag(np.diag(Sigma) ** (1 / 3))
+    assert abs(gap(U @ third, third, third @ Vh)) < 1e-12
+    assert gap(U, Sigma, Vh) > 0.1

@@ -8,7 +8,7 @@ import matrices
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import spectral_kernels as sk
@@ -98,17 +98,26 @@ bad("float64 Hilbert", matrices.hilbert(30)[:, :9], _G(9, 9), matrices.hilbert(4
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_the_bound_holds_in_bad_cases(name: str) -> None:
+def test_the_bound_holds_in_bad_cases(name: str, every_isa: str) -> None:
     assert_bounded(BAD[name])
 
 
-SHAPES = [(20, 12, 5), (12, 20, 12), (9, 9, 9), (4, 20, 7), (20, 4, 7), (5, 6, 9), (1, 1, 1)]
+SHAPES = [
+    (200, 150, 70),
+    (20, 12, 5),
+    (12, 20, 12),
+    (9, 9, 9),
+    (4, 20, 7),
+    (20, 4, 7),
+    (5, 6, 9),
+    (1, 1, 1),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", matrices.DTYPES, ids=str)
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
-def test_cores(shape, dtype, batch) -> None:
+def test_cores(shape, dtype, batch, every_isa: str) -> None:
     m, n, k = shape
     x = gaussian(m, n, k, batch, dtype)
     (core,) = cores([x], vectors=True)
@@ -134,11 +143,12 @@ def test_cores(shape, dtype, batch) -> None:
     assert plain.matrix.equal(core.matrix)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     m=st.integers(1, 12), n=st.integers(1, 12), k=st.integers(1, 8), seed=st.integers(0, 10**6),
     power=st.integers(0, 12), rank=st.integers(0, 8), wide=st.booleans(),
 )  # fmt: skip
-def test_the_bound_holds(m, n, k, seed, power, rank, wide) -> None:
+def test_the_bound_holds(every_isa, m, n, k, seed, power, rank, wide) -> None:
     """Of factors of any rank whose columns shrink by up to 1e-12 and grow back in Sigma."""
     r = matrices.rng(seed)
     U = r.standard_normal((m, rank)) @ r.standard_normal((rank, k))
@@ -154,7 +164,7 @@ def test_the_bound_holds(m, n, k, seed, power, rank, wide) -> None:
     ("dtype", "most"), [(torch.float32, 6 * EPS32), (torch.float64, 3e-9)], ids=str
 )
 @pytest.mark.parametrize("shape", [(128, 128, 64), (512, 128, 89), (768, 768, 192)], ids=str)
-def test_the_bound_is_useful(shape, dtype, most) -> None:
+def test_the_bound_is_useful(shape, dtype, most, every_isa: str) -> None:
     """Measured, relative to sigma_1: 2.8e-7 to 4.9e-7 in float32, nearly all of it the rounding of
     the core's entries; 4e-11 to 1.1e-9 in float64, where errors are 1e-15: gammas are worst cases.
     """
@@ -162,7 +172,7 @@ def test_the_bound_is_useful(shape, dtype, most) -> None:
     assert core.error.item() <= most * core_values(core)[0]
 
 
-def test_orthonormal_where_factors_are_dependent() -> None:
+def test_orthonormal_where_factors_are_dependent(every_isa: str) -> None:
     for name, x in BAD.items():
         (core,) = cores([x], vectors=True)
         eps = torch.finfo(core.left.dtype).eps
@@ -174,7 +184,7 @@ def test_orthonormal_where_factors_are_dependent() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("part", [0, 1, 2])
 @pytest.mark.parametrize("vectors", [False, True])
-def test_not_finite(part: int, value: float, vectors: bool) -> None:
+def test_not_finite(part: int, value: float, vectors: bool, every_isa: str) -> None:
     x = gaussian(9, 7, 4, (3,))
     clean = cores([x], vectors=vectors)[0]
     x[part][1, 0, 0] = value
@@ -187,7 +197,7 @@ def test_not_finite(part: int, value: float, vectors: bool) -> None:
     assert found[1].matrix.isfinite().all()
 
 
-def test_beyond_the_range_of_the_core() -> None:
+def test_beyond_the_range_of_the_core(every_isa: str) -> None:
     x = gaussian(9, 7, 4, (2,))
     x.Sigma[0] *= 1e30
     x.U[0] *= 1e20
@@ -197,7 +207,7 @@ def test_beyond_the_range_of_the_core() -> None:
     assert core.matrix[1].isfinite().all()
 
 
-def test_ragged_lists_and_some_vectors() -> None:
+def test_ragged_lists_and_some_vectors(every_isa: str) -> None:
     xs = [gaussian(9, 7, 4), gaussian(5, 8, 3, (2,)), gaussian(9, 7, 4, seed=5)]
     together = cores(xs, vectors=[True, False, True])
     for x, core, vectors in zip(xs, together, [True, False, True], strict=True):
@@ -209,7 +219,7 @@ def test_ragged_lists_and_some_vectors() -> None:
 
 @pytest.mark.parametrize(("m", "n", "k"), [(0, 5, 2), (5, 0, 2), (5, 4, 0), (0, 0, 0)])
 @pytest.mark.parametrize("batch", [(), (2,), (0,)], ids=str)
-def test_empty(m: int, n: int, k: int, batch) -> None:
+def test_empty(m: int, n: int, k: int, batch, every_isa: str) -> None:
     (core,) = cores([gaussian(m, n, k, batch)], vectors=True)
     assert core.matrix.shape == (*batch, min(m, k), min(k, n))
     assert core.left.shape == (*batch, m, min(m, k))
@@ -217,7 +227,7 @@ def test_empty(m: int, n: int, k: int, batch) -> None:
     assert core.error.eq(0).all()
 
 
-def test_continuous() -> None:
+def test_continuous(every_isa: str) -> None:
     """A step of 1e-4 moves a core by its size, wherever signs of a plain QR would jump."""
     x = trained(60, 50, 20)
     for seed in range(5):
@@ -229,7 +239,7 @@ def test_continuous() -> None:
         x = y
 
 
-def test_cholesky_and_householder_agree() -> None:
+def test_cholesky_and_householder_agree(every_isa: str) -> None:
     x = trained(60, 50, 20)
     near = cores([x], vectors=True)[0]
     far = cores([Decomposed(*(part.double() for part in x))], vectors=True)[0]
@@ -276,7 +286,8 @@ def test_svd_and_svdvals(shape, dtype, backend) -> None:
     assert sk.svdvals(x).equal(S)
     found = sk.usv_svd(*x)
     assert [tuple(part.shape) for part in found] == [(2, m, r), (2, r), (2, r, n)]
-    np.testing.assert_allclose(found.S, want[..., :r], rtol=0, atol=atol)
+    # LAPACK's float32 values with vectors, which plain torch returns, err by 9 eps here.
+    np.testing.assert_allclose(found.S, want[..., :r], rtol=0, atol=2 * atol)
     U, S, Vh = (part.double() for part in found)
     torch.testing.assert_close((U * S.unsqueeze(-2)) @ Vh, whole(x), rtol=0, atol=20 * atol)
     for Q in (U, Vh.mT):
@@ -288,7 +299,7 @@ def test_svd_and_svdvals(shape, dtype, backend) -> None:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_values_in_bad_cases(name: str) -> None:
+def test_values_in_bad_cases(name: str, every_isa: str) -> None:
     """Errors are within 8 eps sigma_1 of the type, whatever the factors are: see the contract.
 
     Where a product cancels, its own rounding in float64 is larger than eps sigma_1 of float64.

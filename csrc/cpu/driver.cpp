@@ -153,6 +153,35 @@ void run_leading(const std::vector<LeadingJob>& jobs, int threads) {
 
 namespace {
 
+CorePlan core_at(const CorePlan& first, int64_t b) {
+  const int64_t k = first.sigma.m, p = std::min(first.u.m, k), q = std::min(first.vh.n, k);
+  CorePlan plan = first;
+  plan.u = first.u.at(b);
+  plan.sigma = first.sigma.at(b);
+  plan.vh = first.vh.at(b);
+  plan.matrix += b * p * q;
+  plan.error += b;
+  if (plan.left) plan.left += b * p * first.u.m;
+  if (plan.right) plan.right += b * q * first.vh.n;
+  return plan;
+}
+
+}  // namespace
+
+void run_cores(const std::vector<CoreJob>& jobs, int threads) {
+  const Kernels& k = kernels();
+  std::vector<Task> tasks;
+  for (const CoreJob& job : jobs)
+    for (int64_t b = 0; b < job.plan.u.batch; ++b)
+      tasks.push_back({cubic_cost(job.plan.u) + cubic_cost(job.plan.vh), [&k, &job, b] {
+                         const CorePlan plan = core_at(job.plan, b);
+                         k.core(plan, workspace(k.core_workspace(plan)));
+                       }});
+  run_tasks(tasks, threads);
+}
+
+namespace {
+
 // A spectrum takes a microsecond: threads only where there are many.
 constexpr int64_t kSpectraWorthATeam = 16384;
 

@@ -56,6 +56,10 @@ struct LeadingJob {
   SvdOutput out;
 };
 
+struct CoreJob {
+  CorePlan plan;  // of the first of u.batch matrices
+};
+
 struct SummaryJob {
   const void* s;
   DType dtype;
@@ -97,6 +101,7 @@ void run_svd(const std::vector<SvdJob>& jobs, int threads);
 void run_rsvd(const std::vector<RsvdJob>& jobs, int threads);
 void run_track(const std::vector<TrackJob>& jobs, int threads);
 void run_leading(const std::vector<LeadingJob>& jobs, int threads);
+void run_cores(const std::vector<CoreJob>& jobs, int threads);
 void run_summaries(const std::vector<SummaryJob>& jobs, int threads);
 void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threads);
 void run_clusters(const std::vector<ClusterJob>& jobs);

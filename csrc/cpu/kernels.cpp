@@ -2,6 +2,7 @@
 #include "cpu/kernels.h"
 
 #include "cpu/alignment.h"
+#include "cpu/core.h"
 #include "cpu/leading.h"
 #include "cpu/qd.h"
 #include "cpu/reduce.h"
@@ -61,6 +62,8 @@ const Kernels& SK_CONCAT(kernels_, SK_ISA)() {
       isa::track,
       isa::leading_workspace,
       isa::leading,
+      isa::core_workspace,
+      isa::core,
       isa::alignment,
       isa::snapshot,
   };

@@ -96,6 +96,15 @@ struct SnapshotStats {
   double max_abs, frobenius_norm, finite;
 };
 
+// One U (m x k) Sigma (k x k) Vh (k x n), none of them float64, p = min(m, k), q = min(k, n).
+struct CorePlan {
+  MatrixView u, sigma, vh;
+  float* matrix;  // (p, q)
+  double* error;  // of its singular values; -1 where another method must find them
+  float* left;    // (p, m): left vectors by columns; null where they are not wanted
+  float* right;   // (q, n), or null
+};
+
 constexpr int64_t kGramPart = 16;
 
 struct Kernels {
@@ -133,6 +142,9 @@ struct Kernels {
 
   int64_t (*leading_workspace)(const MatrixView&, int64_t l);
   void (*leading)(const MatrixView&, const LeadingPlan&, const SvdOutput&, double* work);
+
+  int64_t (*core_workspace)(const CorePlan&);
+  void (*core)(const CorePlan&, double* work);
 
   void (*alignment)(const AlignmentPair&);
   void (*snapshot)(const MatrixView&, void* packed, SnapshotStats*);

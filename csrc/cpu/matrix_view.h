@@ -26,6 +26,7 @@ struct MatrixView {
   int64_t stride_long() const { return m >= n ? stride_m : stride_n; }
   int64_t stride_short() const { return m >= n ? stride_n : stride_m; }
 
+  MatrixView transposed() const { return {data, dtype, batch, n, m, stride_b, stride_n, stride_m}; }
   MatrixView at(int64_t b) const {
     MatrixView one = *this;
     one.data = static_cast<const char*>(data) + b * stride_b * size_of(dtype);

@@ -128,7 +128,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, seen: Tensor, hidden: Tensor, last: int | None = None) -> Tensor:
         """Rows x (n, d) to the same, or to the ``last`` of them; see `Rows`."""
         attended = self.attention(x, seen, hidden, last)
-        x = self.attention_norm(x[-len(attended) :] + attended)
+        x = self.attention_norm((x if last is None else x[-last:]) + attended)
         made: Tensor = self.mlp_norm(x + self.fc2(nn.functional.gelu(self.fc1(x))))
         return made
 
@@ -151,12 +151,12 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, seen: Tensor, hidden: Tensor, last: int | None) -> Tensor:
         """What the rows x (n, d), or the ``last`` of them, gather."""
         d, heads = x.shape[1], self.num_heads
-        projected = self.in_proj(x)
+        query, of_all = self.in_proj(x).split((d, 2 * d), dim=1)
         if last is not None:
-            seen, hidden = seen[-last:], hidden[-last:]
+            query, seen, hidden = query[-last:], seen[-last:], hidden[-last:]
         n, length = seen.shape
-        query = projected[-n:, :d].view(n, 1, heads, d // heads)
-        found = projected[:, d:].index_select(0, seen.flatten())
+        query = query.view(n, 1, heads, d // heads)
+        found = of_all.index_select(0, seen.flatten())
         key, value = found.view(n, length, 2, heads, d // heads).unbind(2)
         scores = (query * key).sum(-1) / math.sqrt(d // heads)
         shares = scores.masked_fill(hidden[..., None], -math.inf).softmax(dim=1)

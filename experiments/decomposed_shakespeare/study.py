@@ -40,13 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def arms_of(which: str) -> list[Arm]:
-    """For each share of the text the baseline and every rank of all layers, or of every group."""
-    groups = GROUPS if which == "all" else ["all"]
-    return [
-        arm(layers, rank, fraction)
-        for fraction in FRACTIONS
-        for layers, rank in [("none", 1.0), *((g, rank) for g in groups for rank in RANKS)]
-    ]
+    """For each share of the text the baseline and every rank of every group; or every rank of all
+    layers, and with less of the text those ranks that the claims need."""
+    arms = []
+    for fraction in FRACTIONS:
+        ranks = RANKS if which == "all" or fraction == FRACTIONS[0] else (0.125, 0.5)
+        groups = GROUPS if which == "all" else ["all"]
+        pairs = [(group, rank) for group in groups for rank in ranks]
+        arms += [arm(layers, rank, fraction) for layers, rank in [("none", 1.0), *pairs]]
+    return arms
 
 
 def figures_of(outcomes: Mapping[str, Outcome]) -> Figures:
@@ -59,7 +61,7 @@ def figures_of(outcomes: Mapping[str, Outcome]) -> Figures:
             for label, outcome in outcomes.items()
             if outcome.arm.overrides["train_fraction"] == fraction
         }
-        if members:
+        if not all(outcome.arm.is_baseline for outcome in members.values()):
             panels[f"{fraction:.0%} of the text"] = members
     figures = {"rank_table": rank_table_figure(panels)}
     for title, members in panels.items():

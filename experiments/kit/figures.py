@@ -65,11 +65,16 @@ def stable_rank_figure(base: Outcome, others: Sequence[Outcome]) -> Figure:
         above, map_, below = column
         _accuracy_over_points(above, base, arm, len(steps))
         mesh = _stable_rank_map(map_, arm, len(steps), top)
-        below.plot(_distance(base, arm, len(steps)), color=_OTHER)
-        below.set_ylabel("distance to baseline")
         for ax in column:
             ax.set_xlim(0, len(steps))
-        _step_labels(below, steps)
+        if arm is base:
+            # Its distance to itself is not worth a panel.
+            below.set_visible(False)
+            _step_labels(map_, steps)
+        else:
+            below.plot(_distance(base, arm, len(steps)), color=_OTHER)
+            below.set_ylabel("distance to baseline")
+            _step_labels(below, steps)
     figure.colorbar(mesh, ax=list(panels[1]), pad=0.01).set_label("stable rank / min(m, n)")
     return figure
 
@@ -171,6 +176,7 @@ def _step_labels(ax: Axes, steps: NDArray[np.int64]) -> None:
     powers = [10**k for k in range(int(np.log10(max(1, int(steps[-1])))) + 1)]
     ax.set_xticks([float(np.searchsorted(steps, power)) for power in powers],
                   [f"{power:g}" for power in powers], fontsize=7)  # fmt: skip
+    ax.tick_params(labelbottom=True)
     ax.set_xlabel("optimizer step (even in measured points)")
 
 

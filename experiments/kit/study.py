@@ -8,6 +8,7 @@ is interrupted goes on where its runs were.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def run_study(
 
 def run_missing(study: Study) -> list[str]:
     """Train every run that is not finished, ``study.jobs`` at a time; the names of those that
-    failed. Their output is in ``log.txt`` of their folders."""
+    failed. What a run prints is in ``seed<N>.log.txt`` beside its folder."""
     missing = [
         (arm, seed)
         for seed in study.seeds
@@ -203,7 +204,7 @@ def _run_one(study: Study, arm: Arm, seed: int) -> str | None:
 
 
 def _told(folder: Path) -> str:
-    summary = read_history(folder).summary
+    summary = json.loads((folder / SUMMARY).read_text())
     gap = summary["gap_closed_at_step"]
     closed = "gap not closed" if gap is None else f"gap closed at step {gap}"
     return f"{closed}, {summary['steps']} steps in {summary['seconds']:.0f} s"

@@ -16,6 +16,7 @@ from experiments.kit.run_folder import SUMMARY, is_finished, open_run_folder
 from experiments.kit.scores import Loss, scores
 from experiments.kit.settings import TrainingSettings
 from experiments.kit.training import Task, train
+from python_api.recorder import METRICS_FILE
 
 SettingsT = TypeVar("SettingsT", bound=TrainingSettings)
 Examples = tuple[Tensor, Tensor]
@@ -73,3 +74,4 @@ def _print_run(folder: Path) -> None:
         + ("gap not closed." if gap is None else f"gap closed at step {gap}.")
     )
     print(f"\nsummary  {(folder / SUMMARY).as_posix()}")
+    print(f'metrics  pandas.read_json("{(folder / METRICS_FILE).as_posix()}", lines=True)')

@@ -9,7 +9,7 @@ from torch import nn
 
 from python_api.decomposed.budget import LayerBudget, rank_of_energy, ranks_within
 from python_api.decomposed.layer import DecomposedLayer
-from python_api.decomposed.plain import check_no_hooks
+from python_api.decomposed.plain import check_no_parameter_hooks
 from python_api.decomposed.ranks import Rank, resolve_rank
 from python_api.decomposed.sites import Site, as_patterns, assign, find_sites, named, select
 from python_api.decomposed.tied import (
@@ -40,6 +40,9 @@ def compress_model(
         sk.compress_model(model, energy=0.99)
         sk.compress_model(model, parameters=1_000_000)
 
+    A dense model gets the ranks that an energy or a number of parameters asks for by
+    ``decompose_model(model, {"*": None})`` before.
+
     The singular value decomposition of U Sigma Vh comes from its factors, and the (m, n) matrix
     is never formed. Afterwards U and Vh are orthonormal again and Sigma is diagonal, in every
     layer that was meant, also where the rank stays: what the layer computes then stays too. New
@@ -47,13 +50,14 @@ def compress_model(
 
     Args:
         model: has decomposed layers, or is one.
-        rank: patterns of module names -> rank as for `decompose_model`, at most the layer's own.
+        rank: patterns of module names -> rank as for `decompose_model` (a share is one of the full
+            rank, min(m, n)), at most the layer's own.
         energy: 0 < energy <= 1; each layer keeps the smallest rank that holds this share of its
             sum of sigma^2.
-        parameters: how many parameters the whole model may have. From the triplets of all
-            layers, the one that costs least relative energy (its share of its layer's sum of
-            sigma^2) for each parameter saved is dropped until the rest fits, then triplets that
-            still fit are put back. Each layer keeps one.
+        parameters: how many parameters the whole model may have, Sigma's k^2 among them. From the
+            triplets of all layers, the one that costs least relative energy (its share of its
+            layer's sum of sigma^2) for each parameter saved is dropped until the rest fits, then
+            triplets that still fit are put back. Each layer keeps one.
 
     Returns:
         ``model``. Layers that share their factors are cut once and go on sharing. If anything
@@ -69,9 +73,10 @@ def compress_model(
     sites = _decomposed(find_sites(model))
     ranks = _asked(sites, rank) if rank is not None else None
     meant = list(ranks) if ranks is not None else sites
-    named_layers = {name: _layer(site) for site in meant for name in site.names}
-    check_nothing_left_behind(model, factors_of(named_layers))
-    tied = ties({site.names[0]: _layer(site) for site in meant})
+    layers = {site: _layer(site) for site in meant}
+    by_name = {name: layer for site, layer in layers.items() for name in site.names}
+    check_nothing_left_behind(model, factors_of(by_name))
+    tied = ties({site.names[0]: layer for site, layer in layers.items()})
     spectra = [_spectrum(tie) for tie in tied]
     if ranks is not None:
         wanted = _of_ties(tied, {site.names[0]: k for site, k in ranks.items()})
@@ -106,18 +111,19 @@ def _decomposed(sites: Sequence[Site]) -> list[Site]:
     found = [site for site in sites if isinstance(site.module, DecomposedLayer)]
     if not found:
         raise ValueError("the model has no decomposed layer; expected one made by decompose_model")
-    for site in found:
-        with named(site):
-            check_no_hooks(site.module)
-            for factor, values in site.module.named_parameters():
-                if not bool(torch.isfinite(values).all()):
-                    raise ValueError(f"{factor} holds NaN or Inf; expected finite entries")
     return found
 
 
 def _layer(site: Site) -> DecomposedLayer:
-    assert isinstance(site.module, DecomposedLayer)
-    return site.module
+    """The layer of a site, of which new factors can be made."""
+    layer = site.module
+    assert isinstance(layer, DecomposedLayer)
+    with named(site):
+        check_no_parameter_hooks(layer)
+        for name, factor in layer.factors()._asdict().items():
+            if not bool(torch.isfinite(factor).all()):
+                raise ValueError(f"{name} holds NaN or Inf; expected finite entries")
+    return layer
 
 
 def _asked(sites: Sequence[Site], ranks: Mapping[str, Rank]) -> dict[Site, int]:
@@ -127,8 +133,9 @@ def _asked(sites: Sequence[Site], ranks: Mapping[str, Rank]) -> dict[Site, int]:
     meant = select("rank", sites, as_patterns("rank", ranks), lambda site: None)
     found = {}
     for site, rank in assign("rank", meant, ranks).items():
+        layer = site.module
+        assert isinstance(layer, DecomposedLayer)
         with named(site):
-            layer = _layer(site)
             found[site] = resolve_rank(rank, *layer.shape)
             if found[site] > layer.rank:
                 raise ValueError(

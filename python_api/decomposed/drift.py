@@ -80,33 +80,34 @@ def decomposition_drift(model: nn.Module) -> Drifts:
 
 def _measure(layers: Iterable[DecomposedLayer]) -> list[list[float]]:
     """U, Vh and Sigma of every layer, brought to the host together."""
-    factors = [tuple(factor.detach().double() for factor in layer.factors()) for layer in layers]
-    distances = _from_orthonormal([side for U, _, Vh in factors for side in (U.mT, Vh)])
-    shares = [_off_diagonal(Sigma) for _, Sigma, _ in factors]
+    defects, shares = [], []
+    for layer in layers:
+        # One layer at a time: factors in float64 are twice the model.
+        U, Sigma, Vh = (factor.detach().double() for factor in layer.factors())
+        defects += [_defect(U.mT), _defect(Vh)]
+        shares.append(_off_diagonal(Sigma))
+    norms = _spectral_norms(defects)
     host = shares[0].device
-    table = [
-        torch.stack([distances[2 * i], distances[2 * i + 1], share]).to(host)
-        for i, share in enumerate(shares)
-    ]
-    rows: list[list[float]] = torch.stack(table).tolist()
+    columns = [[x.to(host) for x in column] for column in (norms[::2], norms[1::2], shares)]
+    rows: list[list[float]] = torch.stack([torch.stack(column) for column in columns]).mT.tolist()
     return rows
 
 
-def _from_orthonormal(sides: list[Tensor]) -> list[Tensor]:
-    """||R R^T - I||_2 of each (..., k, length), the largest of a batch."""
-    defects = []
-    for rows in sides:
-        defect = rows @ rows.mT
-        defect.diagonal(dim1=-2, dim2=-1).sub_(1)
-        defects.append(defect)
-    by_device: dict[torch.device, list[int]] = {}
-    for i, defect in enumerate(defects):
-        by_device.setdefault(defect.device, []).append(i)
+def _defect(rows: Tensor) -> Tensor:
+    """R R^T - I for (..., k, length)."""
+    defect = rows @ rows.mT
+    defect.diagonal(dim1=-2, dim2=-1).sub_(1)
+    return defect
+
+
+def _spectral_norms(matrices: list[Tensor]) -> list[Tensor]:
+    """The 2-norm of each, the largest of a batch; all of a device in one call."""
     norms: dict[int, Tensor] = {}
-    for indices in by_device.values():
-        spectra = svdvals_list([defects[i] for i in indices])
-        norms.update(zip(indices, (S[..., 0].max() for S in spectra), strict=True))
-    return [norms[i] for i in range(len(sides))]
+    for device in {matrix.device for matrix in matrices}:
+        here = [i for i, matrix in enumerate(matrices) if matrix.device == device]
+        spectra = svdvals_list([matrices[i] for i in here])
+        norms.update(zip(here, (S[..., 0].max() for S in spectra), strict=True))
+    return [norms[i] for i in range(len(matrices))]
 
 
 def _off_diagonal(Sigma: Tensor) -> Tensor:

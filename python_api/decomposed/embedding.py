@@ -19,7 +19,8 @@ class DecomposedEmbedding(DecomposedLayer):
     """Rows of the table U Sigma Vh, in place of ``nn.Embedding``; all three factors train.
 
     "Decomposed Learning and Grokking" (anonymous, under review), section 3, eq. 1-4, and
-    Tables 1 and 2.
+    Tables 1 and 2. The table is formed only where there are at least as many ids as it has rows:
+    then it is no larger than the result, and fewer products are needed.
 
     Args:
         num_embeddings: m, the rows of the table.

@@ -21,10 +21,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return groups for any torch optimizer: weight decay for everything but factors.
 
-    Decay on U, Sigma and Vh pulls on the product three times over and hurts: an MLP on MNIST with
-    all layers decomposed at full rank loses 54 points of accuracy at a decay of 0.1 or 0.01, while
-    without any it gains 2 over the dense baseline ("Decomposed Learning and Grokking", appendix E
-    and figure 24).
+    Decay hurts factors: an MLP on MNIST with all layers decomposed at full rank is 2.21 points more
+    accurate than the dense one without decay and 54.22 points less with ("Decomposed Learning and
+    Grokking", appendix E and figure 24). Over all factors of one matrix, ||U||_F^2 + ||Sigma||_F^2
+    + ||Vh||_F^2 is at least 3 sum sigma_i^(2/3), so that what decays is the rank.
 
     ::
 

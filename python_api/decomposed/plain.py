@@ -7,7 +7,7 @@ from torch import nn
 from python_api.decomposed.kinds import kind_of
 from python_api.decomposed.layer import check_source
 
-__all__ = ["check_no_hooks", "check_plain"]
+__all__ = ["check_no_hooks", "check_no_parameter_hooks", "check_plain"]
 
 _HOOKS = (
     "_forward_pre_hooks",
@@ -48,22 +48,37 @@ def check_plain(module: nn.Module) -> None:
 
 
 def check_no_hooks(module: nn.Module) -> None:
-    """Raise where a module or one of its parameters has hooks.
+    """Raise where a module, what is in it or a parameter has hooks or a compiled form.
 
     Raises:
         ValueError: naming them.
     """
-    found = [
-        name.strip("_") for name in _HOOKS for part in module.modules() if getattr(part, name, None)
-    ]
+    for part in module.modules():
+        found = [name.strip("_") for name in _HOOKS if getattr(part, name, None)]
+        if found:
+            raise ValueError(
+                f"the layer has hooks ({', '.join(found)}), which the new layer would lose; "
+                "expected none: remove them before, and register them on the new layer"
+            )
+        if part._compiled_call_impl is not None:
+            raise ValueError(
+                "the layer is compiled, which the new layer would not be; expected one that is not"
+            )
+    check_no_parameter_hooks(module)
+
+
+def check_no_parameter_hooks(module: nn.Module) -> None:
+    """Raise where a parameter of a module has hooks.
+
+    Raises:
+        ValueError: naming the parameter.
+    """
     for name, parameter in module.named_parameters():
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
-            found.append(f"hooks of the parameter {name}")
-    if found:
-        raise ValueError(
-            f"the layer has hooks ({', '.join(found)}), which the new layer would lose; expected "
-            "none: remove them before, and register them on the new layer"
-        )
+            raise ValueError(
+                f"{name} of the layer has hooks, which a new parameter would lose; expected none: "
+                "remove them before, and register them on the new one"
+            )
 
 
 def _members(dense: type[nn.Module]) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def recompose_model(
             (eq. 4 of "Decomposed Learning and Grokking") and as many parameters as then;
             "smallest": of this and two thin layers, of Vh and of U Sigma, whichever has fewer. An
             attention of which a projection becomes thin stays a ``DecomposedMultiheadAttention``
-            around plain projections.
+            around plain projections. Thin layers are not turned back by a later call.
 
     Returns:
         ``model``; where it is a decomposed layer itself, the new layer. Weights train where the

@@ -97,9 +97,10 @@ def set_shared_factors(tie: Tie, U: Tensor, Sigma: Tensor, Vh: Tensor) -> None:
 
 
 def _share(layers: Sequence[DecomposedLayer]) -> None:
-    first, *others = layers
-    for other in others:
-        other.U, other.Sigma, other.Vh = first.U, first.Sigma, first.Vh
+    # An embedding that pads has a row of U that is exactly zero.
+    source = next((x for x in layers if getattr(x, "padding_idx", None) is not None), layers[0])
+    for layer in layers:
+        layer.U, layer.Sigma, layer.Vh = source.U, source.Sigma, source.Vh
 
 
 def _told(shapes: tuple[tuple[int, ...], ...]) -> str:

@@ -271,6 +271,43 @@ void check(const Kernels& kernels, int64_t m, int64_t n, int kind, std::mt19937&
 
 }  // namespace
 
+// The core of random factors, or of factors whose columns are all the same.
+void check_core(const Kernels& kernels, int64_t m, int64_t n, int64_t k, bool dependent,
+                std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  auto filled = [&](int64_t count) {
+    auto x = poisoned<float>(count);
+    for (int64_t i = 0; i < count; ++i)
+      x[static_cast<size_t>(i)] = dependent ? 1.0f : normal(random);
+    return x;
+  };
+  const int64_t p = m < k ? m : k, q = n < k ? n : k;
+  auto u = filled(m * k), sigma = filled(k * k), vh = filled(k * n);
+  auto matrix = poisoned<float>(p * q), left = poisoned<float>(p * m),
+       right = poisoned<float>(q * n);
+  auto error = poisoned<double>(1);
+  CorePlan plan = {};
+  plan.u = {u.get(), DType::kFloat32, 1, m, k, 0, k, 1};
+  plan.sigma = {sigma.get(), DType::kFloat32, 1, k, k, 0, k, 1};
+  plan.vh = {vh.get(), DType::kFloat32, 1, k, n, 0, 1, k};  // by columns
+  plan.matrix = matrix.get();
+  plan.error = error.get();
+  for (const bool vectors : {true, false}) {
+    plan.left = vectors ? left.get() : nullptr;
+    plan.right = vectors ? right.get() : nullptr;
+    auto work = poisoned<double>(kernels.core_workspace(plan));
+    kernels.core(plan, work.get());
+    expect_written(error, 1, "error of core", plan.u);
+    expect_written(matrix, p * q, "core", plan.u);
+  }
+  expect_written(left, p * m, "left of core", plan.u);
+  expect_written(right, q * n, "right of core", plan.u);
+  if (dependent && k < m && k > 1 && error[0] != -1.0) {
+    std::printf("core of dependent columns: error %g\n", error[0]);
+    ++failures;
+  }
+}
+
 int main() {
   const int64_t shapes[][2] = {{1, 1},   {1, 5},    {5, 1},    {2, 2},    {3, 3},
                                {7, 5},   {9, 17},   {16, 16},  {31, 33},  {32, 32},
@@ -283,6 +320,11 @@ int main() {
       check<float>(kernels, shape[0], shape[1], kind, random);
       check<double>(kernels, shape[0], shape[1], kind, random);
     }
+  const int64_t cores[][3] = {{1, 1, 1},    {5, 3, 1},     {3, 5, 4},     {9, 9, 9},
+                              {40, 70, 33}, {65, 200, 16}, {20, 129, 64}, {150, 100, 97}};
+  for (const auto& shape : cores)
+    for (const bool dependent : {false, true})
+      check_core(kernels, shape[0], shape[1], shape[2], dependent, random);
   std::printf("%s: %d failures\n", kernels.name, failures);
   return failures != 0;
 }
