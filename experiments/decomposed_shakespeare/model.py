@@ -35,7 +35,7 @@ class CharacterTransformer(nn.Module):
         self.blocks = nn.Sequential(*(Block(settings) for _ in range(settings.layers)))
         self.norm = nn.LayerNorm(d)
         self.output = nn.Linear(d, vocabulary)
-        self.apply(_initialize)
+        self.apply(lambda module: _initialize(module, settings.initial_deviation))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits at every position, each from the characters up to it."""
@@ -91,9 +91,9 @@ class Attention(nn.Module):
         return output
 
 
-def _initialize(module: nn.Module) -> None:
-    """Karpathy's: normal with deviation 0.02; biases 0."""
+def _initialize(module: nn.Module, deviation: float) -> None:
+    """Karpathy's: normal weights; biases 0."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=deviation)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

@@ -34,6 +34,7 @@ class Settings(TrainingSettings):
     layers: int = option(6, "blocks of attention and feed forward")
     heads: int = option(6, "attention heads, each d_model / heads wide")
     length: int = option(256, "characters of a window")
+    initial_deviation: float = option(0.02, "standard deviation of the weights at the start")
     dropout: float = option(0.2, "on attention weights, and on what is added to the stream")
 
     learning_rate: float = option(3e-4, "Adam's learning rate")
@@ -58,6 +59,8 @@ class Settings(TrainingSettings):
             raise ValueError(
                 f"train_fraction is {self.train_fraction}; expected more than 0 and less than 1"
             )
+        if self.initial_deviation <= 0:
+            raise ValueError(f"initial_deviation is {self.initial_deviation}; expected more than 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected at least 0 and less than 1")
 

@@ -30,7 +30,9 @@ def make_task(options: Options[Settings]) -> Task:
                 f"length, which is {length}"
             )
     model = CharacterTransformer(settings, len(text.characters))
-    decompose_model(model, ranks(settings)).to(device)
+    if settings.decompose != "none":
+        decompose_model(model, ranks(settings))
+    model.to(device)
     train, test = text.train.to(device), text.test.to(device)
     measured = [
         windows(part, even_starts(len(part), settings.measured_windows, length), length)

@@ -42,13 +42,13 @@ class VisionTransformer(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.pre_output = nn.Linear(d, d)
         self.output = nn.Linear(d, classes)
-        self._initialize()
+        self._initialize(settings.initial_deviation)
 
-    def _initialize(self) -> None:
-        """Normal with deviation 0.02, cut off at 2 as there; biases 0."""
+    def _initialize(self, deviation: float) -> None:
+        """Normal; biases 0."""
         for name, parameter in self.named_parameters():
             if parameter.dim() > 1 or name == "class_token":
-                nn.init.trunc_normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=deviation)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 

@@ -32,7 +32,9 @@ def make_task(options: Options[Settings]) -> Task:
     train = (raw - mean) / deviation, labels
     _, channels, side, _ = raw.shape
     model = VisionTransformer(settings, side, channels, CLASSES)
-    decompose_model(model, ranks(settings, model.positions.num_embeddings)).to(device)
+    if settings.decompose != "none":
+        decompose_model(model, ranks(settings, model.positions.num_embeddings))
+    model.to(device)
 
     def loss(indices: Tensor) -> Tensor:
         if settings.augment:

@@ -13,9 +13,10 @@ from experiments.kit.checkpoint import seed_everything
 from experiments.kit.history import write_summary
 from experiments.kit.options import Options
 from experiments.kit.run_folder import SUMMARY, is_finished, open_run_folder
-from experiments.kit.scores import scores
+from experiments.kit.scores import Loss, scores
 from experiments.kit.settings import TrainingSettings
 from experiments.kit.training import Task, train
+from python_api.recorder import METRICS_FILE
 
 SettingsT = TypeVar("SettingsT", bound=TrainingSettings)
 Examples = tuple[Tensor, Tensor]
@@ -43,13 +44,21 @@ def run_supervised(
 
 
 def train_and_test(
-    model: nn.Module, train: Examples, test: Examples, *, chunk: int
+    model: nn.Module,
+    train: Examples,
+    test: Examples,
+    *,
+    chunk: int,
+    loss: Loss = nn.functional.cross_entropy,
 ) -> dict[str, Tensor]:
-    """Losses and accuracies of both sets of inputs and targets, as `Task.evaluate` gives them."""
+    """Losses and accuracies of both sets of inputs and targets, as `Task.evaluate` gives them.
+
+    ``loss`` and ``chunk`` are those of `scores`.
+    """
     found = {}
     for name, (inputs, targets) in (("train", train), ("test", test)):
         found[f"{name}_loss"], found[f"{name}_accuracy"] = scores(
-            model, inputs, targets, chunk=chunk
+            model, inputs, targets, loss=loss, chunk=chunk
         )
     return found
 
@@ -65,3 +74,4 @@ def _print_run(folder: Path) -> None:
         + ("gap not closed." if gap is None else f"gap closed at step {gap}.")
     )
     print(f"\nsummary  {(folder / SUMMARY).as_posix()}")
+    print(f'metrics  pandas.read_json("{(folder / METRICS_FILE).as_posix()}", lines=True)')
