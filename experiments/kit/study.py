@@ -24,7 +24,7 @@ from experiments.kit.figures import Figures
 from experiments.kit.history import read_history
 from experiments.kit.options import Options
 from experiments.kit.run_folder import SUMMARY, is_finished, run_folder, with_data, write_json
-from experiments.kit.table import format_table
+from experiments.kit.study_table import print_study
 
 ROOT = Path(__file__).parents[2]
 LOG = "log.txt"
@@ -157,29 +157,6 @@ def read_outcomes(study: Study) -> dict[str, Outcome]:
     return outcomes
 
 
-def print_study(folder: Path, summary: Mapping[str, Any]) -> None:
-    """The table of arms and the claims."""
-    header = ["arm", "parameters", "steps to 1 % gap", "test accuracy", "best", "ms a step"]
-    rows = [
-        [
-            arm["label"],
-            f"{arm['parameters']:,}",
-            _gap_text(arm),
-            _percent(arm["final_test_accuracy"]),
-            _percent(arm["best_test_accuracy"]),
-            f"{arm['ms_per_step']['mean']:.2f}",
-        ]
-        for arm in summary["arms"]
-    ]
-    print(f"\n{format_table(header, rows)}\n")
-    for claim in summary["claims"]:
-        print(f"{'holds    ' if claim['holds'] else 'DOES NOT '} {claim['claim']}")
-        print(f"          expected {claim['expected']}  [{claim['source']}]")
-        print(f"          measured {claim['measured']}")
-    print(f"\nsummary  {(folder / SUMMARY).as_posix()}")
-    print(f"figures  {(folder / 'figures').as_posix()}")
-
-
 def _run_one(study: Study, arm: Arm, seed: int) -> str | None:
     """One run in a process of its own; its name if it failed."""
     name = f"{arm.label}, seed {seed}"
@@ -208,16 +185,3 @@ def _told(folder: Path) -> str:
     gap = summary["gap_closed_at_step"]
     closed = "gap not closed" if gap is None else f"gap closed at step {gap}"
     return f"{closed}, {summary['steps']} steps in {summary['seconds']:.0f} s"
-
-
-def _gap_text(arm: Mapping[str, Any]) -> str:
-    closed, runs = arm["runs_that_closed_the_gap"], len(arm["seeds"])
-    if not closed:
-        return "not reached"
-    found = arm["steps_to_gap"]
-    text = f"{found['mean']:,.0f} ± {found['std']:,.0f}"
-    return text if closed == runs else f"{text} ({closed} of {runs})"
-
-
-def _percent(value: Mapping[str, float] | None) -> str:
-    return "–" if value is None else f"{100 * value['mean']:.2f} ± {100 * value['std']:.2f} %"
