@@ -1,26 +1,28 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go: build, tests, sanitizers, benchmarks.
+# Everything that needs a GPU, in one go: build, tests, sanitizers, benchmarks, experiments.
 #
-#   bash benchmarks/gpu_session.sh DIR [tests|sanitizers|benchmarks]...
+#   bash benchmarks/gpu_session.sh DIR [tests|sanitizers|benchmarks|experiments]...
 #
-# Writes logs, stages.json and gpu.json, gpu.md into DIR. Needs Python with a CUDA build of torch, Triton,
+# Writes logs, stages.json, gpu.json, gpu.md and runs/ into DIR; division-80.json and division-65.json are
+# the summaries of decomposed division at 80 and 65 % of the data. Runs that a time limit cut off go on when
+# the session is started again with the same DIR. Needs Python with a CUDA build of torch, Triton,
 # pytest, hypothesis and SciPy; nvcc or CuPy for the CUDA kernels. PYTHON names the interpreter. Installs
 # the package in place, without its dependencies. Goes on after a stage that fails and exits with 1.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 if [ $# -lt 1 ]; then
-  echo "usage: bash benchmarks/gpu_session.sh DIR [tests|sanitizers|benchmarks]..." >&2
+  echo "usage: bash benchmarks/gpu_session.sh DIR [tests|sanitizers|benchmarks|experiments]..." >&2
   exit 2
 fi
 out=$1
 shift
-wanted=${*:-tests sanitizers benchmarks}
+wanted=${*:-tests sanitizers benchmarks experiments}
 for part in $wanted; do
   case $part in
-    tests | sanitizers | benchmarks) ;;
+    tests | sanitizers | benchmarks | experiments) ;;
     *)
-      echo "$part: expected tests, sanitizers or benchmarks" >&2
+      echo "$part: expected tests, sanitizers, benchmarks or experiments" >&2
       exit 2
       ;;
   esac
@@ -66,6 +68,16 @@ for part in $wanted; do
       ;;
     benchmarks)
       stage benchmarks 500 "$python" -m benchmarks.gpu --out "$out/gpu"
+      ;;
+    experiments)
+      # The first seed of every arm comes first; one process leaves gaps that others fill.
+      for share in 80:3 65:1; do
+        percent=${share%:*}
+        stage "division-$percent" 900 "$python" -m experiments.decomposed_division.study \
+          --preset "paper$percent" --seeds "${share#*:}" --jobs 4 --device cuda --out "$out/runs"
+        summary="$out/runs/decomposed_division/study-paper$percent/summary.json"
+        [ ! -e "$summary" ] || cp "$summary" "$out/division-$percent.json"
+      done
       ;;
   esac
 done

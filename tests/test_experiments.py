@@ -18,17 +18,18 @@ import pytest
 import torch
 from device_steps import LateStreams, as_device
 from matplotlib.image import imread
+from scipy.stats import spearmanr
 
 from experiments.kit import run_folder
 from experiments.kit.checkpoint import load_checkpoint, save_checkpoint, seed_everything
 from experiments.kit.claims import Claim
+from experiments.kit.correlation import rank_correlation
 from experiments.kit.options import Options, parse_options
 from experiments.kit.table import format_table
 from experiments.modular_addition import train
 from experiments.modular_addition.claims import (
     EMBEDDING_TO_ATTENTION,
     check_claims,
-    rank_correlation,
 )
 from experiments.modular_addition.compare import compare
 from experiments.modular_addition.data import addition_split
@@ -378,6 +379,10 @@ def test_rank_correlation_is_spearmans():
     assert rank_correlation(x, np.exp(x)) == pytest.approx(1.0)
     assert rank_correlation(x, -(x**3)) == pytest.approx(-1.0)
     assert np.isnan(rank_correlation(x[:2], x[:2]))
+    ties = np.array([1.0, 1.0, 2.0, 3.0, 3.0])
+    assert rank_correlation(ties, ties) == pytest.approx(1.0)
+    assert rank_correlation(x, ties) == pytest.approx(spearmanr(x, ties).statistic)
+    assert np.isnan(rank_correlation(x, np.ones(5)))
 
 
 # --- whole runs --------------------------------------------------------------------------------

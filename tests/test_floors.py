@@ -30,6 +30,8 @@ ADAPTERS: dict[str, str | tuple[str, ...] | None] = {
     "pandas": "python_api/dataframes.py",
     "plotly": "python_api/report.py",
     "pytorch_lightning": None,
+    # Peers in benchmarks; in the training scripts the digits that come with it.
+    "sklearn": "experiments/kit/datasets.py",
     "tqdm": "experiments/kit/progress.py",
     "transformers": None,
     "triton": (

@@ -91,7 +91,7 @@ def test_the_session_says_what_it_needs(tmp_path: Path) -> None:
     assert outcome()[0] == 2
     status, told = outcome(str(tmp_path / "out"), "everything")
     assert status == 2
-    assert "everything: expected tests, sanitizers or benchmarks" in told
+    assert "everything: expected tests, sanitizers, benchmarks or experiments" in told
     status, told = outcome(str(tmp_path / "out"))
     assert status == 1
     assert "finds no CUDA device" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,3 +36,19 @@ def json_value(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def claims_table(claims: Sequence[Mapping[str, Any]]) -> str:
+    """Whether each row of a ``summary.json`` holds, and what was measured, as text."""
+    lines = []
+    for claim in claims:
+        lines.append(f"{'holds    ' if claim['holds'] else 'DOES NOT '} {claim['claim']}")
+        lines.append(f"          expected {claim['expected']}  [{claim['source']}]")
+        lines.append(f"          measured {_brief(claim['measured'])}")
+    return "\n".join(lines)
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key.removesuffix('.weight')} {_brief(v)}" for key, v in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

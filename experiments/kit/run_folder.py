@@ -1,7 +1,8 @@
 """Where a run lives, and what its ``config.json`` says.
 
 ``<out>/<experiment>/<preset>/seed<N>/``; overrides of the preset are part of the preset's folder
-name (``demo+weight_decay=0.0``), so that runs with other settings never share a folder.
+name (``demo+weight_decay=0.0``), and so is the name of the ``--data`` folder, so that runs with
+other settings or data never share a folder.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ def run_folder(experiment: str, options: Options[Any]) -> Path:
     name = options.preset
     for key in sorted(options.overrides):
         name += f"+{key}={options.overrides[key]}"
-    return options.out / experiment / name / f"seed{options.seed}"
+    return options.out / experiment / with_data(name, options.data) / f"seed{options.seed}"
+
+
+def with_data(name: str, data: Path | None) -> str:
+    """``name``, and that of the folder of data sets where one is given."""
+    return name if data is None else f"{name}+data={data.resolve().name}"
 
 
 def open_run_folder(experiment: str, options: Options[Any]) -> Path:
@@ -73,6 +79,7 @@ def _config(experiment: str, options: Options[Any]) -> dict[str, Any]:
         "overrides": options.overrides,
         "settings": dataclasses.asdict(options.settings),
         "seed": options.seed,
+        "data": None if options.data is None else str(options.data.resolve()),
         "device": str(options.device),
         "threads": torch.get_num_threads(),
         "versions": {
@@ -84,7 +91,8 @@ def _config(experiment: str, options: Options[Any]) -> dict[str, Any]:
 
 
 def _check_same_settings(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    before, now = old["settings"], new["settings"]
+    # The folder's own name has the last part of the data's; this is for the rest of it.
+    before, now = ({**c["settings"], "data": c.get("data")} for c in (old, new))
     changed = [
         f"{key}: {before.get(key, 'absent')} there, {now.get(key, 'absent')} now"
         for key in sorted(before.keys() | now.keys())

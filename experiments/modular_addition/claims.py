@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from experiments.kit.claims import Claim
-from experiments.modular_addition.history import FloatArray, History
+from experiments.kit.correlation import rank_correlation
+from experiments.modular_addition.history import History
 from experiments.modular_addition.presets import Settings
 
 PAPER = "Yunis et al. 2024, Grokking, Rank Minimization"
@@ -164,11 +165,3 @@ def _maximum(history: History, scalar: str) -> float:
     values = history.scalars[scalar]
     values = values[np.isfinite(values)]
     return float(np.max(values)) if len(values) else float("nan")
-
-
-def rank_correlation(a: FloatArray, b: FloatArray) -> float:
-    """Spearman's rank correlation of two samples without ties; NaN below three points."""
-    if len(a) < 3:
-        return float("nan")
-    ranks = [np.argsort(np.argsort(sample)).astype(np.float64) for sample in (a, b)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

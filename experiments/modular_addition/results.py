@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.kit.claims import json_value
+from experiments.kit.claims import claims_table, json_value
 from experiments.kit.options import Options
 from experiments.kit.run_folder import SUMMARY, write_json
 from experiments.kit.table import format_table
@@ -174,21 +174,5 @@ def spectra_tables(shown: dict[str, Any]) -> str:
     )
 
 
-def claims_table(claims: list[dict[str, Any]]) -> str:
-    """One row per claim: whether it holds, and what was measured."""
-    lines = []
-    for claim in claims:
-        lines.append(f"{'holds    ' if claim['holds'] else 'DOES NOT '} {claim['claim']}")
-        lines.append(f"          expected {claim['expected']}  [{claim['source']}]")
-        lines.append(f"          measured {_brief(claim['measured'])}")
-    return "\n".join(lines)
-
-
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key.removesuffix('.weight')} {_brief(v)}" for key, v in value.items())
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,41 @@
+"""``python -m experiments.decomposed_division``: one run; ``.study`` compares many."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.decomposed_division.presets import PRESETS, Settings
+from experiments.decomposed_division.train import make_task
+from experiments.kit.command import exit_status
+from experiments.kit.options import Options, parse_options
+from experiments.kit.supervised import run_supervised
+
+NAME = "decomposed_division"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the process's exit status."""
+    options = parse(argv)
+    return exit_status(NAME, lambda: run(options))
+
+
+def parse(argv: Sequence[str] | None) -> Options[Settings]:
+    """The options of this experiment."""
+    return parse_options(
+        PRESETS,
+        prog=f"python -m experiments.{NAME}",
+        description="Train a two-layer Transformer on a / b mod p, with layers kept as U Sigma Vh.",
+        default_preset="cpu",
+        argv=argv,
+    )
+
+
+def run(options: Options[Settings]) -> Path:
+    """One run, or what is left of it; prints how it went and returns its folder."""
+    return run_supervised(NAME, options, make_task)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

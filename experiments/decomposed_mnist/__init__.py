@@ -1,0 +1,1 @@
+"""Handwritten digits with decomposed layers: what weight decay does to factors, and grokking."""

@@ -1,0 +1,44 @@
+"""``python -m experiments.decomposed_mnist``: one run; `study` compares many."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from experiments.decomposed_mnist.presets import NEED_MNIST, PRESETS, Settings
+from experiments.decomposed_mnist.task import make_task
+from experiments.kit.command import exit_status
+from experiments.kit.options import Options, parse_options
+from experiments.kit.supervised import run_supervised
+
+NAME = "decomposed_mnist"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the process's exit status."""
+    return exit_status(NAME, lambda: run_supervised(NAME, parse(argv), make_task))
+
+
+def parse(argv: Sequence[str] | None) -> Options[Settings]:
+    """The options of this experiment.
+
+    Raises ``ValueError`` for a preset that means MNIST and no folder of it.
+    """
+    options = parse_options(
+        PRESETS,
+        prog=f"python -m experiments.{NAME}",
+        description="Train a three-layer ReLU network on handwritten digits, with layers kept as "
+        "U Sigma Vh: scikit-learn's digits, or MNIST from the folder of --data.",
+        default_preset="cpu",
+        argv=argv,
+    )
+    if options.preset in NEED_MNIST and options.data is None:
+        raise ValueError(
+            f"preset {options.preset} trains on MNIST; expected --data with the folder of its "
+            "files (train-images-idx3-ubyte and so on, or t10k-* alone, plain or gzipped)"
+        )
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Decomposed learning of a Vision Transformer (appendix G.2 of the paper)."""
