@@ -47,6 +47,8 @@ def backward_way(p: int, m: int, n: int, core: int, needed: Sequence[bool]) -> W
         core: how many numbers of Sigma a number is multiplied with: k, or 1 for a diagonal.
         needed: a flag for each of x, U, Sigma and Vh.
     """
+    if all(needed[:4]):
+        return forward_way(p, m, n)
     return min(WAYS, key=lambda way: backward_operations(way, p, m, n, core, needed))
 
 

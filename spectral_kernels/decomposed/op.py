@@ -11,8 +11,8 @@ from torch import Tensor
 
 from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.arrays import Array, enter, enter_together, from_tensor, kind
-from spectral_kernels.decomposed.gradients import usv_matmul_backward, usv_matmul_setup
-from spectral_kernels.numerics import autocast_dtype, autocast_off, result_dtype
+from spectral_kernels.decomposed.gradients import UsvMatmul
+from spectral_kernels.numerics import DTYPE_CODES, autocast_dtype, autocast_off, result_dtype
 from spectral_kernels.results import Decomposed
 from spectral_kernels.svd.op import svd
 
@@ -129,6 +129,9 @@ def usv_matmul(
             kinds.
         RuntimeError: ``out`` together with an argument that requires a gradient.
     """
+    # Looking closely takes as long as a small product.
+    if out is None and _plainly_fit(x, U, Sigma, Vh, bias):
+        return _usv_matmul(x, U, Sigma, Vh, bias)
     arguments = {"x": x, "U": U, "Sigma": Sigma, "Vh": Vh}
     if bias is not None:
         arguments["bias"] = bias
@@ -165,6 +168,24 @@ def break_even_rank(m: int, n: int) -> int:
     s = m + n
     # floor((isqrt(D) - s) / 2) is exact: the condition is (2k + s)^2 <= D = s^2 + 4 m n.
     return (math.isqrt(s * s + 4 * m * n) - s) // 2
+
+
+def _plainly_fit(x: Array, U: Array, Sigma: Array, Vh: Array, bias: Array | None) -> bool:
+    """Whether these are what they are in every training step: tensors of one kind, no batch."""
+    if not (isinstance(x, Tensor) and isinstance(U, Tensor) and x.dim() > 1 and U.dim() == 2):
+        return False
+    dtype, device = x.dtype, x.device
+    for t in (x, U, Sigma, Vh) if bias is None else (x, U, Sigma, Vh, bias):
+        alike = isinstance(t, Tensor) and t.dtype == dtype and t.device == device
+        if not alike or t.layout != torch.strided:
+            return False
+    (m, k), n = U.shape, x.shape[-1]
+    return (
+        dtype in DTYPE_CODES
+        and Vh.shape == (k, n)
+        and Sigma.shape in ((k, k), (k,))
+        and (bias is None or bias.shape == (m,))
+    )
 
 
 def _check_factors(U: Tensor, Sigma: Tensor, Vh: Tensor) -> None:
@@ -232,5 +253,5 @@ def _kernel(
 
 
 contracts.implement("usv_matmul", _kernel)
-contracts.differentiate("usv_matmul", usv_matmul_backward, usv_matmul_setup)
+contracts.differentiate_with("usv_matmul", UsvMatmul)
 contracts.autocast("usv_matmul", cast=True)
