@@ -40,16 +40,28 @@ def usv_matmul(
     hidden = Vh @ rows.mT
     if way == "rows":
         hidden = core_times(Sigma, hidden)
-    if bias is None:
-        y = hidden.mT @ U.mT
-    elif U.dim() == 2:
-        y = torch.addmm(bias, hidden.mT, U.mT)
-    else:
-        y = hidden.mT @ U.mT
-        y += bias.unsqueeze(-2)
+    # Written in place where out has the rows of one product.
+    target = None
+    if out is not None and U.dim() == 2 and out.dtype == dtype and out.is_contiguous():
+        target = out.flatten(0, -2)
+    y = _last_product(hidden.mT, U.mT, bias, target)
+    if out is not None:
+        return out if target is not None else out.copy_(y.view(out.shape))
     if y.dim() != x.dim():
         y = y.view(*x.shape[:-1], U.shape[-2])
-    return y.to(x.dtype) if out is None else out.copy_(y)
+    return y.to(x.dtype)
+
+
+def _last_product(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
+    """Return a b + bias, which is ``out`` where given: of two matrices."""
+    if b.dim() == 2:
+        if bias is None:
+            return torch.mm(a, b, out=out)
+        return torch.addmm(bias, a, b, out=out)
+    y = a @ b
+    if bias is not None:
+        y += bias.unsqueeze(-2)
+    return y
 
 
 def usv_backward(
