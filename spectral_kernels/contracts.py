@@ -61,6 +61,30 @@ def differentiate(name: str, backward: Callable[..., Any], setup: Callable[..., 
     )
 
 
+def differentiate_with(name: str, function: Any) -> None:
+    """Register the gradient of an operator: a ``torch.autograd.Function`` that calls it.
+
+    What ``register_autograd`` makes of the same two functions reads the schema anew in each call,
+    which takes longer than a small product. The operator must take no lists of tensors.
+    """
+    overload = operator(name)
+
+    def kernel(*arguments: Any) -> Any:
+        if torch.is_grad_enabled() and any(
+            isinstance(a, Tensor) and a.requires_grad for a in arguments
+        ):
+            return function.apply(*arguments)
+        with below_autograd():
+            return overload(*arguments)
+
+    _LIBRARY.impl(name, kernel, "Autograd")
+
+
+def below_autograd() -> Any:
+    """Return a context in which operators run their kernels, not their gradients' registration."""
+    return torch._C._AutoDispatchBelowAutograd()
+
+
 def not_differentiable(name: str, advice: str) -> None:
     """Declare that an operator has no gradient: asking for one is an error that says so.
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import matrices
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 import spectral_kernels as sk
-from spectral_kernels.decomposed import reference
+from spectral_kernels.decomposed import folding, reference, torch_backend, torch_gradients
 
 
 def factors(m: int, n: int, k: int, batch=(), *, diagonal: bool, dtype=torch.float64):
@@ -117,28 +120,84 @@ def test_product_rounds_once(dtype: torch.dtype, p: int) -> None:
     assert (error <= 0.51 * eps * want.abs() + floor * want.abs().max()).all()
 
 
-def test_product_never_forms_the_matrix() -> None:
-    """20,000 x 20,000 in float64 would be 3.2 GB; the largest tensor here is 20,000 x 4."""
-    from torch.utils._python_dispatch import TorchDispatchMode
+MASKS = [mask for mask in itertools.product([False, True], repeat=4) if any(mask)]
 
-    largest = 0
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            for x in result if isinstance(result, (tuple, list)) else [result]:
-                if isinstance(x, torch.Tensor):
-                    largest = max(largest, x.numel())
-            return result
+@pytest.mark.parametrize("way", folding.WAYS)
+@pytest.mark.parametrize("diagonal", [False, True], ids=["dense", "diagonal"])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)], ids=str)
+def test_every_way_has_the_same_gradients(batch, diagonal, way) -> None:
+    """What is needed of each, against autograd through a plain chain."""
+    m, n, k, p = 7, 9, 4, 6
+    U, Sigma, Vh = (t.requires_grad_() for t in factors(m, n, k, batch, diagonal=diagonal))
+    x = torch.randn(*batch, p, n, dtype=torch.float64, requires_grad=True)
+    g = torch.randn(*batch, p, m, dtype=torch.float64)
+    core = torch.diag_embed(Sigma) if diagonal else Sigma
+    given = (x, U, Sigma, Vh)
+    want = torch.autograd.grad(x @ Vh.mT @ core.mT @ U.mT, given, g)
+    with torch.no_grad():
+        for needed in MASKS:
+            found = torch_gradients.gradients(way, g, *given, needed)
+            for f, w, t, asked in zip(found, want, given, needed, strict=True):
+                assert (f is not None) == asked
+                if f is not None:
+                    assert f.is_contiguous()
+                    assert f.shape == t.shape
+                    torch.testing.assert_close(f, w, rtol=1e-12, atol=1e-12)
 
-    m = n = 20_000
-    parts = [x.requires_grad_() for x in factors(m, n, 4, diagonal=False)]
-    for p in (2, 4):
-        x = torch.randn(p, n, dtype=torch.float64, requires_grad=True)
-        with Watch():
-            sk.usv_matmul(x, *parts).sum().backward()
-    assert 0 < largest <= 4 * max(m, n)
+
+@pytest.mark.parametrize("way", folding.WAYS)
+@pytest.mark.parametrize("sizes", [(50, 20, 30, 7), (9, 20, 30, 7), (50, 30, 20, 7)], ids=str)
+def test_operations_are_counted_right(sizes, way) -> None:
+    """The counts by which a way is chosen are those of the products that are done."""
+    p, m, n, k = sizes
+    given = [torch.randn(s) for s in ((p, m), (p, n), (m, k), (k, k), (k, n))]
+    for needed in MASKS:
+        with FlopCounterMode(display=False) as counter:
+            torch_gradients.gradients(way, *given, needed)
+        counted = folding.backward_operations(way, p, m, n, k, needed)
+        assert counter.get_total_flops() == 2 * k * counted
+
+
+@pytest.mark.parametrize("sizes", [(50, 20, 30), (9, 20, 30), (50, 30, 20), (25, 30, 20)], ids=str)
+def test_the_way_with_fewest_operations(sizes: tuple[int, int, int]) -> None:
+    for core, needed in itertools.product((1, 7), MASKS):
+        chosen = folding.backward_way(*sizes, core, needed)
+        counts = {w: folding.backward_operations(w, *sizes, core, needed) for w in folding.WAYS}
+        assert counts[chosen] == min(counts.values())
+
+
+def test_the_whole_count_of_a_step() -> None:
+    """2 p k (3 m + 4 n) operations and 8 of k^2 times the least of p, m and n."""
+    for p, m, n, k in ((50, 20, 30, 7), (9, 20, 30, 7), (50, 30, 20, 7)):
+        x, (U, Sigma, Vh) = torch.randn(p, n), factors(m, n, k, diagonal=False, dtype=torch.float32)
+        with FlopCounterMode(display=False) as counter:
+            torch_backend.usv_matmul(x, U, Sigma, Vh, None)
+            torch_backend.usv_backward(torch.randn(p, m), x, U, Sigma, Vh, [True] * 5)
+        total = 2 * p * k * (3 * m + 4 * n) + 8 * k * k * min(p, m, n)
+        assert counter.get_total_flops() == total
+
+
+@pytest.mark.parametrize("diagonal", [False, True], ids=["dense", "diagonal"])
+@pytest.mark.parametrize("shape", [(4, 5, 3), (5, 4, 3)], ids=str)
+@pytest.mark.parametrize("batch", [(), (2,), (2, 2)], ids=str)
+def test_gradients_of_batches(batch, shape, diagonal) -> None:
+    m, n, k = shape
+    parts = [t.requires_grad_() for t in factors(m, n, k, batch, diagonal=diagonal)]
+    assert torch.autograd.gradcheck(sk.recompose, parts)
+    assert torch.autograd.gradgradcheck(sk.recompose, parts)
+    for p in (3, 6):
+        x = torch.randn(*batch, p, n, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(sk.usv_matmul, (x, *parts))
+        assert torch.autograd.gradgradcheck(sk.usv_matmul, (x, *parts))
+
+
+def test_recompose_is_never_cast() -> None:
+    parts = factors(6, 5, 3, diagonal=False, dtype=torch.float32)
+    want, out = sk.recompose(*parts), torch.empty(6, 5)
+    with torch.autocast("cpu"):
+        assert torch.equal(sk.recompose(*parts), want)
+        assert torch.equal(sk.recompose(*parts, out=out), want)
 
 
 def test_equals_linear(backend: str) -> None:

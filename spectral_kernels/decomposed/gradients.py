@@ -14,27 +14,37 @@ from spectral_kernels.decomposed import torch_backend
 from spectral_kernels.decomposed.torch_backend import Gradients
 from spectral_kernels.numerics import autocast_off
 
+_usv_matmul = contracts.operator("usv_matmul")
 _usv_backward = contracts.operator("usv_backward")
 
 
-def usv_matmul_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Save the factors; the k-wide activations are cheaper to recompute than to keep."""
-    x, U, Sigma, Vh, _ = inputs
-    ctx.save_for_backward(x, U, Sigma, Vh)
+class UsvMatmul(torch.autograd.Function):
+    """usv_matmul: keeps x, U, Sigma and Vh, and recomputes what is k wide."""
 
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, U: Tensor, Sigma: Tensor, Vh: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """Return the product."""
+        ctx.save_for_backward(x, U, Sigma, Vh)
+        with contracts.below_autograd():
+            y: Tensor = _usv_matmul(x, U, Sigma, Vh, bias)
+        return y
 
-def usv_matmul_backward(ctx: Any, grad: Tensor) -> Gradients:
-    """Return the gradients of x, U, Sigma, Vh and bias, None where not needed."""
-    arguments = (grad, *ctx.saved_tensors, list(ctx.needs_input_grad))
-    # create_graph=True: a second derivative needs operations that have one.
-    if torch.is_grad_enabled():
-        with autocast_off(grad.device.type):
-            return torch_backend.usv_backward(*arguments)
-    found = iter(_usv_backward(*arguments))
-    d_x, d_U, d_Sigma, d_Vh, d_bias = (
-        next(found) if needed else None for needed in ctx.needs_input_grad
-    )
-    return d_x, d_U, d_Sigma, d_Vh, d_bias
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        """Return the gradients of x, U, Sigma, Vh and bias, None where not needed."""
+        arguments = (grad, *ctx.saved_tensors, list(ctx.needs_input_grad))
+        # create_graph=True: a second derivative needs operations that have one.
+        if torch.is_grad_enabled():
+            with autocast_off(grad.device.type):
+                return torch_backend.usv_backward(*arguments)
+        with contracts.below_autograd():
+            found = iter(_usv_backward(*arguments))
+        d_x, d_U, d_Sigma, d_Vh, d_bias = (
+            next(found) if needed else None for needed in ctx.needs_input_grad
+        )
+        return d_x, d_U, d_Sigma, d_Vh, d_bias
 
 
 def _kernel(

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.arrays import Array, enter, enter_together, from_tensor, kind
-from spectral_kernels.decomposed.gradients import usv_matmul_backward, usv_matmul_setup
-from spectral_kernels.numerics import autocast_dtype, autocast_off, result_dtype
+from spectral_kernels.decomposed.gradients import UsvMatmul
+from spectral_kernels.decomposed.torch_gradients import core_times, times_core
+from spectral_kernels.numerics import DTYPE_CODES, autocast_dtype, autocast_off, result_dtype
 from spectral_kernels.results import Decomposed
 from spectral_kernels.svd.op import svd
 
@@ -67,35 +68,42 @@ def recompose(
         U: (..., m, k); lists or tuples of factors give a list.
         Sigma: (..., k, k), or (..., k) for a diagonal.
         Vh: (..., k, n).
-        out: where to write the result; of the kind, device and shape of the result.
+        out: where to write the result, of its kind, device, dtype and shape, sharing no memory
+            with the factors: a weight is recomposed in place, with min(m, n) k numbers on the way
+            (and float32 copies of 16-bit factors). Not differentiable.
+
+    Returns:
+        U Sigma Vh, float64 for float64 and float32 otherwise, whatever ``torch.autocast`` says.
+        Differentiable in all three, twice.
 
     Raises:
         TypeError: integer or complex dtype.
         ValueError: shapes that do not chain, mixed devices or kinds, ``out`` that does not fit.
     """
     (us, ss, vs), leave = enter_together(U=U, Sigma=Sigma, Vh=Vh)
-    products = []
-    for u, s, v in zip(us, ss, vs, strict=True):
-        checks.check_factors(u, s, v)
-        dtype = result_dtype(torch.promote_types(u.dtype, v.dtype))
-        u, s, v = u.to(dtype), s.to(dtype), v.to(dtype)
-        # Sigma goes to the side with fewer rows.
-        if s.dim() < u.dim():
-            u = u * s.unsqueeze(-2)
-        elif u.shape[-2] <= v.shape[-1]:
-            u = u @ s
-        else:
-            v = s @ v
-        products.append((u, v))
+    for factors in zip(us, ss, vs, strict=True):
+        checks.check_factors(*factors)
     if out is None:
-        return leave([u @ v for u, v in products])
+        with autocast_off(us[0].device.type if us else "cpu"):
+            sides = [_two_sides(*factors) for factors in zip(us, ss, vs, strict=True)]
+            return leave([u @ v for u, v in sides])
     if isinstance(U, (list, tuple)):
         raise ValueError("out is given with a list of matrices; expected a single matrix")
-    (u, v) = products[0]
-    target = _out(out, kind(U), u, (*u.shape[:-1], v.shape[-1]), u.dtype)
-    with torch.no_grad():
+    with torch.no_grad(), autocast_off(us[0].device.type):
+        u, v = _two_sides(us[0], ss[0], vs[0])
+        target = _out(out, kind(U), u, (*u.shape[:-1], v.shape[-1]), u.dtype)
         torch.matmul(u, v, out=target)
     return out
+
+
+def _two_sides(U: Tensor, Sigma: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two matrices, k wide and k high, whose product is U Sigma Vh."""
+    dtype = result_dtype(torch.promote_types(U.dtype, Vh.dtype))
+    U, Sigma, Vh = U.to(dtype), Sigma.to(dtype), Vh.to(dtype)
+    # Sigma goes to the side with fewer rows.
+    if U.shape[-2] <= Vh.shape[-1]:
+        return times_core(U, Sigma), Vh
+    return U, core_times(Sigma, Vh)
 
 
 def usv_matmul(
@@ -123,12 +131,25 @@ def usv_matmul(
         Under ``torch.autocast`` arguments are cast as those of ``linear`` are: to its dtype, which
         the result then has, but for float64; not with ``out``.
 
+        Memory, for p rows and e bytes a number: autograd keeps x, U, Sigma and Vh, no byte beyond
+        these arguments (under autocast, beyond their casts). A dense layer keeps x and W; three
+        calls of ``linear`` keep 2 p k e bytes more, what is k wide between them, which here is
+        recomputed: p k n multiplications. Beside arguments and results the forward pass holds
+        k (p + min(m, n)) numbers at its peak, the backward pass k (p + m + n), and both, on a CPU,
+        float32 copies of 16-bit arguments. Nothing is ever m x n.
+
+        With every gradient needed, forward and backward have 2 p k (3 m + 4 n) operations, and 8 of
+        k^2 times p, m or n, whichever is least (see ``folding``); a dense layer has 6 p m n.
+
     Raises:
         TypeError: integer or complex dtype.
         ValueError: dtypes differ (after autocast), shapes that do not chain, mixed devices or
             kinds.
         RuntimeError: ``out`` together with an argument that requires a gradient.
     """
+    # Looking closely takes as long as a small product.
+    if out is None and _plainly_fit(x, U, Sigma, Vh, bias):
+        return _usv_matmul(x, U, Sigma, Vh, bias)
     arguments = {"x": x, "U": U, "Sigma": Sigma, "Vh": Vh}
     if bias is not None:
         arguments["bias"] = bias
@@ -165,6 +186,24 @@ def break_even_rank(m: int, n: int) -> int:
     s = m + n
     # floor((isqrt(D) - s) / 2) is exact: the condition is (2k + s)^2 <= D = s^2 + 4 m n.
     return (math.isqrt(s * s + 4 * m * n) - s) // 2
+
+
+def _plainly_fit(x: Array, U: Array, Sigma: Array, Vh: Array, bias: Array | None) -> bool:
+    """Whether these are what they are in every training step: tensors of one kind, no batch."""
+    if not (isinstance(x, Tensor) and isinstance(U, Tensor) and x.dim() > 1 and U.dim() == 2):
+        return False
+    dtype, device = x.dtype, x.device
+    for t in (x, U, Sigma, Vh) if bias is None else (x, U, Sigma, Vh, bias):
+        alike = isinstance(t, Tensor) and t.dtype == dtype and t.device == device
+        if not alike or t.layout != torch.strided:
+            return False
+    (m, k), n = U.shape, x.shape[-1]
+    return (
+        dtype in DTYPE_CODES
+        and Vh.shape == (k, n)
+        and Sigma.shape in ((k, k), (k,))
+        and (bias is None or bias.shape == (m,))
+    )
 
 
 def _check_product(tensors: dict[str, Tensor], *, autocast: bool) -> None:
@@ -218,5 +257,5 @@ def _kernel(
 
 
 contracts.implement("usv_matmul", _kernel)
-contracts.differentiate("usv_matmul", usv_matmul_backward, usv_matmul_setup)
+contracts.differentiate_with("usv_matmul", UsvMatmul)
 contracts.autocast("usv_matmul", cast=True)
