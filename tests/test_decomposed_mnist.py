@@ -379,6 +379,22 @@ def test_each_grokking_claim_can_fail(changed, failing):
     assert [i for i, claim in enumerate(claims) if not claim.holds] == sorted(failing)
 
 
+def test_grokking_claims_of_arms_that_failed_are_left_out():
+    test, train = papers_grokking()
+    arms = [
+        arm
+        for arm in grokking.grokking_arms("claims")
+        if arm.label in ("baseline", "layer2 0.5", "layers23 1")
+    ]
+    claims = grokking.grokking_claims(outcomes(arms, test, train))
+    assert [claim.claim.split(",")[0] for claim in claims] == [
+        "the baseline groks",
+        "layer 2 decomposed ends above the baseline",
+        "layers 2 and 3 at 100 %: no grokking",
+        "layers 2 and 3 at 100 % end above the baseline",
+    ]
+
+
 def test_a_baseline_that_does_not_grok_says_so():
     test, train = papers_grokking()
     train["baseline"] = [0.1, 0.1, 0.3, 0.5, 1.0]

@@ -73,7 +73,7 @@ def _order_of_decomposed(best: Mapping[str, float], rank: float) -> list[Claim]:
             claim=f"the more weight decay, the lower the best test accuracy, %, with all layers "
             f"decomposed at {rank:.0%} of their ranks",
             source=f"{SOURCE}d",
-            expected="lower with each decay, from 0 to 1",
+            expected="never above that of a smaller decay",
             measured=measured,
             holds=_falls(measured),
         )

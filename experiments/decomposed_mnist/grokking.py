@@ -68,25 +68,24 @@ def grokking_claims(outcomes: Mapping[str, Outcome]) -> list[Claim]:
     base = outcomes.get(baseline().label)
     if base is None:
         return []
-    claims = [_baseline_groks(base)]
     layer1, layer2, layer3 = (_of_series(outcomes, f"layer{i}") for i in (1, 2, 3))
-    if layer1:
-        claims.append(_ends(base, layer1, "layer 1 decomposed ends below the baseline", -1, 25))
-        claims.append(_in_tandem(layer1, "layer 1 decomposed: no grokking at any rank", 25))
-    if layer2:
-        claims.append(_ends(base, layer2, "layer 2 decomposed ends above the baseline", 1, 26))
-        full = {label: o for label, o in layer2.items() if o.arm.rank == 1.0}
-        claims.append(_in_tandem(full, "layer 2 decomposed at 100 %: no grokking", 26))
-    if layer3:
-        full = {label: o for label, o in layer3.items() if o.arm.rank == 1.0}
-        less = {label: o for label, o in layer3.items() if o.arm.rank != 1.0}
-        claims.append(_ends(base, full, "layer 3 at full rank ends above the baseline", 1, 27))
-        claims.append(_ends(base, less, "layer 3 at less ends below the baseline", -1, 27))
     both = _of_series(outcomes, "layers23")
-    if both:
-        claims.append(_in_tandem(both, "layers 2 and 3 at 100 %: no grokking", 28))
-        claims.append(_ends(base, both, "layers 2 and 3 at 100 % end above the baseline", 1, 28))
-    return [*claims, *_decay_is_to_blame(outcomes)]
+    full2, full3 = (
+        {k: o for k, o in each.items() if o.arm.rank == 1.0} for each in (layer2, layer3)
+    )
+    less3 = {label: o for label, o in layer3.items() if label not in full3}
+    return [
+        _baseline_groks(base),
+        *_ends(base, layer1, "layer 1 decomposed ends below the baseline", -1, 25),
+        *_in_tandem(layer1, "layer 1 decomposed: no grokking at any rank", 25),
+        *_ends(base, layer2, "layer 2 decomposed ends above the baseline", 1, 26),
+        *_in_tandem(full2, "layer 2 decomposed at 100 %: no grokking", 26),
+        *_ends(base, full3, "layer 3 at full rank ends above the baseline", 1, 27),
+        *_ends(base, less3, "layer 3 at less ends below the baseline", -1, 27),
+        *_in_tandem(both, "layers 2 and 3 at 100 %: no grokking", 28),
+        *_ends(base, both, "layers 2 and 3 at 100 % end above the baseline", 1, 28),
+        *_decay_is_to_blame(outcomes),
+    ]
 
 
 def delay(run: History) -> float:
@@ -110,7 +109,7 @@ def _end(outcome: Outcome) -> float:
     return 100 * float(outcome.finals("test_accuracy").mean())
 
 
-def _delays(outcome: Outcome) -> float:
+def _mean_delay(outcome: Outcome) -> float:
     return float(np.mean([delay(run) for run in outcome.runs.values()]))
 
 
@@ -121,7 +120,7 @@ def _largest_gap(outcome: Outcome) -> float:
 
 
 def _tandem_numbers(outcome: Outcome) -> dict[str, float]:
-    return {"delay": _delays(outcome), "largest_gap_points": _largest_gap(outcome)}
+    return {"delay": _mean_delay(outcome), "largest_gap_points": _largest_gap(outcome)}
 
 
 def _baseline_groks(base: Outcome) -> Claim:
@@ -131,31 +130,42 @@ def _baseline_groks(base: Outcome) -> Claim:
         expected=f"test accuracy reaches {RISEN:.0%} of its highest value after at least "
         f"{DELAYED:g} times the steps of training accuracy",
         measured=_tandem_numbers(base),
-        holds=_delays(base) >= DELAYED,
+        holds=_mean_delay(base) >= DELAYED,
     )
 
 
-def _in_tandem(arms: Mapping[str, Outcome], claim: str, figure: int) -> Claim:
-    return Claim(
-        claim=f"{claim}, training and test accuracy rise in tandem",
-        source=f"{PAPER}, Figure {figure}",
-        expected=f"test accuracy reaches {RISEN:.0%} of its highest value within {TANDEM:g} times "
-        "the steps of training accuracy",
-        measured={label: _tandem_numbers(outcome) for label, outcome in arms.items()},
-        holds=bool(arms) and all(_delays(outcome) <= TANDEM for outcome in arms.values()),
-    )
+def _in_tandem(arms: Mapping[str, Outcome], claim: str, figure: int) -> list[Claim]:
+    if not arms:
+        return []
+    return [
+        Claim(
+            claim=f"{claim}, training and test accuracy rise in tandem",
+            source=f"{PAPER}, Figure {figure}",
+            expected=f"test accuracy reaches {RISEN:.0%} of its highest value within {TANDEM:g} "
+            "times the steps of training accuracy",
+            measured={label: _tandem_numbers(outcome) for label, outcome in arms.items()},
+            holds=all(_mean_delay(outcome) <= TANDEM for outcome in arms.values()),
+        )
+    ]
 
 
-def _ends(base: Outcome, arms: Mapping[str, Outcome], claim: str, sign: int, figure: int) -> Claim:
+def _ends(
+    base: Outcome, arms: Mapping[str, Outcome], claim: str, sign: int, figure: int
+) -> list[Claim]:
+    """Above the baseline where ``sign`` is 1, below where it is -1."""
+    if not arms:
+        return []
     level = _end(base)
     ends = {label: _end(outcome) for label, outcome in arms.items()}
-    return Claim(
-        claim=f"{claim}, at every rank that is tried" if len(arms) > 1 else claim,
-        source=f"{PAPER}, Figure {figure}",
-        expected=f"final test accuracy {'above' if sign > 0 else 'below'} the baseline's",
-        measured={"baseline": level, **ends},
-        holds=bool(ends) and all(sign * (end - level) > 0 for end in ends.values()),
-    )
+    return [
+        Claim(
+            claim=f"{claim}, at every rank that is tried" if len(arms) > 1 else claim,
+            source=f"{PAPER}, Figure {figure}",
+            expected=f"final test accuracy {'above' if sign > 0 else 'below'} the baseline's",
+            measured={"baseline": level, **ends},
+            holds=all(sign * (end - level) > 0 for end in ends.values()),
+        )
+    ]
 
 
 def _decay_is_to_blame(outcomes: Mapping[str, Outcome]) -> list[Claim]:
