@@ -21,7 +21,7 @@ from experiments.decomposed_division.__main__ import parse
 from experiments.decomposed_division.claims import check_claims, delay, steps_ratio
 from experiments.decomposed_division.data import SEQUENCE, Split, division_split
 from experiments.decomposed_division.model import GROUPS, DivisionTransformer, make_model
-from experiments.decomposed_division.presets import PRESETS, Settings
+from experiments.decomposed_division.presets import PRESETS
 from experiments.decomposed_division.study import arms_of, figures_of
 from experiments.decomposed_division.study import main as study
 from experiments.decomposed_division.train import make_task, quotient_loss, warmed_up
@@ -341,14 +341,14 @@ def test_a_study_trains_what_is_missing_and_tells_what_failed(tmp_path, capsys, 
     folder = tmp_path / "decomposed_division/study-cpu"
     summary = json.loads((folder / "summary.json").read_text())
     assert [arm["label"] for arm in summary["arms"]] == ["baseline", "all 1"]
-    assert len(summary["claims"]) == 6
-    assert summary["failed"] == ["all 0.5, seed 0"]
+    assert len(summary["claims"]) == 7
+    assert summary["failed"] == ["all 0.75, seed 0"]
     for name in ("accuracy", "ranks", "stable_ranks"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 10_000
     printed = capsys.readouterr()
     assert "3 of 3 runs to train" in printed.out
     assert "steps to 1 % gap" in printed.out
-    assert "failed: all 0.5, seed 0" in printed.err
+    assert "failed: all 0.75, seed 0" in printed.err
     assert "holds a run with other settings" in broken.with_name("seed0.log.txt").read_text()
     # What is left to train a second time is that run.
     (broken / "config.json").unlink()
@@ -383,19 +383,13 @@ def outcomes(**closed: list[int | None]) -> dict[str, Outcome]:
     }
 
 
-def holds(settings: Settings, found: dict[str, Outcome]) -> dict[str, bool]:
-    claims = check_claims(settings, found)
-    for claim in claims:
-        json.dumps(claim.to_dict(), allow_nan=False)
-    return {claim.claim.split(":")[0].split(" ")[0]: claim.holds for claim in claims}
-
-
 def test_claims_of_the_paper_in_runs_like_the_papers():
     found = outcomes(
         baseline=[4000, 5000], all=[110, 130], attention=[900, 1000], positions=[4000, 6000]
     )
     claims = check_claims(PRESETS["paper80"], found)
-    assert [claim.holds for claim in claims] == [True] * 8
+    assert [claim.holds for claim in claims] == [True] * 9
+    json.dumps([claim.to_dict() for claim in claims], allow_nan=False)
     assert claims[0].measured["times_fewer"] == 4500 / 120
 
 
@@ -405,7 +399,7 @@ def test_claims_that_do_not_hold_say_so():
     )
     claims = check_claims(PRESETS["paper80"], found)
     told = {claim.claim: claim.holds for claim in claims}
-    fewer, _, _, _, _, no_grokking, attention, positions = told.values()
+    fewer, _, _, _, _, _, no_grokking, attention, positions = told.values()
     assert not any((fewer, no_grokking, attention, positions))
 
 
@@ -444,8 +438,10 @@ def test_delay_is_between_the_two_accuracies():
 
 
 def test_arms_are_what_the_claims_need_or_what_is_asked_for():
-    assert [arm.label for arm in arms_of("cpu")] == [
-        "baseline", "all 1", "all 0.5", "all 0.25", "attention 0.125", "positions 1",
+    assert [arm.label for arm in arms_of("cpu")] == ["baseline", "all 1", "all 0.75", "all 0.5"]
+    assert [arm.label for arm in arms_of("paper80")] == [
+        "baseline", "all 1", "all 0.75", "all 0.5", "all 0.25", "all 0.125", "attention 0.125",
+        "positions 1",
     ]  # fmt: skip
     asked = arms_of("paper65", ["positions", "output"])
     assert len(asked) == 11

@@ -207,6 +207,14 @@ def test_beyond_the_range_of_the_core(every_isa: str) -> None:
     assert core.matrix[1].isfinite().all()
 
 
+def test_a_zero_matrix_has_no_error(every_isa: str) -> None:
+    x = gaussian(9, 7, 4, (2,))
+    x.Sigma[0] = 0.0
+    (core,) = cores([x], vectors=False)
+    assert core.error[0] == 0.0
+    assert core.error[1] > 0.0
+
+
 def test_ragged_lists_and_some_vectors(every_isa: str) -> None:
     xs = [gaussian(9, 7, 4), gaussian(5, 8, 3, (2,)), gaussian(9, 7, 4, seed=5)]
     together = cores(xs, vectors=[True, False, True])
@@ -269,6 +277,19 @@ def whole(x: Decomposed) -> torch.Tensor:
     """Return U Sigma Vh in float64."""
     U, Sigma, Vh = (part.double() for part in x)
     return U @ Sigma @ Vh
+
+
+def test_lift_under_autocast() -> None:
+    x = trained(30, 20, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = sk.usv_svd(*x)
+        tracker = sk.SpectrumTracker(reuse_buffers=True)
+        for _ in range(2):
+            tracked = tracker.update(x)
+    for a, b in zip(sk.usv_svd(*x), inside, strict=True):
+        assert a.equal(b)
+    U, S, Vh = (part.double() for part in tracked)
+    torch.testing.assert_close((U * S) @ Vh, whole(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (70, 40, 33), (130, 65, 20)], ids=str)

@@ -150,9 +150,11 @@ inline double multiply_core(const CorePlan& plan, const CoreSpace& s, double f_u
   const double h_u = 0.5 * f_u * (1.0 + f_u), h_v = 0.5 * f_v * (1.0 + f_v);
   const double stretch = h_u + h_v + h_u * h_v;
   const double rounding = (1.0 + stretch) * 2.01 * gemm_gamma<double>(k) * z;
-  // float32 rounds by half an eps, or by half the smallest number below the normal range.
+  // float32 rounds by half an eps, or by half the smallest number below the normal range; zero is
+  // what it is.
+  const double below = z > 0.0 ? 0x1p-149 : 0.0;
   const double narrowing =
-      0x1.01p-24 * std::sqrt(squares) + std::sqrt(static_cast<double>(p * q)) * 0x1p-149;
+      0x1.01p-24 * std::sqrt(squares) + std::sqrt(static_cast<double>(p * q)) * below;
   return kSafety * (stretch * std::sqrt(squares) + rounding + narrowing);
 }
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Points of accuracy up to which differences are drawn in proportion; beyond, in log.
-LINEAR_UP_TO = 2.0
+# Differences in points that have a label; up to the first they are drawn in proportion, beyond in
+# log, so that a gain of one and a loss of fifty are both seen.
+POINTS = (2.0, 5.0, 10.0, 20.0, 50.0)
 
 
 def decay_figures(outcomes: Mapping[str, Outcome]) -> Figures:
@@ -56,7 +57,7 @@ def decay_figure(outcomes: Mapping[str, Outcome]) -> Figure:
         above.set_ylabel("best test accuracy, %")
         above.legend(fontsize="small", title="weight decay")
         below.axhline(0.0, color="black", linestyle="--", linewidth=1)
-        below.set_yscale("symlog", linthresh=LINEAR_UP_TO)
+        _in_points(below)
         below.set_ylabel("points above the baseline")
         below.set_xlabel("rank, % of full")
         for ax in (above, below):
@@ -82,6 +83,18 @@ def _lines(
     above.plot(ranks, values, color=colour, marker="o", label=f"{decay:g}")
     above.axhline(_percent(base), color=colour, linestyle="--", linewidth=1)
     below.plot(ranks, values - _percent(base), color=colour, marker="o")
+
+
+def _in_points(ax: Axes) -> None:
+    """A logarithmic axis on both sides of 0, where differences are too large for a plain one."""
+    lowest, highest = ax.get_ylim()
+    if max(-lowest, highest) <= POINTS[0]:
+        return
+    ticks = [-point for point in POINTS[::-1]] + [0.0, *POINTS]
+    shown = [tick for tick in ticks if lowest <= tick <= highest]
+    ax.set_yscale("symlog", linthresh=POINTS[0])
+    ax.set_yticks(shown, [f"{tick:g}" for tick in shown], minor=False)
+    ax.set_yticks([], minor=True)
 
 
 def _percent(outcome: Outcome) -> float:

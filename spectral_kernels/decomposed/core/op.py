@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import dispatch
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.numerics import autocast_off, result_dtype
 from spectral_kernels.results import SVD, Decomposed
 
 
@@ -76,22 +76,22 @@ def lift(core: Core, svd: SVD, out: SVD | None = None) -> SVD:
     Args:
         core: with vectors.
         svd: (..., p, t), (..., t), (..., t, q) of ``core.matrix``, t triplets.
-        out: where to write; fields of the shapes (..., m, t), (..., t), (..., t, n). Where p = m
-            the vectors are those of ``svd``, and so may be the memory; likewise where q = n.
+        out: where to write; fields of the shapes (..., m, t), (..., t), (..., t, n). Without it a
+            result may share its memory with ``svd``, where a side is not longer than k.
     """
-    if out is None:
-        # Left vectors lie by columns, in every result of the library.
-        U, Vh = _lifted(svd.U.mT, core.left.mT).mT, _lifted(svd.Vh, core.right)
-        return SVD(U, svd.S, Vh)
-    _lifted(svd.U.mT, core.left.mT, out.U.mT)
-    _lifted(svd.Vh, core.right, out.Vh)
-    if out.S is not svd.S:
+    with autocast_off(svd.S.device.type):
+        if out is None:
+            # Left vectors lie by columns, in every result of the library.
+            left = _lifted(svd.U.mT, core.left.mT, None).mT
+            return SVD(left, svd.S, _lifted(svd.Vh, core.right, None))
+        _lifted(svd.U.mT, core.left.mT, out.U.mT)
+        _lifted(svd.Vh, core.right, out.Vh)
         out.S.copy_(svd.S)
-    return out
+        return out
 
 
-def _lifted(rows: Tensor, basis: Tensor, out: Tensor | None = None) -> Tensor:
-    """Return rows @ basis; a square basis is the identity."""
+def _lifted(rows: Tensor, basis: Tensor, out: Tensor | None) -> Tensor:
+    """Return rows @ basis, a copy at most where the basis is square and so the identity."""
     if basis.shape[-1] != basis.shape[-2]:
         return torch.matmul(rows, basis, out=out)
     if out is None or out.data_ptr() == rows.data_ptr():
