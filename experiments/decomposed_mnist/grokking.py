@@ -110,7 +110,7 @@ def _end(outcome: Outcome) -> float:
     return 100 * float(outcome.finals("test_accuracy").mean())
 
 
-def _delays(outcome: Outcome) -> float:
+def _mean_delay(outcome: Outcome) -> float:
     return float(np.mean([delay(run) for run in outcome.runs.values()]))
 
 
@@ -121,7 +121,7 @@ def _largest_gap(outcome: Outcome) -> float:
 
 
 def _tandem_numbers(outcome: Outcome) -> dict[str, float]:
-    return {"delay": _delays(outcome), "largest_gap_points": _largest_gap(outcome)}
+    return {"delay": _mean_delay(outcome), "largest_gap_points": _largest_gap(outcome)}
 
 
 def _baseline_groks(base: Outcome) -> Claim:
@@ -131,7 +131,7 @@ def _baseline_groks(base: Outcome) -> Claim:
         expected=f"test accuracy reaches {RISEN:.0%} of its highest value after at least "
         f"{DELAYED:g} times the steps of training accuracy",
         measured=_tandem_numbers(base),
-        holds=_delays(base) >= DELAYED,
+        holds=_mean_delay(base) >= DELAYED,
     )
 
 
@@ -142,7 +142,7 @@ def _in_tandem(arms: Mapping[str, Outcome], claim: str, figure: int) -> Claim:
         expected=f"test accuracy reaches {RISEN:.0%} of its highest value within {TANDEM:g} times "
         "the steps of training accuracy",
         measured={label: _tandem_numbers(outcome) for label, outcome in arms.items()},
-        holds=bool(arms) and all(_delays(outcome) <= TANDEM for outcome in arms.values()),
+        holds=bool(arms) and all(_mean_delay(outcome) <= TANDEM for outcome in arms.values()),
     )
 
 
