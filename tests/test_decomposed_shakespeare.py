@@ -138,9 +138,9 @@ def test_the_papers_preset_asks_for_its_text(tmp_path, capsys):
 
 
 def test_a_text_that_is_too_short_is_refused(tmp_path, capsys):
-    (tmp_path / "input.txt").write_text("to be or not to be. " * 3, encoding="utf-8")
+    (tmp_path / "input.txt").write_text("to be or not to be. ", encoding="utf-8")
     assert main(["--out", str(tmp_path / "runs"), "--data", str(tmp_path)]) == 1
-    assert "the training part of the text has 54 characters" in capsys.readouterr().err
+    assert "the training part of the text has 18 characters" in capsys.readouterr().err
 
 
 # --- the study ---------------------------------------------------------------------------------
