@@ -19,6 +19,7 @@ from experiments.decomposed_shakespeare.data import (
 from experiments.decomposed_shakespeare.model import CharacterTransformer
 from experiments.decomposed_shakespeare.presets import GROUPS, PRESETS, Settings, ranks
 from experiments.decomposed_shakespeare.study import arms_of, figures_of
+from experiments.decomposed_shakespeare.study import main as study_main
 from experiments.decomposed_shakespeare.task import make_task
 from experiments.kit.options import Options
 from experiments.kit.updates import Updates
@@ -130,10 +131,16 @@ def test_an_update_asks_the_device_for_no_number(tmp_path):
         updates.one()
 
 
+def test_the_papers_preset_asks_for_its_text(tmp_path, capsys):
+    for command in (main, study_main):
+        assert command(["--preset", "paper", "--out", str(tmp_path)]) == 1
+        assert "preset paper reads input.txt; expected --data" in capsys.readouterr().err
+
+
 def test_a_text_that_is_too_short_is_refused(tmp_path, capsys):
-    (tmp_path / "input.txt").write_text("to be or not to be. " * 3, encoding="utf-8")
+    (tmp_path / "input.txt").write_text("to be or not to be. ", encoding="utf-8")
     assert main(["--out", str(tmp_path / "runs"), "--data", str(tmp_path)]) == 1
-    assert "the training part of the text has 54 characters" in capsys.readouterr().err
+    assert "the training part of the text has 18 characters" in capsys.readouterr().err
 
 
 # --- the study ---------------------------------------------------------------------------------

@@ -186,6 +186,8 @@ def test_images_that_need_a_folder_ask_for_it(tmp_path, capsys):
     for preset, name in (("mnist", "mnist"), ("paper", "cifar10")):
         assert main(["--preset", preset, "--out", str(tmp_path)]) == 1
         assert f"images is {name}; expected --data" in capsys.readouterr().err
+        assert study.main(["--preset", preset, "--out", str(tmp_path)]) == 1
+        assert f"preset {preset} reads" in capsys.readouterr().err
 
 
 # --- the study ---------------------------------------------------------------------------------

@@ -119,3 +119,6 @@ PRESETS = {
     # Appendix G.2: 827,530 parameters on CIFAR-10's images.
     "paper": Settings(),
 }
+
+# Preset -> what it reads from the folder of --data.
+NEEDS = {"mnist": "MNIST", "paper": "CIFAR-10"}

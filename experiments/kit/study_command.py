@@ -11,6 +11,7 @@ from experiments.kit.command import exit_status
 from experiments.kit.figures import Figures
 from experiments.kit.options import Options
 from experiments.kit.study import Study, run_study, study_parser
+from experiments.kit.supervised import check_data
 
 SettingsT = TypeVar("SettingsT")
 Outcomes = Mapping[str, Outcome]
@@ -27,6 +28,7 @@ def study_command(
     arms: Callable[[SettingsT, str], Sequence[Arm]],
     claims: Callable[[SettingsT, Outcomes], list[Claim]],
     figures: Callable[[SettingsT, Outcomes], Figures],
+    needs: Mapping[str, str] | None = None,
 ) -> int:
     """Read the options, run the study, print its results; the process's exit status.
 
@@ -40,6 +42,7 @@ def study_command(
         arms: the preset's settings and ``"claims"`` or ``"all"`` -> the arms to train.
         claims: the settings and the arms by label -> the claims that they test.
         figures: the settings and the arms by label -> name -> figure.
+        needs: preset -> what must be in the folder of ``--data``, for presets that need one.
     """
     parser = study_parser(name, description, list(presets))
     parser.add_argument(
@@ -65,6 +68,7 @@ def study_command(
     failed: list[int] = []
 
     def work() -> None:
+        check_data(study.preset, study.data, needs or {})
         failed.append(
             run_study(
                 study,

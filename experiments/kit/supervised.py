@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +41,15 @@ def run_supervised(
         write_summary(name, options, folder, training)
     _print_run(folder)
     return folder
+
+
+def check_data(preset: str, data: Path | None, needs: Mapping[str, str]) -> None:
+    """Raise ``ValueError`` for a preset among ``needs``, preset -> what it reads, without a folder
+    of data."""
+    if preset in needs and data is None:
+        raise ValueError(
+            f"preset {preset} reads {needs[preset]}; expected --data with the folder that has it"
+        )
 
 
 def train_and_test(
