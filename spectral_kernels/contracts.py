@@ -74,7 +74,7 @@ def differentiate_with(name: str, function: Any) -> None:
             isinstance(a, Tensor) and a.requires_grad for a in arguments
         ):
             return function.apply(*arguments)
-        with below_autograd():
+        with torch.no_grad(), below_autograd():
             return overload(*arguments)
 
     _LIBRARY.impl(name, kernel, "Autograd")

@@ -10,10 +10,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import spectral_kernels as sk
-from spectral_kernels.decomposed import folding, reference, torch_backend, torch_gradients
+from spectral_kernels.decomposed import (
+    cpu_products,
+    folding,
+    reference,
+    torch_backend,
+    torch_gradients,
+)
 
 
 def factors(m: int, n: int, k: int, batch=(), *, diagonal: bool, dtype=torch.float64):
@@ -176,6 +183,29 @@ def test_the_whole_count_of_a_step() -> None:
             torch_backend.usv_backward(torch.randn(p, m), x, U, Sigma, Vh, [True] * 5)
         total = 2 * p * k * (3 * m + 4 * n) + 8 * k * k * min(p, m, n)
         assert counter.get_total_flops() == total
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@pytest.mark.parametrize("diagonal", [False, True], ids=["dense", "diagonal"])
+@pytest.mark.parametrize("sizes", [(50, 20, 30, 7), (9, 20, 30, 7), (50, 30, 20, 7)], ids=str)
+def test_products_of_onednn(sizes, diagonal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library that processors without MKL's AVX-512 kernels use, at every size here."""
+    monkeypatch.setattr(cpu_products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(cpu_products, "LEAST", 0)
+    p, m, n, k = sizes
+    parts = factors(m, n, k, diagonal=diagonal, dtype=torch.float32)
+    given = [t.requires_grad_() for t in (torch.randn(2, p, n), *parts, torch.randn(m))]
+    wide = [t.detach().double().requires_grad_() for t in given]
+    grad = torch.randn(2, p, m)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        y = sk.usv_matmul(*given)
+        found = torch.autograd.grad(y, given, grad)
+    assert any(e.key == "mkldnn::_linear_pointwise" for e in profiler.key_averages())
+    exact = sk.usv_matmul(*wide)
+    want = torch.autograd.grad(exact, wide, grad.double())
+    for f, w in zip((y, *found), (exact, *want), strict=True):
+        # float32 sums of 100 products at most: 3e-7 seen.
+        assert (f - w).abs().max() <= 2e-6 * w.abs().max()
 
 
 @pytest.mark.parametrize("diagonal", [False, True], ids=["dense", "diagonal"])

@@ -135,8 +135,9 @@ def usv_matmul(
         these arguments (under autocast, beyond their casts). A dense layer keeps x and W; three
         calls of ``linear`` keep 2 p k e bytes more, what is k wide between them, which here is
         recomputed: p k n multiplications. Beside arguments and results the forward pass holds
-        k (p + min(m, n)) numbers at its peak, the backward pass k (p + m + n), and both, on a CPU,
-        float32 copies of 16-bit arguments. Nothing is ever m x n.
+        k (2 p + min(m, n)) numbers at its peak, the backward pass k (2 p + m + n); on a CPU both
+        hold float32 copies of 16-bit arguments, and what the library that multiplies takes for
+        itself, at most some 100,000 numbers. Nothing is ever m x n.
 
         With every gradient needed, forward and backward have 2 p k (3 m + 4 n) operations, and 8 of
         k^2 times p, m or n, whichever is least (see ``folding``); a dense layer has 6 p m n.
@@ -166,7 +167,7 @@ def usv_matmul(
         raise RuntimeError("usv_matmul with out= is not differentiable; use it under no_grad")
     target = _out(out, kind(x), xt, (*xt.shape[:-1], tensors["U"].shape[-2]), xt.dtype)
     rows_out = target.unsqueeze(0) if xt.dim() == 1 else target
-    with autocast_off(xt.device.type):
+    with torch.no_grad(), autocast_off(xt.device.type):
         _kernel(rows, tensors["U"], tensors["Sigma"], tensors["Vh"], b, rows_out)
     return out
 

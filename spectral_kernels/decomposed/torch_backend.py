@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spectral_kernels.decomposed.cpu_products import mm, uses_onednn
 from spectral_kernels.decomposed.folding import backward_way, forward_way
 from spectral_kernels.decomposed.torch_gradients import core_times, gradients, times_core
 from spectral_kernels.numerics import result_dtype
@@ -37,7 +38,7 @@ def usv_matmul(
         U = times_core(U, Sigma)
     elif way == "right":
         Vh = core_times(Sigma, Vh)
-    hidden = Vh @ rows.mT
+    hidden = mm(Vh, rows.mT)
     if way == "rows":
         hidden = core_times(Sigma, hidden)
     # Written in place where out has the rows of one product.
@@ -54,11 +55,11 @@ def usv_matmul(
 
 def _last_product(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None) -> Tensor:
     """Return a b + bias, which is ``out`` where given: of two matrices."""
-    if b.dim() == 2:
-        if bias is None:
-            return torch.mm(a, b, out=out)
-        return torch.addmm(bias, a, b, out=out)
-    y = a @ b
+    if out is not None:
+        return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
+    if bias is not None and b.dim() == 2 and not uses_onednn(a, b):
+        return torch.addmm(bias, a, b)
+    y = mm(a, b)
     if bias is not None:
         y += bias.unsqueeze(-2)
     return y
