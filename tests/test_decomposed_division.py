@@ -439,7 +439,7 @@ def test_delay_is_between_the_two_accuracies():
 
 def test_arms_are_what_the_claims_need_or_what_is_asked_for():
     quick = [arm.label for arm in arms_of("cpu")]
-    assert quick == ["baseline", "all 1", "all 0.75", "all 0.5", "attention 0.125"]
+    assert quick == ["baseline", "all 1", "all 0.75", "all 0.5"]
     assert [arm.label for arm in arms_of("paper80")] == [
         "baseline", "all 1", "all 0.75", "all 0.5", "all 0.25", "all 0.125", "attention 0.125",
         "positions 1",

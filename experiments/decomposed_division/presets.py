@@ -86,7 +86,7 @@ PRESETS = {
     "cpu": replace(
         PAPER,
         train_fraction=0.8,
-        max_steps=20_000,
+        max_steps=10_000,
         checkpoint_every=500,
         stop_at_gap=True,
         train_measured=1024,

@@ -69,8 +69,7 @@ def arms_of(preset: str, layers: Sequence[str] | None = None) -> list[Arm]:
     if preset == "cpu":
         # At 25 % of the rank training accuracy is a third after 3,000 steps, and the positions
         # take as long as the baseline: neither is worth minutes of the quick study.
-        high = [decomposed("all", rank) for rank in RANKS[:3]]
-        return [baseline(), *high, decomposed("attention", 0.125)]
+        return [baseline(), *(decomposed("all", rank) for rank in RANKS[:3])]
     every = [decomposed("all", rank) for rank in RANKS]
     return [baseline(), *every, decomposed("attention", 0.125), decomposed("positions", 1.0)]
 
