@@ -31,7 +31,7 @@ BENCH_ENV := OMP_NUM_THREADS=$(BENCH_THREADS) MKL_NUM_THREADS=$(BENCH_THREADS) \
   OPENBLAS_NUM_THREADS=$(BENCH_THREADS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo compare verify test lint typecheck format bench clean missing-module
+.PHONY: help demo compare verify decomposed test lint typecheck format bench clean missing-module
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -44,6 +44,9 @@ compare: $(VENV)/installed ## the demo with and without weight decay, in one fig
 
 verify: $(VENV)/installed ## hold the demo's spectra against float64 at every step, and their price against loops
 	$(BIN)/python -m experiments.modular_addition.verify --preset demo
+
+decomposed: $(VENV)/installed ## division mod 97 with layers kept as U Sigma Vh and without, three seeds each
+	$(BIN)/python -m experiments.decomposed_division.study --preset cpu
 
 test: $(VENV)/installed-strict lint typecheck ## lint, types, C++ warnings as errors, all tests
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist worksteal
