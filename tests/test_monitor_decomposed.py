@@ -505,6 +505,32 @@ def test_new_factors(method: Any) -> None:
     assert_within_bounds(due(SpectralMonitor(model, method=method).step()), model)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_replaced_during_a_run(method: Any) -> None:
+    """What left the model is not measured as if it were still there."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Sequential(nn.Linear(5, 4)))
+    for change in (
+        lambda: sk.decompose_model(model, {"1.0": 2}),
+        lambda: sk.recompose_model(model),
+        lambda: model.__setitem__(1, nn.Sequential(nn.Linear(5, 4))),
+    ):
+        watch = SpectralMonitor(model, method=method, pairs=None)
+        due(watch.step())
+        change()
+        with pytest.raises(ValueError, match=r"1.0.weight: .* its layer was replaced; make a new"):
+            watch.step()
+
+
+def test_a_wrapper_is_no_replacement() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    watch = SpectralMonitor(model)
+    inner = model[1]
+    model[1] = nn.Sequential(inner)
+    with torch.no_grad():
+        inner.weight.zero_()
+    assert due(watch.step()).matrices["1.weight"].spectral_norm == 0.0
+
+
 def test_a_state_of_the_dense_model_is_refused() -> None:
     dense = nn.Sequential(nn.Linear(6, 5))
     model = nn.Sequential(DecomposedLinear.from_linear(dense[0]))  # type: ignore[arg-type]
