@@ -1,7 +1,9 @@
 """The parameters of a model, wherever they are: in a module, in a wrapper, in a mapping.
 
 A decomposed layer, or names ``x.U``, ``x.Sigma`` and ``x.Vh`` of a mapping whose shapes chain,
-has a weight besides, ``x.weight``, which is no parameter but the product of three.
+has a weight besides, ``x.weight``, which is no parameter but the product of three. In a module its
+name is the one from before: projections of a decomposed attention are ``attn.in_proj_weight``. A
+mapping does not tell these from linear layers of that name, and has ``attn.in_proj.weight``.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from typing import TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
+from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.decomposed.layer import DecomposedLayer
 from python_api.matrices import Parameter, ParameterInfo
 from spectral_kernels.results import Decomposed
 
 __all__ = ["clean", "modules_of", "parameter_names", "parameters_of", "unwrap"]
 
+
+_PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
 
 K = TypeVar("K", Tensor, Decomposed)
 
@@ -80,7 +85,7 @@ def parameters_of(
         way = _way(model, path)
         weight = None
         if _has_factors(module):
-            weight = _name(path, "weight")
+            weight = _weight_name(path, parent)
             get = _all_of(module._parameters, Decomposed._fields)
             info = _weight(weight, module._weight_shape(), get(), heads)
             rows.append((replace(info, module=module, parent=parent), _on(way, get)))
@@ -140,6 +145,15 @@ def _name(path: str, leaf: str) -> str:
     return clean(f"{path}.{leaf}" if path else leaf)
 
 
+def _weight_name(path: str, parent: nn.Module | None) -> str:
+    """The name that the weight of a layer had before the layer was decomposed."""
+    name = path.rpartition(".")[2]
+    # In `nn.MultiheadAttention` these are parameters of its own, ``attn.in_proj_weight``.
+    if isinstance(parent, DecomposedMultiheadAttention) and name in _PROJECTIONS:
+        return clean(f"{path}_weight")
+    return _name(path, "weight")
+
+
 def _weight(
     name: str,
     shape: tuple[int, ...],
@@ -148,7 +162,8 @@ def _weight(
 ) -> ParameterInfo:
     assert factors is not None
     shaped = torch.empty(shape, dtype=factors.U.dtype, device="meta")
-    return ParameterInfo(name, "weight", shaped, None, heads(name), factors=factors)
+    leaf = name.rpartition(".")[2]
+    return ParameterInfo(name, leaf, shaped, None, heads(name), factors=factors)
 
 
 def _has_factors(module: nn.Module) -> TypeGuard[DecomposedLayer]:
