@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.heads import HeadCounts
 from python_api.layer_tree import Scope
 from python_api.matrices import Matrix
@@ -135,7 +134,7 @@ def find_attention(scope: Scope, counts: HeadCounts) -> Attention | None:
     for unit, names in scope.units():
         matrices = scope.of(names)
         role = _ROLE_OF.get(unit.lower())
-        if unit == "in_proj" and _holds_all_three(scope, matrices):
+        if unit == "in_proj" and scope.module is None and _holds_all_three(matrices):
             role = "qkv"
         if role is None or not matrices or role in found.roles:
             continue
@@ -154,9 +153,7 @@ def find_attention(scope: Scope, counts: HeadCounts) -> Attention | None:
     return found if is_attention else None
 
 
-def _holds_all_three(scope: Scope, matrices: list[Matrix]) -> bool:
-    """Whether a child called ``in_proj``, as many are, is the fused one of a decomposed attention:
-    in a model by its module, in a state dict by its factors and its shape."""
-    if scope.module is not None:
-        return isinstance(scope.module, DecomposedMultiheadAttention)
+def _holds_all_three(matrices: list[Matrix]) -> bool:
+    """Whether a child called ``in_proj``, as many are, is the fused one of a decomposed attention
+    in a state dict: told by its factors and its shape."""
     return [m.is_decomposed and m.shape[0] == 3 * m.shape[1] for m in matrices] == [True]

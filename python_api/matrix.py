@@ -130,11 +130,14 @@ class Matrix:
         convolutions and kernels in ``channels_last``; torch copies those for the moment.
 
         Raises:
-            ValueError: the parameter is gone or has another shape.
+            ValueError: the parameter is gone, its layer replaced, or it has another shape.
         """
         kept = self.get()
         if kept is None:
-            raise ValueError(f"{self.name}: the parameter is gone; make a new SpectralMonitor")
+            raise ValueError(
+                f"{self.name}: the parameter is gone, or its layer was replaced; make a new "
+                "SpectralMonitor"
+            )
         if isinstance(kept, Decomposed):
             return self._factors(kept)
         matrix = kept if self.source.view is None else self.source.view(kept)

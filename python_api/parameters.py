@@ -1,23 +1,34 @@
 """The parameters of a model, wherever they are: in a module, in a wrapper, in a mapping.
 
 A decomposed layer, or names ``x.U``, ``x.Sigma`` and ``x.Vh`` of a mapping whose shapes chain,
-has a weight besides, ``x.weight``, which is no parameter but the product of three.
+has a weight besides, ``x.weight``, which is no parameter but the product of three. In a module its
+name is the one from before: projections of a decomposed attention are ``attn.in_proj_weight``. A
+mapping does not tell these from linear layers of that name, and has ``attn.in_proj.weight``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.decomposed.layer import DecomposedLayer
 from python_api.matrices import Parameter, ParameterInfo
 from spectral_kernels.results import Decomposed
 
 __all__ = ["clean", "modules_of", "parameter_names", "parameters_of", "unwrap"]
+
+
+_PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
+
+K = TypeVar("K", Tensor, Decomposed)
+
+Edge = tuple[Mapping[str, nn.Module | None], str, nn.Module]
+"""The children of a module, the name of one of them, and that one."""
 
 
 def unwrap(model: nn.Module | Mapping[str, Tensor]) -> nn.Module | Mapping[str, Tensor]:
@@ -62,7 +73,8 @@ def parameters_of(
     """Every parameter of a model with a getter that sees later replacements.
 
     A parameter that modules share (tied weights) comes once per name. The weight of a decomposed
-    layer comes before its factors.
+    layer comes before its factors. A getter answers None once its module has left the model, as
+    `decompose_model` and `recompose_model` replace layers.
     """
     if not isinstance(model, nn.Module):
         return _of_mapping(model, heads)
@@ -70,20 +82,46 @@ def parameters_of(
     modules = modules_of(model)
     for path, module in model.named_modules(remove_duplicate=False):
         parent = modules.get(clean(path).rpartition(".")[0]) if path else None
+        way = _way(model, path)
         weight = None
         if _has_factors(module):
-            weight = _name(path, "weight")
+            weight = _weight_name(path, parent)
             get = _all_of(module._parameters, Decomposed._fields)
             info = _weight(weight, module._weight_shape(), get(), heads)
-            rows.append((replace(info, module=module, parent=parent), get))
+            rows.append((replace(info, module=module, parent=parent), _on(way, get)))
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
                 name, of = _name(path, leaf), weight if leaf in Decomposed._fields else None
                 info = ParameterInfo(
                     name, leaf, parameter, module, heads(name), parent, factor_of=of
                 )
-                rows.append((info, _from_table(module._parameters, leaf)))
+                rows.append((info, _on(way, _from_table(module._parameters, leaf))))
     return rows
+
+
+def _way(model: nn.Module, path: str) -> list[Edge]:
+    """How a module is reached from the model."""
+    way: list[Edge] = []
+    for name in path.split(".") if path else ():
+        table = way[-1][2]._modules if way else model._modules
+        module = table[name]
+        assert module is not None
+        way.append((table, name, module))
+    return way
+
+
+def _on(way: Sequence[Edge], get: Callable[[], K | None]) -> Callable[[], K | None]:
+    """The getter, while all modules on the way are where they were."""
+
+    def found() -> K | None:
+        for table, name, module in way:
+            now = table.get(name)
+            # A wrapper put around the module, such as torch.compile's, still has it.
+            if now is not module and (now is None or all(x is not module for x in now.modules())):
+                return None
+        return get()
+
+    return found
 
 
 def _of_mapping(model: Mapping[str, Tensor], heads: Callable[[str], int | None]) -> list[Parameter]:
@@ -107,6 +145,15 @@ def _name(path: str, leaf: str) -> str:
     return clean(f"{path}.{leaf}" if path else leaf)
 
 
+def _weight_name(path: str, parent: nn.Module | None) -> str:
+    """The name that the weight of a layer had before the layer was decomposed."""
+    name = path.rpartition(".")[2]
+    # In `nn.MultiheadAttention` these are parameters of its own, ``attn.in_proj_weight``.
+    if isinstance(parent, DecomposedMultiheadAttention) and name in _PROJECTIONS:
+        return clean(f"{path}_weight")
+    return _name(path, "weight")
+
+
 def _weight(
     name: str,
     shape: tuple[int, ...],
@@ -115,7 +162,8 @@ def _weight(
 ) -> ParameterInfo:
     assert factors is not None
     shaped = torch.empty(shape, dtype=factors.U.dtype, device="meta")
-    return ParameterInfo(name, "weight", shaped, None, heads(name), factors=factors)
+    leaf = name.rpartition(".")[2]
+    return ParameterInfo(name, leaf, shaped, None, heads(name), factors=factors)
 
 
 def _has_factors(module: nn.Module) -> TypeGuard[DecomposedLayer]:

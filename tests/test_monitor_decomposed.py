@@ -61,7 +61,7 @@ def decomposed(dense: Net, rank: float | None = None) -> Net:
 
 
 def layer(model: nn.Module, name: str) -> DecomposedLayer:
-    found = model.get_submodule(name.removesuffix(".weight"))
+    found = model.get_submodule(name.removesuffix("_weight").removesuffix(".weight"))
     assert isinstance(found, DecomposedLayer)
     return found
 
@@ -72,8 +72,9 @@ def product(model: nn.Module, name: str) -> Tensor:
     return U @ Sigma @ Vh
 
 
-def dense_name(name: str) -> str:
-    return name.replace("in_proj.weight", "in_proj_weight")
+def weight_of(layer_name: str) -> str:
+    """The name of a layer's weight, which is the one from before the decomposition."""
+    return f"{layer_name}.weight".replace("in_proj.weight", "in_proj_weight")
 
 
 def follow(twin: nn.Module, model: nn.Module) -> None:
@@ -81,7 +82,7 @@ def follow(twin: nn.Module, model: nn.Module) -> None:
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, DecomposedLayer):
-                target = twin.get_parameter(dense_name(f"{name}.weight"))
+                target = twin.get_parameter(weight_of(name))
                 target.copy_(product(model, name).reshape(target.shape))
 
 
@@ -107,7 +108,7 @@ def test_training_is_followed_within_the_bounds(method: Any, rank: Any, backend:
     torch.manual_seed(0)
     model = decomposed(Net(24), rank)
     watch = SpectralMonitor(model, method=method)
-    assert [matrix.name for matrix in watch.matrices] == [f"{name}.weight" for name in LAYERS]
+    assert [matrix.name for matrix in watch.matrices] == [weight_of(name) for name in LAYERS]
     for seed in range(25):
         update(model, seed)
         frame = due(watch.step())
@@ -136,7 +137,6 @@ def test_a_few_leading_triplets(options: dict[str, Any], backend: str) -> None:
 
 def assert_same_meetings(frame: SpectralFrame, other: SpectralFrame, tolerance: float) -> None:
     """Alignment and agreement of vectors that both frames can tell apart."""
-    alone = {dense_name(name): flags for name, flags in frame.identifiable.items()}
     compared = 0
 
     def check(mine: Any, theirs: Any, *names: str) -> None:
@@ -144,18 +144,17 @@ def assert_same_meetings(frame: SpectralFrame, other: SpectralFrame, tolerance: 
         count = min(len(mine), len(theirs))
         clear = np.ones(count, dtype=bool)
         for name in names:
-            flags = alone[name][:count] & other.identifiable[name][:count]
+            flags = frame.identifiable[name][:count] & other.identifiable[name][:count]
             clear[: len(flags)] &= flags
             clear[len(flags) :] = False
         compared += int(clear.sum())
         np.testing.assert_allclose(mine[:count][clear], theirs[:count][clear], atol=tolerance)
 
-    pairs = {tuple(map(dense_name, key)): key for key in frame.alignment}
-    assert pairs.keys() == other.alignment.keys()
-    for pair, key in pairs.items():
-        check(frame.alignment[key], other.alignment[pair], *(p.partition("[")[0] for p in pair))
+    assert frame.alignment.keys() == other.alignment.keys()
+    for pair, diagonal in frame.alignment.items():
+        check(diagonal, other.alignment[pair], *(p.partition("[")[0] for p in pair))
     for name, diagonal in frame.agreement.items():
-        check(diagonal, other.agreement[dense_name(name)], dense_name(name))
+        check(diagonal, other.agreement[name], name)
     assert compared
 
 
@@ -177,7 +176,7 @@ def test_meetings_are_those_of_the_recomposed_model(rank: Any, reference: Any) -
         if seed or reference == "init":
             assert_same_meetings(frame, expected, 1e-6)
         for name, row in frame.matrices.items():
-            twin = expected.matrices[dense_name(name)]
+            twin = expected.matrices[name]
             assert row.kind == twin.kind
             for metric in METRICS:
                 # What a product of low rank has below its k values is rounding.
@@ -322,13 +321,11 @@ def test_a_device_leaves_the_step_to_the_monitor() -> None:
 def test_patterns_fit_the_product(pattern: str) -> None:
     model = decomposed(Net(12))
     chosen = {m.name for m in SpectralMonitor(model, include=pattern).matrices}
-    assert chosen == {
-        f"{name}.weight"
-        for name in LAYERS
-        if pattern == "*.weight" or f"{name}.weight".startswith(pattern.rstrip("*"))
-    }
+    # As of the dense model: ``in_proj_weight`` is not ``*.weight``.
+    dense = SpectralMonitor(Net(12), include=pattern).matrices
+    assert chosen == {m.name for m in dense}
     left = {m.name for m in SpectralMonitor(model, exclude="head.weight").matrices}
-    assert left == {f"{name}.weight" for name in LAYERS[:-1]}
+    assert left == {weight_of(name) for name in LAYERS[:-1]}
     with pytest.raises(ValueError, match=r"include: .*'head.wieght'"):
         SpectralMonitor(model, include="head.wieght")
 
@@ -365,10 +362,10 @@ def test_a_rule_that_turns_the_weight_is_refused() -> None:
 
 def test_heads_of_the_fused_projection() -> None:
     model = decomposed(Net(12))
-    names = [f"block.self_attn.in_proj.weight[{r}, head {h}]" for h in (0, 1) for r in "qk"]
+    names = [f"block.self_attn.in_proj_weight[{r}, head {h}]" for h in (0, 1) for r in "qk"]
     pairs = {p.key for p in SpectralMonitor(model).pairs}
     assert {(names[0], names[1]), (names[2], names[3])} <= pairs
-    watch = SpectralMonitor(model, include="*in_proj.weight[q, head 1]", pairs=None)
+    watch = SpectralMonitor(model, include="*in_proj_weight[q, head 1]", pairs=None)
     (block,) = watch.matrices
     assert (block.name, block.shape, block.rank) == (names[2], (6, 12), 6)
     row = due(watch.step()).matrices[block.name]
@@ -380,9 +377,8 @@ def test_attention_with_projections_of_their_own() -> None:
     model = DecomposedMultiheadAttention(8, 2, kdim=6, vdim=5)
     dense = nn.MultiheadAttention(8, 2, kdim=6, vdim=5)
     watch, other = SpectralMonitor(model), SpectralMonitor(dense)
-    keys = [tuple(x.replace("_weight", ".weight") for x in p.key) for p in other.pairs]
-    assert [p.key for p in watch.pairs] == keys
-    assert [m.kind for m in watch.matrices] == [m.kind for m in other.matrices]
+    assert [p.key for p in watch.pairs] == [p.key for p in other.pairs]
+    assert [(m.name, m.kind) for m in watch.matrices] == [(m.name, m.kind) for m in other.matrices]
 
 
 def test_a_state_dict_has_the_layers_too() -> None:
@@ -390,9 +386,11 @@ def test_a_state_dict_has_the_layers_too() -> None:
     model = decomposed(Net(12), 5)
     weights: dict[str, Tensor] = dict(model.state_dict())
     watch = SpectralMonitor(weights, heads={"*.in_proj.weight": 2})
+    # Nothing tells the fused projection of an attention from a linear layer of that name.
     assert [m.name for m in watch.matrices] == [f"{name}.weight" for name in LAYERS]
     own = SpectralMonitor(model)
-    assert [p.key for p in watch.pairs] == [p.key for p in own.pairs]
+    pairs = [tuple(name.replace("in_proj.", "in_proj_") for name in p.key) for p in watch.pairs]
+    assert pairs == [p.key for p in own.pairs]
     weights["head.Sigma"] = 2 * weights["head.Sigma"]
     row, before = (due(w.step()).matrices["head.weight"] for w in (watch, own))
     np.testing.assert_allclose(row.singular_values, 2 * before.singular_values, rtol=1e-3)
@@ -505,6 +503,32 @@ def test_new_factors(method: Any) -> None:
     assert_within_bounds(due(SpectralMonitor(model, method=method).step()), model)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_layers_replaced_during_a_run(method: Any) -> None:
+    """What left the model is not measured as if it were still there."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.Sequential(nn.Linear(5, 4)))
+    for change in (
+        lambda: sk.decompose_model(model, {"1.0": 2}),
+        lambda: sk.recompose_model(model),
+        lambda: model.__setitem__(1, nn.Sequential(nn.Linear(5, 4))),
+    ):
+        watch = SpectralMonitor(model, method=method, pairs=None)
+        due(watch.step())
+        change()
+        with pytest.raises(ValueError, match=r"1.0.weight: .* its layer was replaced; make a new"):
+            watch.step()
+
+
+def test_a_wrapper_is_no_replacement() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    watch = SpectralMonitor(model)
+    inner = model[1]
+    model[1] = nn.Sequential(inner)
+    with torch.no_grad():
+        inner.weight.zero_()
+    assert due(watch.step()).matrices["1.weight"].spectral_norm == 0.0
+
+
 def test_a_state_of_the_dense_model_is_refused() -> None:
     dense = nn.Sequential(nn.Linear(6, 5))
     model = nn.Sequential(DecomposedLinear.from_linear(dense[0]))  # type: ignore[arg-type]
@@ -528,7 +552,7 @@ def test_updates_are_differences_of_products() -> None:
         update(model, seed)
         frame = due(watch.step())
         for name in LAYERS:
-            row = frame.matrices[f"{name}.weight[update]"]
+            row = frame.matrices[f"{weight_of(name)}[update]"]
             change = product(model, name) - before[name]
             U, S, Vh = torch.linalg.svd(change, full_matrices=False)
             assert row.kind == "update"
@@ -543,7 +567,7 @@ def test_updates_are_differences_of_products() -> None:
                 float((U[:, :width].mT @ left[:, :width]).square().sum()) / width,
                 float((Vh[:width] @ right[:width].mT).square().sum()) / width,
             )
-            assert frame.overlap[f"{name}.weight[update]"] == pytest.approx(expected, abs=1e-6)
+            assert frame.overlap[f"{weight_of(name)}[update]"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_no_update_is_zero() -> None:
@@ -632,7 +656,7 @@ def test_vectors_of_the_whole_sides_are_saved(method: Any, tmp_path: Path) -> No
     watch.close()
     run = agreement_with_final(tmp_path / "run")
     for name in LAYERS:
-        diagonal = run.agreement[f"{name}.weight"]
+        diagonal = run.agreement[weight_of(name)]
         assert diagonal.shape == (5, layer(model, name).rank)
         np.testing.assert_allclose(diagonal[-1], 1.0, atol=5e-3)
     # A folder is a reference for the same layers, kept dense.
@@ -647,7 +671,7 @@ def test_vectors_of_the_whole_sides_are_saved(method: Any, tmp_path: Path) -> No
 def test_svds_of_the_dense_weights_are_a_reference() -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 0.5)
-    given = {f"{name}.weight": sk.svd(product(model, name).float()) for name in LAYERS}
+    given = {weight_of(name): sk.svd(product(model, name).float()) for name in LAYERS}
     watch = SpectralMonitor(model, method="exact", reference=given)
     for name, values in due(watch.step()).agreement.items():
         assert len(values) == layer(model, name.removesuffix(".weight")).rank
@@ -675,7 +699,7 @@ def test_a_run_is_recorded_and_drawn(tmp_path: Path) -> None:
     share = frames[0].matrices["block.linear1.weight"].normalized_effective_rank
     assert share == pytest.approx(frames[0].matrices["block.linear1.weight"].effective_rank / 12)
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
-    assert "block.self_attn.in_proj.weight" in page
+    assert "block.self_attn.in_proj_weight" in page
     assert len(figure2(run).axes) >= 4
 
 

@@ -305,6 +305,22 @@ def test_lists_batches_and_empties(every_isa: str) -> None:
         tensors = [A + 1e-3 * torch.randn(A.shape) for A in tensors]
 
 
+@pytest.mark.parametrize("way", [(torch.float32, torch.float64), (torch.float64, torch.float32)])
+def test_another_dtype_on_the_way(way: tuple[torch.dtype, torch.dtype], every_isa: str) -> None:
+    """Kernels write vectors of the type of the matrices, whatever the block before was of."""
+    A = torch.from_numpy(matrices.gaussian(40, 29))
+    tracker = sk.SpectrumTracker(K)
+    for dtype in (*way, *way):
+        found = tracker.update(A.to(dtype))
+        assert tracker.state_dict()["vectors"][0].dtype == found.S.dtype == dtype
+        truth = np.linalg.svd(A.to(dtype).double().numpy())[1][:K]
+        assert (np.abs(found.S.double().numpy() - truth) <= tracker.bounds.numpy()).all()
+    other = sk.SpectrumTracker(K)
+    other.load_state_dict(tracker.state_dict())
+    other.update(A.to(way[0]))
+    assert other.state_dict()["vectors"][0].dtype == way[0]
+
+
 def test_layouts_and_dtypes(every_isa: str) -> None:
     base = torch.from_numpy(matrices.gaussian(40, 29)).float()
     for A in matrices.layouts(base).values():

@@ -562,6 +562,33 @@ def test_tracker_state(k, backend) -> None:
     assert second.resolves == 0
 
 
+@pytest.mark.parametrize("k", [None, 2])
+def test_tracker_takes_another_dtype(k: int | None) -> None:
+    tracker = sk.SpectrumTracker(k, reuse_buffers=True)
+    for dtype in (torch.float32, torch.float64, torch.float32):
+        factors = torch.randn(7, 3), torch.randn(3, 3), torch.randn(3, 5)
+        found = tracker.update(Decomposed(*(x.to(dtype) for x in factors)))
+        assert all(x.dtype == dtype for x in found)
+        truth = torch.linalg.svdvals(torch.linalg.multi_dot([x.double() for x in factors]))
+        assert ((found.S - truth[: len(found.S)]).abs() <= tracker.bounds).all()
+
+
+@pytest.mark.parametrize("k", [None, 2])
+def test_tracker_takes_a_state_from_before_decomposed_matrices(k: int | None) -> None:
+    tracker = sk.SpectrumTracker(k)
+    tracker.update([torch.eye(3), torch.eye(4)])
+    state = tracker.state_dict()
+    del state["ranks"]
+    other = sk.SpectrumTracker(k)
+    other.load_state_dict(state)
+    assert other.state_dict()["ranks"] == [None, None]
+    other.update([torch.eye(3), torch.eye(4)])
+    assert (other.resolves, other.work == tracker.work) == (0, False)
+    fresh = sk.SpectrumTracker(k).state_dict()
+    del fresh["ranks"]
+    other.load_state_dict(fresh)
+
+
 def test_tracker_refuses_another_rank() -> None:
     tracker = sk.SpectrumTracker()
     tracker.update([gaussian(9, 7, 4)])

@@ -58,12 +58,13 @@ class Matrices:
 
         Args:
             found: one for each matrix; those of matrices that are not decomposed are handed on.
-            out: what an earlier call returned, to be overwritten.
+            out: what an earlier call returned, to be overwritten where its dtype is still that.
         """
-        return [
-            lift(self.cores[i], svd, None if out is None else out[i]) if i in self.cores else svd
-            for i, svd in enumerate(found)
-        ]
+        lifted = list(found)
+        for i, core in self.cores.items():
+            place = None if out is None or out[i].S.dtype != found[i].S.dtype else out[i]
+            lifted[i] = lift(core, found[i], place)
+        return lifted
 
 
 def is_single(A: Any) -> bool:

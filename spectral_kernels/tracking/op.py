@@ -311,6 +311,9 @@ class SpectrumTracker:
                 or are not orthonormal.
         """
         expected = set(self.state_dict())
+        if set(state) == expected - {"ranks"}:
+            # From before decomposed matrices could be tracked: there is none in it.
+            state = {**state, "ranks": [None] * len(state["shapes"] or [])}
         if set(state) != expected:
             raise ValueError(
                 f"state has the keys {sorted(state)}; expected those of state_dict(): "

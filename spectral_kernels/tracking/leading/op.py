@@ -60,9 +60,10 @@ class LeadingTracker:
         if not self._blocks:
             self._blocks = [self._cold(A) for A in tensors]
         device = tensors[0].device
-        for block in self._blocks:
-            # A state loaded from a file may be elsewhere.
-            block.vectors = block.vectors.to(device)
+        for A, block in zip(tensors, self._blocks, strict=True):
+            # A state loaded from a file may be elsewhere; matrices may have another dtype now, and
+            # kernels write vectors of theirs.
+            block.vectors = block.vectors.to(device, result_dtype(A.dtype))
         widths = [self._width(A.shape) for A in tensors]
         if LatePlan.takes(tensors, widths):
             return self._update_late(tensors)
