@@ -17,7 +17,7 @@ from test_device_program import Apart
 from test_experiment_kit_study import NoReads
 from torch import Tensor, nn
 
-from experiments.decomposed_division.__main__ import parse
+from experiments.decomposed_division.__main__ import main, parse
 from experiments.decomposed_division.claims import check_claims, delay, steps_ratio
 from experiments.decomposed_division.data import SEQUENCE, Split, division_split
 from experiments.decomposed_division.model import GROUPS, DivisionTransformer, make_model
@@ -248,6 +248,12 @@ def test_wrong_settings_are_refused_by_name(argv, message, capsys):
     with pytest.raises(SystemExit):
         parse(argv)
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_of_data_is_refused(tmp_path, capsys):
+    for command in (main, study):
+        assert command(["--out", str(tmp_path), "--data", str(tmp_path)]) == 1
+        assert "preset cpu with these options reads no folder" in capsys.readouterr().err
 
 
 def test_the_learning_rate_warms_up():

@@ -135,6 +135,7 @@ def test_the_papers_preset_asks_for_its_text(tmp_path, capsys):
     for command in (main, study_main):
         assert command(["--preset", "paper", "--out", str(tmp_path)]) == 1
         assert "preset paper reads input.txt; expected --data" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_text_that_is_too_short_is_refused(tmp_path, capsys):

@@ -183,11 +183,19 @@ def test_the_learning_rate_rises_and_falls():
 
 
 def test_images_that_need_a_folder_ask_for_it(tmp_path, capsys):
-    for preset, name in (("mnist", "mnist"), ("paper", "cifar10")):
-        assert main(["--preset", preset, "--out", str(tmp_path)]) == 1
-        assert f"images is {name}; expected --data" in capsys.readouterr().err
-        assert study.main(["--preset", preset, "--out", str(tmp_path)]) == 1
-        assert f"preset {preset} reads" in capsys.readouterr().err
+    for preset, name in (("mnist", "MNIST"), ("paper", "CIFAR-10")):
+        for command in (main, study.main):
+            assert command(["--preset", preset, "--out", str(tmp_path)]) == 1
+            assert f"preset {preset} reads {name}; expected --data" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_would_not_be_read_is_refused(tmp_path, capsys):
+    for command in (main, study.main):
+        assert command(["--out", str(tmp_path), "--data", str(tmp_path)]) == 1
+        assert "preset cpu with these options reads no folder" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path), "--data", str(tmp_path), "--images", "mnist"]) == 1
+    assert "t10k-images-idx3-ubyte is missing" in capsys.readouterr().err
 
 
 # --- the study ---------------------------------------------------------------------------------

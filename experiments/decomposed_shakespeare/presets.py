@@ -89,6 +89,3 @@ PRESETS = {
     # Appendix G.1: 10,788,929 parameters where the text has 65 characters.
     "paper": Settings(),
 }
-
-# Preset -> what it reads from the folder of --data.
-NEEDS = {"paper": "input.txt"}

@@ -120,5 +120,5 @@ PRESETS = {
     "paper": Settings(),
 }
 
-# Preset -> what it reads from the folder of --data.
-NEEDS = {"mnist": "MNIST", "paper": "CIFAR-10"}
+# What each kind of images reads from the folder of --data.
+READS = {"digits": None, "mnist": "MNIST", "cifar10": "CIFAR-10"}
