@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -407,6 +408,28 @@ def test_accuracy_figure_draws_every_arm_once_and_the_baseline_everywhere():
     colours = [{ln.get_label(): ln.get_color() for ln in ax.get_lines()} for ax in panels]
     assert colours[0]["all 0.5"] == colours[1]["attention 0.5"] != colours[0]["all 1"]
     assert {each["baseline"] for each in colours} == {"black"}
+
+
+def test_many_groups_of_layers_are_drawn_in_rows_of_four():
+    arms = [decomposed(f"group{i}", 0.5) for i in range(6)]
+    figure = accuracy_figure({arm.label: Outcome(arm, {0: made(100)}) for arm in arms})
+    assert [ax.get_title() for ax in figure.axes] == [arm.series for arm in arms]
+    places = [ax.get_subplotspec() for ax in figure.axes]
+    assert [(at.rowspan.start, at.colspan.start) for at in places][3:5] == [(0, 3), (1, 0)]
+
+
+def test_names_of_many_layers_are_not_over_each_other():
+    run = made(100)
+    ranks = {f"layers.{i}.weight": run.stable_ranks["a.weight"] for i in range(129)}
+    arm = baseline()
+    figure = stable_rank_figure(Outcome(arm, {0: replace(run, stable_ranks=ranks)}), [])
+    heat = figure.axes[1]
+    names = [text.get_text() for text in heat.get_yticklabels()]
+    assert names == [f"layers.{i}" for i in range(0, 129, 6)]
+    assert list(heat.get_yticks()) == list(range(1, 130, 6))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in heat.get_yticklabels()]
+    assert all(a.y0 >= b.y1 for a, b in pairwise(boxes))
 
 
 def test_stable_rank_figure_has_layers_by_points_and_the_distance():
