@@ -422,6 +422,31 @@ def test_half_of_the_data_has_claims_of_its_own():
     assert attention.measured == pytest.approx(0.06, abs=0.01)
 
 
+def test_a_baseline_that_never_learns_the_test_set_does_not_grok():
+    for closed, groks in ((5000, True), (150, False), (None, False)):
+        found = outcomes(baseline=[closed], all=[110])
+        assert check_claims(PRESETS["paper80"], found)[1].holds is groks
+
+
+@pytest.mark.parametrize(
+    ("base", "arm", "delayed"),
+    [
+        ([4000, 5000], [6000, 7000], True),
+        ([4000, 5000], [3000, 5000], False),
+        # Not closed in 10,000 steps: later than the baseline, however much.
+        ([4000, 5000], [6000, None], True),
+        ([4000, 5000], [None, None], True),
+        # The baseline's own steps are not known: neither is who was first.
+        ([100, None], [9000, 9000], False),
+        ([None, None], [None, None], False),
+    ],
+)
+def test_positions_that_never_close_the_gap_delay_it(base, arm, delayed):
+    found = outcomes(baseline=base, positions=arm)
+    (claim,) = check_claims(PRESETS["paper65"], found)
+    assert claim.holds is delayed
+
+
 def test_no_claims_without_a_baseline():
     assert check_claims(PRESETS["paper80"], outcomes(all=[110])) == []
 

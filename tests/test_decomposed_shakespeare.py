@@ -198,6 +198,15 @@ def test_the_table_has_every_group_at_every_rank():
     assert (gap.images[0].get_array() > 0).all()
 
 
+def test_a_baseline_alone_is_drawn():
+    alone = arm("none", 1.0, 0.9)
+    assert list(figures_of({alone.label: papers()[alone.label]})) == ["stable_ranks"]
+
+
+def test_both_presets_are_measured_at_200_points():
+    assert {settings.points for settings in PRESETS.values()} == {200}
+
+
 def test_arms_of_the_study():
     arms = arms_of("all")
     assert len(arms) == 3 * (1 + 7 * 5)

@@ -265,6 +265,16 @@ def test_a_study_trains_compares_and_draws(tmp_path, monkeypatch, capsys):
     assert "decomposed at 100 % of its ranks, all gains accuracy" in capsys.readouterr().out
 
 
+def test_a_baseline_alone_is_drawn():
+    alone = baseline().label
+    figures = study.figures_of({alone: papers()[alone]})
+    assert list(figures) == ["accuracy", "stable_ranks"]
+
+
+def test_every_preset_is_measured_at_200_points():
+    assert {settings.points for settings in PRESETS.values()} == {200}
+
+
 def test_arms_of_the_study():
     assert len(study.arms_of("all")) == 1 + 11 * 5
     assert {arm.label for arm in study.arms_of("claims")} < {

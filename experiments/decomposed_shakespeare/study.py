@@ -63,7 +63,7 @@ def figures_of(outcomes: Mapping[str, Outcome]) -> Figures:
         }
         if not all(outcome.arm.is_baseline for outcome in members.values()):
             panels[f"{fraction:.0%} of the text"] = members
-    figures = {"rank_table": rank_table_figure(panels)}
+    figures = {"rank_table": rank_table_figure(panels)} if panels else {}
     for title, members in panels.items():
         figures[f"accuracy_{title.split('%')[0]}"] = accuracy_figure(members)
     base = outcomes.get(arm("none", 1.0, FRACTIONS[0]).label)

@@ -108,7 +108,6 @@ _REDUCED = Settings(
     warmup_steps=80,
     max_steps=800,
     batch_size=32,
-    points=40,
 )
 
 PRESETS = {

@@ -57,8 +57,9 @@ def arms_of(which: str) -> list[Arm]:
 
 def figures_of(outcomes: Mapping[str, Outcome]) -> Figures:
     """Tables of accuracies and gaps, accuracy against steps, stable ranks of all layers."""
-    figures = {"rank_table": rank_table_figure({"": outcomes})}
-    figures["accuracy"] = accuracy_figure(outcomes)
+    figures = {"accuracy": accuracy_figure(outcomes)}
+    if not all(outcome.arm.is_baseline for outcome in outcomes.values()):
+        figures["rank_table"] = rank_table_figure({"": outcomes})
     base = outcomes.get(baseline().label)
     others = [outcomes.get(decomposed("all", rank).label) for rank in (1.0, 0.5, 0.125)]
     if base is not None:
