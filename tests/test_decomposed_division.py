@@ -17,7 +17,7 @@ from test_device_program import Apart
 from test_experiment_kit_study import NoReads
 from torch import Tensor, nn
 
-from experiments.decomposed_division.__main__ import parse
+from experiments.decomposed_division.__main__ import main, parse
 from experiments.decomposed_division.claims import check_claims, delay, steps_ratio
 from experiments.decomposed_division.data import SEQUENCE, Split, division_split
 from experiments.decomposed_division.model import GROUPS, DivisionTransformer, make_model
@@ -250,6 +250,12 @@ def test_wrong_settings_are_refused_by_name(argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_of_data_is_refused(tmp_path, capsys):
+    for command in (main, study):
+        assert command(["--out", str(tmp_path), "--data", str(tmp_path)]) == 1
+        assert "preset cpu with these options reads no folder" in capsys.readouterr().err
+
+
 def test_the_learning_rate_warms_up():
     rates = [warmed_up(PRESETS["paper"], step) for step in (0, 4, 9, 100)]
     assert rates == pytest.approx([1e-4, 5e-4, 1e-3, 1e-3])
@@ -414,6 +420,31 @@ def test_half_of_the_data_has_claims_of_its_own():
     attention = claims[-2]
     assert not attention.holds
     assert attention.measured == pytest.approx(0.06, abs=0.01)
+
+
+def test_a_baseline_that_never_learns_the_test_set_does_not_grok():
+    for closed, groks in ((5000, True), (150, False), (None, False)):
+        found = outcomes(baseline=[closed], all=[110])
+        assert check_claims(PRESETS["paper80"], found)[1].holds is groks
+
+
+@pytest.mark.parametrize(
+    ("base", "arm", "delayed"),
+    [
+        ([4000, 5000], [6000, 7000], True),
+        ([4000, 5000], [3000, 5000], False),
+        # Not closed in 10,000 steps: later than the baseline, however much.
+        ([4000, 5000], [6000, None], True),
+        ([4000, 5000], [None, None], True),
+        # The baseline's own steps are not known: neither is who was first.
+        ([100, None], [9000, 9000], False),
+        ([None, None], [None, None], False),
+    ],
+)
+def test_positions_that_never_close_the_gap_delay_it(base, arm, delayed):
+    found = outcomes(baseline=base, positions=arm)
+    (claim,) = check_claims(PRESETS["paper65"], found)
+    assert claim.holds is delayed
 
 
 def test_no_claims_without_a_baseline():

@@ -107,9 +107,9 @@ def test_settings_that_no_run_can_be_made_of(field, value, message):
 @pytest.mark.parametrize("preset", sorted(command.NEED_MNIST))
 def test_mnist_presets_ask_for_its_folder(preset, capsys, tmp_path):
     assert command.main(["--preset", preset, "--out", str(tmp_path)]) == 1
-    assert f"preset {preset} trains on MNIST; expected --data" in capsys.readouterr().err
+    assert f"preset {preset} reads MNIST; expected --data" in capsys.readouterr().err
     assert study.main(["--preset", preset, "--out", str(tmp_path)]) == 1
-    assert f"preset {preset} trains on MNIST; expected --data" in capsys.readouterr().err
+    assert f"preset {preset} reads MNIST; expected --data" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

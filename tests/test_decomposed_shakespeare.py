@@ -135,6 +135,7 @@ def test_the_papers_preset_asks_for_its_text(tmp_path, capsys):
     for command in (main, study_main):
         assert command(["--preset", "paper", "--out", str(tmp_path)]) == 1
         assert "preset paper reads input.txt; expected --data" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_text_that_is_too_short_is_refused(tmp_path, capsys):
@@ -195,6 +196,15 @@ def test_the_table_has_every_group_at_every_rank():
     # Blue, which is high, is better: more accuracy, a smaller gap.
     assert (accuracy.images[0].get_array() < 0).all()
     assert (gap.images[0].get_array() > 0).all()
+
+
+def test_a_baseline_alone_is_drawn():
+    alone = arm("none", 1.0, 0.9)
+    assert list(figures_of({alone.label: papers()[alone.label]})) == ["stable_ranks"]
+
+
+def test_both_presets_are_measured_at_200_points():
+    assert {settings.points for settings in PRESETS.values()} == {200}
 
 
 def test_arms_of_the_study():

@@ -183,11 +183,19 @@ def test_the_learning_rate_rises_and_falls():
 
 
 def test_images_that_need_a_folder_ask_for_it(tmp_path, capsys):
-    for preset, name in (("mnist", "mnist"), ("paper", "cifar10")):
-        assert main(["--preset", preset, "--out", str(tmp_path)]) == 1
-        assert f"images is {name}; expected --data" in capsys.readouterr().err
-        assert study.main(["--preset", preset, "--out", str(tmp_path)]) == 1
-        assert f"preset {preset} reads" in capsys.readouterr().err
+    for preset, name in (("mnist", "MNIST"), ("paper", "CIFAR-10")):
+        for command in (main, study.main):
+            assert command(["--preset", preset, "--out", str(tmp_path)]) == 1
+            assert f"preset {preset} reads {name}; expected --data" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_would_not_be_read_is_refused(tmp_path, capsys):
+    for command in (main, study.main):
+        assert command(["--out", str(tmp_path), "--data", str(tmp_path)]) == 1
+        assert "preset cpu with these options reads no folder" in capsys.readouterr().err
+    assert main(["--out", str(tmp_path), "--data", str(tmp_path), "--images", "mnist"]) == 1
+    assert "t10k-images-idx3-ubyte is missing" in capsys.readouterr().err
 
 
 # --- the study ---------------------------------------------------------------------------------
@@ -255,6 +263,16 @@ def test_a_study_trains_compares_and_draws(tmp_path, monkeypatch, capsys):
         "accuracy.png", "rank_table.png", "stable_ranks.png"
     }  # fmt: skip
     assert "decomposed at 100 % of its ranks, all gains accuracy" in capsys.readouterr().out
+
+
+def test_a_baseline_alone_is_drawn():
+    alone = baseline().label
+    figures = study.figures_of({alone: papers()[alone]})
+    assert list(figures) == ["accuracy", "stable_ranks"]
+
+
+def test_every_preset_is_measured_at_200_points():
+    assert {settings.points for settings in PRESETS.values()} == {200}
 
 
 def test_arms_of_the_study():

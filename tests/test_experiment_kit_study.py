@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from experiments.kit.figures import accuracy_figure, rank_figure, stable_rank_fi
 from experiments.kit.gap import closed_at, is_closed
 from experiments.kit.history import History, read_history, write_summary
 from experiments.kit.options import Options
+from experiments.kit.run_folder import open_run_folder
 from experiments.kit.scores import scores
 from experiments.kit.settings import TrainingSettings
-from experiments.kit.study import Study, read_outcomes
+from experiments.kit.study import Study, read_outcomes, run_missing, run_study, study_parser
 from experiments.kit.training import Task, measured_steps, train
 from experiments.kit.updates import EAGER_STEPS, Updates
 from python_api.device_streams import Streams
@@ -408,6 +410,28 @@ def test_accuracy_figure_draws_every_arm_once_and_the_baseline_everywhere():
     assert {each["baseline"] for each in colours} == {"black"}
 
 
+def test_many_groups_of_layers_are_drawn_in_rows_of_four():
+    arms = [decomposed(f"group{i}", 0.5) for i in range(6)]
+    figure = accuracy_figure({arm.label: Outcome(arm, {0: made(100)}) for arm in arms})
+    assert [ax.get_title() for ax in figure.axes] == [arm.series for arm in arms]
+    places = [ax.get_subplotspec() for ax in figure.axes]
+    assert [(at.rowspan.start, at.colspan.start) for at in places][3:5] == [(0, 3), (1, 0)]
+
+
+def test_names_of_many_layers_are_not_over_each_other():
+    run = made(100)
+    ranks = {f"layers.{i}.weight": run.stable_ranks["a.weight"] for i in range(129)}
+    arm = baseline()
+    figure = stable_rank_figure(Outcome(arm, {0: replace(run, stable_ranks=ranks)}), [])
+    heat = figure.axes[1]
+    names = [text.get_text() for text in heat.get_yticklabels()]
+    assert names == [f"layers.{i}" for i in range(0, 129, 6)]
+    assert list(heat.get_yticks()) == list(range(1, 130, 6))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in heat.get_yticklabels()]
+    assert all(a.y0 >= b.y1 for a, b in pairwise(boxes))
+
+
 def test_stable_rank_figure_has_layers_by_points_and_the_distance():
     found = outcomes()
     figure = stable_rank_figure(found["baseline"], [found["all 1"]])
@@ -436,21 +460,75 @@ def test_rank_figure_has_a_line_for_each_group_of_layers():
 # --- studies -----------------------------------------------------------------------------------
 
 
-def test_a_study_reads_the_runs_that_are_finished(tmp_path):
+def finished_study(tmp_path: Path, data: Path | None = None) -> Study:
+    """Two arms and two seeds, of which one run is finished."""
+
     def parse(argv: Any) -> Options[TrainingSettings]:
         words = list(argv)
         given = dict(word[2:].split("=") for word in words if "=" in word)
         overrides = {k: v for k, v in given.items() if v != "none"}
-        return replace(
-            options(tmp_path, seed=int(words[words.index("--seed") + 1])), overrides=overrides
-        )
+        seed = int(words[words.index("--seed") + 1])
+        return replace(options(tmp_path, seed=seed), overrides=overrides, data=data)
 
     arms = [baseline(), Arm("other", "x", 0.5, {"decompose": "all"})]
     study = Study("toy", parse, "toy", arms, (0, 1), out=tmp_path)
-    folder = study.run_folder(arms[1], 1)
-    assert folder != study.run_folder(arms[0], 1)
-    training = train(toy(1), SETTINGS, folder, CPU, title="toy")
-    write_summary("toy", options(tmp_path, seed=1), folder, training)
+    made = study.parse(study.argv(arms[1], 1))
+    folder = open_run_folder("toy", made)
+    if not study.is_finished(arms[1], 1):
+        write_summary("toy", made, folder, train(toy(1), SETTINGS, folder, CPU, title="toy"))
+    return study
+
+
+def test_a_study_reads_the_runs_that_are_finished(tmp_path):
+    study = finished_study(tmp_path)
+    assert study.run_folder(study.arms[1], 1) != study.run_folder(study.arms[0], 1)
     found = read_outcomes(study)
     assert list(found) == ["other"]
     assert list(found["other"].runs) == [1]
+
+
+def test_finished_runs_of_other_settings_or_data_are_not_compared(tmp_path, monkeypatch):
+    tried: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        "experiments.kit.study._run_one", lambda _, arm, seed: tried.append((arm.label, seed))
+    )
+    study = finished_study(tmp_path, tmp_path / "a/digits")
+    run_missing(study)
+    assert tried == [("baseline", 0), ("other", 0), ("baseline", 1)]
+
+    def elsewhere(argv: Any) -> Options[TrainingSettings]:
+        return replace(study.parse(argv), data=tmp_path / "b/digits")
+
+    def since(argv: Any) -> Options[TrainingSettings]:
+        return replace(study.parse(argv), settings=replace(SETTINGS, max_steps=70))
+
+    for parse in (elsewhere, since):
+        other = replace(study, parse=parse)
+        assert other.run_folder(study.arms[1], 1) == study.run_folder(study.arms[1], 1)
+        assert read_outcomes(other) == {}
+        # Tried, for the run says what differs.
+        tried.clear()
+        run_missing(other)
+        assert ("other", 1) in tried
+
+
+def test_what_was_measured_is_told_before_it_is_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.kit.study._run_one", lambda *_: None)
+    study = finished_study(tmp_path)
+
+    def figures(_: Any) -> Any:
+        raise ImportError("no matplotlib")
+
+    with pytest.raises(ImportError):
+        run_study(study, lambda _: [], figures)
+    summary = json.loads((study.folder / "summary.json").read_text())
+    assert [arm["label"] for arm in summary["arms"]] == ["other"]
+    assert "steps to 1 % gap" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["--seeds", "--jobs"])
+def test_a_study_of_nothing_is_refused(flag, capsys):
+    for text, message in (("0", "0; expected at least 1"), ("x", "invalid int value: 'x'")):
+        with pytest.raises(SystemExit):
+            study_parser("toy", "A toy.", ["toy"]).parse_args([flag, text])
+        assert f"argument {flag}: {message}" in capsys.readouterr().err

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from experiments.decomposed_division.presets import PRESETS, Settings
 from experiments.decomposed_division.train import make_task
 from experiments.kit.command import exit_status
 from experiments.kit.options import Options, parse_options
-from experiments.kit.supervised import run_supervised
+from experiments.kit.supervised import check_data, run_supervised
 
 NAME = "decomposed_division"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the process's exit status."""
-    options = parse(argv)
-    return exit_status(NAME, lambda: run(options))
+    return exit_status(NAME, lambda: run_supervised(NAME, parse(argv), make_task))
 
 
 def parse(argv: Sequence[str] | None) -> Options[Settings]:
-    """The options of this experiment."""
-    return parse_options(
+    """The options of this experiment. Raises what `check_data` does."""
+    options = parse_options(
         PRESETS,
         prog=f"python -m experiments.{NAME}",
         description="Train a two-layer Transformer on a / b mod p, with layers kept as U Sigma Vh.",
         default_preset="cpu",
         argv=argv,
     )
-
-
-def run(options: Options[Settings]) -> Path:
-    """One run, or what is left of it; prints how it went and returns its folder."""
-    return run_supervised(NAME, options, make_task)
+    check_data(options, None)
+    return options
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _many_fewer_steps(settings: Settings, base: Outcome, arm: Outcome) -> Claim:
     return Claim(
         claim="all layers at full rank close the generalisation gap in many times fewer steps",
         source=f"{PAPER}, section 5.6 and Figure 10 ({PAPERS_RATIO} times, at half of the data)",
-        expected=f"{PAPERS_RATIO} times fewer, within a factor of 2"
+        expected=f"{PAPERS_RATIO} times fewer, or at least half of that"
         if is_papers
         else f"at least {FEWER:g} times fewer steps, mean over seeds",
         measured=measured,
@@ -81,8 +81,7 @@ def _baseline_groks(base: Outcome) -> Claim:
         expected=f"test accuracy {LEARNED} after more than {IN_TANDEM:g} times the steps of "
         f"training accuracy {LEARNED}, mean over seeds",
         measured=measured,
-        holds=measured["train"] is not None
-        and (measured["times"] is None or measured["times"] > IN_TANDEM),
+        holds=measured["times"] is not None and measured["times"] > IN_TANDEM,
     )
 
 
@@ -147,7 +146,11 @@ def _positions_do_not_help(settings: Settings, base: Outcome, arm: Outcome) -> C
     ratio = measured["times_fewer"]
     if settings.train_fraction < 0.8:
         claim = "decomposing the positions alone delays the end of the gap"
-        expected, holds = "more steps than the baseline", ratio is not None and ratio < 1
+        expected = "more steps than the baseline, which closes it in every run"
+        steps = measured["mean_steps"]
+        # That the arm's own runs may end before they close it does not take from its delay.
+        closed = len(base.gap_steps()) == len(base.runs)
+        holds = closed and steps[arm.arm.label] > steps[base.arm.label]
     else:
         claim = "decomposing the positions alone takes about as many steps as the baseline"
         expected = "between half and twice as many steps"

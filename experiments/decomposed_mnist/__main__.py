@@ -9,7 +9,7 @@ from experiments.decomposed_mnist.presets import NEED_MNIST, PRESETS, Settings
 from experiments.decomposed_mnist.task import make_task
 from experiments.kit.command import exit_status
 from experiments.kit.options import Options, parse_options
-from experiments.kit.supervised import run_supervised
+from experiments.kit.supervised import check_data, run_supervised
 
 NAME = "decomposed_mnist"
 
@@ -20,10 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> Options[Settings]:
-    """The options of this experiment.
-
-    Raises ``ValueError`` for a preset that means MNIST and no folder of it.
-    """
+    """The options of this experiment. Raises what `check_data` does."""
     options = parse_options(
         PRESETS,
         prog=f"python -m experiments.{NAME}",
@@ -32,11 +29,7 @@ def parse(argv: Sequence[str] | None) -> Options[Settings]:
         default_preset="cpu",
         argv=argv,
     )
-    if options.preset in NEED_MNIST and options.data is None:
-        raise ValueError(
-            f"preset {options.preset} trains on MNIST; expected --data with the folder of its "
-            "files (train-images-idx3-ubyte and so on, or t10k-* alone, plain or gzipped)"
-        )
+    check_data(options, "MNIST", needed=options.preset in NEED_MNIST)
     return options
 
 

@@ -9,20 +9,19 @@ from experiments.decomposed_shakespeare.presets import PRESETS, Settings
 from experiments.decomposed_shakespeare.task import make_task
 from experiments.kit.command import exit_status
 from experiments.kit.options import Options, parse_options
-from experiments.kit.supervised import run_supervised
+from experiments.kit.supervised import check_data, run_supervised
 
 NAME = "decomposed_shakespeare"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the process's exit status."""
-    options = parse(argv)
-    return exit_status(NAME, lambda: run_supervised(NAME, options, make_task))
+    return exit_status(NAME, lambda: run_supervised(NAME, parse(argv), make_task))
 
 
 def parse(argv: Sequence[str] | None) -> Options[Settings]:
-    """The options of this experiment."""
-    return parse_options(
+    """The options of this experiment. Raises what `check_data` does."""
+    options = parse_options(
         PRESETS,
         prog=f"python -m experiments.{NAME}",
         description="Train a Transformer on the characters of a text, with groups of its layers "
@@ -30,6 +29,8 @@ def parse(argv: Sequence[str] | None) -> Options[Settings]:
         default_preset="cpu",
         argv=argv,
     )
+    check_data(options, "input.txt", needed=options.preset == "paper")
+    return options
 
 
 if __name__ == "__main__":

@@ -83,12 +83,8 @@ PRESETS = {
         learning_rate=2e-3,
         batch_size=32,
         max_steps=800,
-        points=40,
         measured_windows=128,
     ),
     # Appendix G.1: 10,788,929 parameters where the text has 65 characters.
     "paper": Settings(),
 }
-
-# Preset -> what it reads from the folder of --data.
-NEEDS = {"paper": "input.txt"}

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.decomposed_shakespeare.__main__ import NAME, parse
 from experiments.decomposed_shakespeare.claims import FRACTIONS, arm, check_claims
-from experiments.decomposed_shakespeare.presets import GROUPS, NEEDS, PRESETS
+from experiments.decomposed_shakespeare.presets import GROUPS, PRESETS
 from experiments.kit.arms import Arm, Outcome
 from experiments.kit.figures import Figures, accuracy_figure, stable_rank_figure
 from experiments.kit.rank_table import rank_table_figure
@@ -36,7 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arms=lambda _, which: arms_of(which),
         claims=check_claims,
         figures=lambda _, found: figures_of(found),
-        needs=NEEDS,
     )
 
 
@@ -64,7 +63,7 @@ def figures_of(outcomes: Mapping[str, Outcome]) -> Figures:
         }
         if not all(outcome.arm.is_baseline for outcome in members.values()):
             panels[f"{fraction:.0%} of the text"] = members
-    figures = {"rank_table": rank_table_figure(panels)}
+    figures = {"rank_table": rank_table_figure(panels)} if panels else {}
     for title, members in panels.items():
         figures[f"accuracy_{title.split('%')[0]}"] = accuracy_figure(members)
     base = outcomes.get(arm("none", 1.0, FRACTIONS[0]).label)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from experiments.decomposed_shakespeare.data import even_starts, read_text, split_text, windows
 from experiments.decomposed_shakespeare.model import CharacterTransformer
-from experiments.decomposed_shakespeare.presets import NEEDS, Settings, ranks
+from experiments.decomposed_shakespeare.presets import Settings, ranks
 from experiments.kit.batches import Batches
 from experiments.kit.options import Options
-from experiments.kit.supervised import check_data, train_and_test
+from experiments.kit.supervised import train_and_test
 from experiments.kit.training import Task
 from python_api.decomposed.model import decompose_model
 
@@ -21,7 +21,6 @@ CHUNK = 64
 def make_task(options: Options[Settings]) -> Task:
     """The model, its text and its optimizer. Raises ``ValueError`` for a text that is too short."""
     settings, device = options.settings, options.device
-    check_data(options.preset, options.data, NEEDS)
     length = settings.length
     text = split_text(read_text(options.data), settings.train_fraction)
     for name, part in (("training", text.train), ("test", text.test)):

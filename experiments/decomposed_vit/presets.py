@@ -108,7 +108,6 @@ _REDUCED = Settings(
     warmup_steps=80,
     max_steps=800,
     batch_size=32,
-    points=40,
 )
 
 PRESETS = {
@@ -120,5 +119,5 @@ PRESETS = {
     "paper": Settings(),
 }
 
-# Preset -> what it reads from the folder of --data.
-NEEDS = {"mnist": "MNIST", "paper": "CIFAR-10"}
+# What each kind of images reads from the folder of --data.
+READS = {"digits": None, "mnist": "MNIST", "cifar10": "CIFAR-10"}

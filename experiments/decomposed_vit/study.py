@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.decomposed_vit.__main__ import NAME, parse
 from experiments.decomposed_vit.claims import check_claims
-from experiments.decomposed_vit.presets import GROUPS, NEEDS, PRESETS
+from experiments.decomposed_vit.presets import GROUPS, PRESETS
 from experiments.kit.arms import Arm, Outcome, baseline, decomposed
 from experiments.kit.figures import Figures, accuracy_figure, stable_rank_figure
 from experiments.kit.rank_table import rank_table_figure
@@ -36,7 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arms=lambda _, which: arms_of(which),
         claims=check_claims,
         figures=lambda _, found: figures_of(found),
-        needs=NEEDS,
     )
 
 
@@ -58,8 +57,9 @@ def arms_of(which: str) -> list[Arm]:
 
 def figures_of(outcomes: Mapping[str, Outcome]) -> Figures:
     """Tables of accuracies and gaps, accuracy against steps, stable ranks of all layers."""
-    figures = {"rank_table": rank_table_figure({"": outcomes})}
-    figures["accuracy"] = accuracy_figure(outcomes)
+    figures = {"accuracy": accuracy_figure(outcomes)}
+    if not all(outcome.arm.is_baseline for outcome in outcomes.values()):
+        figures["rank_table"] = rank_table_figure({"": outcomes})
     base = outcomes.get(baseline().label)
     others = [outcomes.get(decomposed("all", rank).label) for rank in (1.0, 0.5, 0.125)]
     if base is not None:

@@ -54,12 +54,11 @@ def make_task(options: Options[Settings]) -> Task:
 
 
 def read_images(options: Options[Settings]) -> ImageSplit:
-    """The images that the settings name. Raises ``ValueError`` where they need ``--data``."""
+    """The images that the settings name. Raises ``ValueError`` for files that are not there."""
     wanted = options.settings.images
     if wanted == "digits":
         return load_digits()
-    if options.data is None:
-        raise ValueError(f"images is {wanted}; expected --data with the folder that has them")
+    assert options.data is not None, "`parse` has seen to that"
     return load_mnist(options.data) if wanted == "mnist" else load_cifar10(options.data)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 else:
     Figures = Mapping[str, Any]
 
+# Panels beside each other, and layers that have a name beside a heat map.
+_COLUMNS, _NAMES = 4, 22
 _BASELINE = "black"
 _HELD, _OTHER = "#4c72b0", "#dd5f32"
 
@@ -32,9 +34,13 @@ def accuracy_figure(outcomes: Mapping[str, Outcome]) -> Figure:
     the mean step at which the generalisation gap closed, where it did in every run.
     """
     base, series = _split(outcomes)
-    figure = grid(1, max(1, len(series)), width=5.6, height=4.6)
+    panels = series or {"": []}
+    columns = min(_COLUMNS, len(panels))
+    figure = grid(-(-len(panels) // columns), columns, width=5.6, height=4.6)
+    for ax in figure.axes[len(panels) :]:
+        ax.remove()
     ranks = sorted({outcome.arm.rank for outcome in outcomes.values() if outcome.arm.rank})
-    for ax, (name, members) in zip(figure.axes, (series or {"": []}).items(), strict=True):
+    for ax, (name, members) in zip(figure.axes, panels.items(), strict=True):
         if base is not None:
             _accuracy_lines(ax, base, _BASELINE)
         for outcome in members:
@@ -65,16 +71,16 @@ def stable_rank_figure(base: Outcome, others: Sequence[Outcome]) -> Figure:
         above, map_, below = column
         _accuracy_over_points(above, base, arm, len(steps))
         mesh = _stable_rank_map(map_, arm, len(steps), top)
-        for ax in column:
-            ax.set_xlim(0, len(steps))
         if arm is base:
             # Its distance to itself is not worth a panel.
             below.set_visible(False)
-            _step_labels(map_, steps)
         else:
             below.plot(_distance(base, arm, len(steps)), color=_OTHER)
             below.set_ylabel("distance to baseline")
-            _step_labels(below, steps)
+        lowest = map_ if arm is base else below
+        for ax in column:
+            ax.set_xlim(0, len(steps))
+            _step_ticks(ax, steps, labelled=ax is lowest)
     figure.colorbar(mesh, ax=list(panels[1]), pad=0.01).set_label("stable rank / min(m, n)")
     return figure
 
@@ -147,7 +153,6 @@ def _accuracy_over_points(ax: Axes, base: Outcome, arm: Outcome, points: int) ->
     ax.set_ylim(-0.03, 1.03)
     ax.set_ylabel("accuracy")
     ax.set_title(arm.arm.label)
-    ax.tick_params(labelbottom=False)
 
 
 def _stable_rank_map(ax: Axes, arm: Outcome, points: int, top: float) -> Any:
@@ -158,8 +163,10 @@ def _stable_rank_map(ax: Axes, arm: Outcome, points: int, top: float) -> Any:
         vmin=0.0, vmax=top, rasterized=True,
     )  # fmt: skip
     ax.set_ylim(len(rows) + 0.5, 0.5)
-    ax.set_yticks(range(1, len(rows) + 1), [short(name) for name in ranks], fontsize=7)
-    ax.tick_params(labelbottom=False)
+    # More names than fit would be over each other: every second then, or every third.
+    apart = -(-len(rows) // _NAMES)
+    shown = [short(name) for name in ranks][::apart]
+    ax.set_yticks(range(1, len(rows) + 1, apart), shown, fontsize=7)
     return mesh
 
 
@@ -171,13 +178,14 @@ def _distance(base: Outcome, arm: Outcome, points: int) -> Array:
     return distance
 
 
-def _step_labels(ax: Axes, steps: NDArray[np.int64]) -> None:
+def _step_ticks(ax: Axes, steps: NDArray[np.int64], *, labelled: bool) -> None:
     """Powers of ten where the points reach them."""
     powers = [10**k for k in range(int(np.log10(max(1, int(steps[-1])))) + 1)]
     ax.set_xticks([float(np.searchsorted(steps, power)) for power in powers],
                   [f"{power:g}" for power in powers], fontsize=7)  # fmt: skip
-    ax.tick_params(labelbottom=True)
-    ax.set_xlabel("optimizer step (even in measured points)")
+    ax.tick_params(labelbottom=labelled)
+    if labelled:
+        ax.set_xlabel("optimizer step (even in measured points)")
 
 
 def _held(values: Array, points: int) -> Array:

@@ -51,12 +51,32 @@ def open_run_folder(experiment: str, options: Options[Any]) -> Path:
     finished = is_finished(folder)
     if options.existing == "fresh" or (options.existing == "again" and finished):
         _delete(folder)
-    previous = folder / CONFIG
-    if previous.exists():
-        _check_same_settings(json.loads(previous.read_text()), config, folder)
+    changed = changed_settings(experiment, options)
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with other settings ({'; '.join(changed)}); "
+            "give --fresh to delete it, or another --out"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(previous, config)
+    write_json(folder / CONFIG, config)
     return folder
+
+
+def changed_settings(experiment: str, options: Options[Any]) -> list[str]:
+    """What differs between these options and the run in their folder; nothing where none is.
+
+    The folder's own name has the preset's, not its settings, and the last part of the data's.
+    """
+    previous = run_folder(experiment, options) / CONFIG
+    if not previous.exists():
+        return []
+    old, new = json.loads(previous.read_text()), _config(experiment, options)
+    before, now = ({**c["settings"], "data": c.get("data")} for c in (old, new))
+    return [
+        f"{key}: {before.get(key, 'absent')} there, {now.get(key, 'absent')} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+    ]
 
 
 def is_finished(folder: Path) -> bool:
@@ -88,21 +108,6 @@ def _config(experiment: str, options: Options[Any]) -> dict[str, Any]:
             "numpy": np.__version__,
         },
     }
-
-
-def _check_same_settings(old: dict[str, Any], new: dict[str, Any], folder: Path) -> None:
-    # The folder's own name has the last part of the data's; this is for the rest of it.
-    before, now = ({**c["settings"], "data": c.get("data")} for c in (old, new))
-    changed = [
-        f"{key}: {before.get(key, 'absent')} there, {now.get(key, 'absent')} now"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-    ]
-    if changed:
-        raise ValueError(
-            f"{folder} holds a run with other settings ({'; '.join(changed)}); "
-            "give --fresh to delete it, or another --out"
-        )
 
 
 def _delete(folder: Path) -> None:

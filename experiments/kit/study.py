@@ -23,7 +23,14 @@ from experiments.kit.claims import Claim, json_value
 from experiments.kit.figures import Figures
 from experiments.kit.history import read_history
 from experiments.kit.options import Options
-from experiments.kit.run_folder import SUMMARY, is_finished, run_folder, with_data, write_json
+from experiments.kit.run_folder import (
+    SUMMARY,
+    changed_settings,
+    is_finished,
+    run_folder,
+    with_data,
+    write_json,
+)
 from experiments.kit.study_table import print_study
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +72,12 @@ class Study:
         """Where one run is, or will be."""
         return run_folder(self.name, self.parse(self.argv(arm, seed)))
 
+    def is_finished(self, arm: Arm, seed: int) -> bool:
+        """Whether one run has ended there, with the settings and the data of this study."""
+        options = self.parse(self.argv(arm, seed))
+        finished = is_finished(run_folder(self.name, options))
+        return finished and not changed_settings(self.name, options)
+
 
 def study_parser(name: str, description: str, presets: Sequence[str]) -> argparse.ArgumentParser:
     """The options that every study has."""
@@ -77,8 +90,8 @@ def study_parser(name: str, description: str, presets: Sequence[str]) -> argpars
     parser.add_argument(
         "--preset", choices=presets, default=presets[0], help="(default: %(default)s)"
     )
-    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 of every arm")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N",
+    parser.add_argument("--seeds", type=_count, metavar="N", help="seeds 0 to N - 1 of every arm")
+    parser.add_argument("--jobs", type=_count, default=2, metavar="N",
                         help="runs at a time, each with one thread (default: 2)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR",
                         help="where run folders are (default: runs)")  # fmt: skip
@@ -107,9 +120,6 @@ def run_study(
     failed = run_missing(study)
     outcomes = read_outcomes(study)
     if outcomes:
-        for name, figure in figures(outcomes).items():
-            (study.folder / "figures").mkdir(parents=True, exist_ok=True)
-            figure.savefig(study.folder / "figures" / f"{name}.png", dpi=DPI)
         summary = {
             "experiment": study.name,
             "preset": study.preset,
@@ -118,8 +128,12 @@ def run_study(
             "failed": failed,
             "claims": [claim.to_dict() for claim in claims(outcomes)],
         }
+        # Figures last: what was measured is not to wait for a picture that cannot be drawn.
+        (study.folder / "figures").mkdir(parents=True, exist_ok=True)
         write_json(study.folder / SUMMARY, json_value(summary))
         print_study(study.folder, summary)
+        for name, figure in figures(outcomes).items():
+            figure.savefig(study.folder / "figures" / f"{name}.png", dpi=DPI)
     for name in failed:
         print(f"failed: {name}", file=sys.stderr)
     return 1 if failed else 0
@@ -132,11 +146,11 @@ def run_missing(study: Study) -> list[str]:
         (arm, seed)
         for seed in study.seeds
         for arm in study.arms
-        if not is_finished(study.run_folder(arm, seed))
+        if not study.is_finished(arm, seed)
     ]
     if missing:
         print(f"{len(missing)} of {len(study.arms) * len(study.seeds)} runs to train", flush=True)
-    with ThreadPoolExecutor(max(1, study.jobs)) as pool:
+    with ThreadPoolExecutor(study.jobs) as pool:
         try:
             results = list(pool.map(lambda run: _run_one(study, *run), missing))
         except KeyboardInterrupt:
@@ -150,8 +164,8 @@ def read_outcomes(study: Study) -> dict[str, Outcome]:
     """Label -> the finished runs of each arm that has any."""
     outcomes = {}
     for arm in study.arms:
-        folders = {seed: study.run_folder(arm, seed) for seed in study.seeds}
-        runs = {s: read_history(folder) for s, folder in folders.items() if is_finished(folder)}
+        finished = [seed for seed in study.seeds if study.is_finished(arm, seed)]
+        runs = {seed: read_history(study.run_folder(arm, seed)) for seed in finished}
         if runs:
             outcomes[arm.label] = Outcome(arm, runs)
     return outcomes
@@ -185,3 +199,14 @@ def _told(folder: Path) -> str:
     gap = summary["gap_closed_at_step"]
     closed = "gap not closed" if gap is None else f"gap closed at step {gap}"
     return f"{closed}, {summary['steps']} steps in {summary['seconds']:.0f} s"
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text}; expected at least 1")
+    return count
+
+
+# argparse names the type in its message: "invalid int value: 'x'".
+_count.__name__ = "int"

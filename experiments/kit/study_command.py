@@ -11,7 +11,6 @@ from experiments.kit.command import exit_status
 from experiments.kit.figures import Figures
 from experiments.kit.options import Options
 from experiments.kit.study import Study, run_study, study_parser
-from experiments.kit.supervised import check_data
 
 SettingsT = TypeVar("SettingsT")
 Outcomes = Mapping[str, Outcome]
@@ -28,7 +27,6 @@ def study_command(
     arms: Callable[[SettingsT, str], Sequence[Arm]],
     claims: Callable[[SettingsT, Outcomes], list[Claim]],
     figures: Callable[[SettingsT, Outcomes], Figures],
-    needs: Mapping[str, str] | None = None,
 ) -> int:
     """Read the options, run the study, print its results; the process's exit status.
 
@@ -37,12 +35,12 @@ def study_command(
         name: of the experiment.
         description: what ``--help`` says.
         presets: name -> settings.
-        parse: reads a command line of the experiment.
+        parse: reads a command line of the experiment; raises ``ValueError`` for data that is
+            missing.
         seeds: preset -> how many seeds, where ``--seeds`` does not say.
         arms: the preset's settings and ``"claims"`` or ``"all"`` -> the arms to train.
         claims: the settings and the arms by label -> the claims that they test.
         figures: the settings and the arms by label -> name -> figure.
-        needs: preset -> what must be in the folder of ``--data``, for presets that need one.
     """
     parser = study_parser(name, description, list(presets))
     parser.add_argument(
@@ -68,7 +66,6 @@ def study_command(
     failed: list[int] = []
 
     def work() -> None:
-        check_data(study.preset, study.data, needs or {})
         failed.append(
             run_study(
                 study,

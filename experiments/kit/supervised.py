@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,12 +43,17 @@ def run_supervised(
     return folder
 
 
-def check_data(preset: str, data: Path | None, needs: Mapping[str, str]) -> None:
-    """Raise ``ValueError`` for a preset among ``needs``, preset -> what it reads, without a folder
-    of data."""
-    if preset in needs and data is None:
+def check_data(options: Options[Any], reads: str | None, *, needed: bool = False) -> None:
+    """Raise ``ValueError`` where ``--data`` is missing though it is needed, or is given and would
+    not be read. ``reads`` is what the settings read from its folder; None: nothing."""
+    if needed and options.data is None:
         raise ValueError(
-            f"preset {preset} reads {needs[preset]}; expected --data with the folder that has it"
+            f"preset {options.preset} reads {reads}; expected --data with the folder that has it"
+        )
+    if reads is None and options.data is not None:
+        raise ValueError(
+            f"--data is {options.data}, and preset {options.preset} with these options reads no "
+            "folder; expected no --data"
         )
 
 
