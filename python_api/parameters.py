@@ -74,7 +74,7 @@ def parameters_of(
         if _has_factors(module):
             weight = _name(path, "weight")
             get = _all_of(module._parameters, Decomposed._fields)
-            info = _weight(weight, module._weight_shape(), get(), heads)
+            info = _weight(weight, module.weight_shape, get(), heads)
             rows.append((replace(info, module=module, parent=parent), get))
         for leaf, parameter in module._parameters.items():
             if parameter is not None:

@@ -1,4 +1,4 @@
-"""usv_matmul and decomposed layers in forward mode, under torch.func and under vmap of gradients."""
+"""usv_matmul and decomposed layers in forward mode, under torch.func, with batched gradients."""
 
 from __future__ import annotations
 
