@@ -86,3 +86,15 @@ def test_forward_mode_of_every_argument(rows: int) -> None:
         check_forward_ad=True,
         check_batched_grad=True,
     )
+
+
+def test_many_biases_of_a_batch() -> None:
+    x, U, Sigma, Vh = numbers(2, 4, 5), numbers(2, 6, 3), numbers(2, 3, 3), numbers(2, 3, 5)
+
+    def loss(bias: Tensor) -> Tensor:
+        return sk.usv_matmul(x, U, Sigma, Vh, bias).square().sum()
+
+    biases = numbers(3, 2, 6)
+    found = torch.func.vmap(torch.func.grad(loss))(biases)
+    y = (x @ (U @ Sigma @ Vh).mT).unsqueeze(0) + biases.unsqueeze(-2)
+    torch.testing.assert_close(found, 2 * y.sum(dim=-2), **CLOSE)

@@ -58,10 +58,12 @@ def _last_product(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None)
         if bias is None:
             return torch.mm(a, b, out=out)
         return torch.addmm(bias, a, b, out=out)
-    y = a @ b
-    if bias is not None:
-        y += bias.unsqueeze(-2)
-    return y
+    if bias is None:
+        return a @ b
+    # In place on a product, a bias that torch.vmap has many of would not fit.
+    batch, m = b.shape[:-2], b.shape[-1]
+    rows = bias.reshape(batch.numel(), 1, m)
+    return torch.baddbmm(rows, a.flatten(0, -3), b.flatten(0, -3)).view(*batch, a.shape[-2], m)
 
 
 def usv_backward(
