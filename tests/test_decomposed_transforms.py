@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -98,3 +100,18 @@ def test_many_biases_of_a_batch() -> None:
     found = torch.func.vmap(torch.func.grad(loss))(biases)
     y = (x @ (U @ Sigma @ Vh).mT).unsqueeze(0) + biases.unsqueeze(-2)
     torch.testing.assert_close(found, 2 * y.sum(dim=-2), **CLOSE)
+
+
+@pytest.mark.parametrize("function", [sk.svdvals, sk.stable_rank])
+def test_spectra_refuse_tangents_rather_than_lose_them(function: Callable[..., Tensor]) -> None:
+    U, Sigma, Vh = numbers(6, 3), numbers(3, 3), numbers(3, 5)
+
+    def of_factors(U: Tensor) -> Tensor:
+        return function(sk.Decomposed(U, Sigma, Vh))
+
+    for differentiated in (function, of_factors):
+        with pytest.raises(RuntimeError, match="no derivative in forward mode"):
+            torch.func.jvp(differentiated, (U,), (U,))
+    # What has no tangent may be looked at on the way.
+    value, _ = torch.func.jvp(lambda x: x.sum() * function(U).sum(), (Vh,), (Vh,))
+    torch.testing.assert_close(value, Vh.sum() * function(U).sum(), **CLOSE)
