@@ -101,9 +101,8 @@ def enter_matrices(
     else:
         tensors, leave = enter(A)
         matrices = Matrices(tensors, leave, single)
-    _check_no_tangents(
-        [*matrices.tensors, *(part for x in matrices.factors.values() for part in x)]
-    )
+    factors = [part for x in matrices.factors.values() for part in x]
+    _check_no_tangents([*matrices.tensors, *factors])
     if check:
         checks.check_matrices(matrices.tensors)
     if check_finite:
@@ -113,9 +112,8 @@ def enter_matrices(
 
 def _check_no_tangents(tensors: Sequence[Tensor]) -> None:
     """Refuse forward mode, of which spectra have none: their derivative would silently be zero."""
-    if contracts.transformed() and any(
-        forward_ad.unpack_dual(x).tangent is not None for x in tensors
-    ):
+    unpack: Any = forward_ad.unpack_dual
+    if contracts.transformed() and any(unpack(x).tangent is not None for x in tensors):
         raise RuntimeError(
             "spectra have no derivative in forward mode (torch.func.jvp, jacfwd, dual tensors); "
             "expected reverse mode, as torch.autograd.grad, or arguments without tangents"
