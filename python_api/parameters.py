@@ -87,7 +87,7 @@ def parameters_of(
         if _has_factors(module):
             weight = _weight_name(path, parent)
             get = _all_of(module._parameters, Decomposed._fields)
-            info = _weight(weight, module._weight_shape(), get(), heads)
+            info = _weight(weight, module.weight_shape, get(), heads)
             rows.append((replace(info, module=module, parent=parent), _on(way, get)))
         for leaf, parameter in module._parameters.items():
             if parameter is not None:

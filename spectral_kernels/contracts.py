@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from spectral_kernels.numerics import autocast_dtype, autocast_off, result_dtype
 
@@ -61,15 +62,23 @@ def differentiate(name: str, backward: Callable[..., Any], setup: Callable[..., 
     )
 
 
-def differentiate_with(name: str, function: Any) -> None:
+def differentiate_with(name: str, function: Any, formula: Callable[..., Any]) -> None:
     """Register the gradient of an operator: a ``torch.autograd.Function`` that calls it.
 
     What ``register_autograd`` makes of the same two functions reads the schema anew in each call,
     which takes longer than a small product. The operator must take no lists of tensors.
+
+    Args:
+        name: the operator.
+        function: its gradient in reverse mode.
+        formula: the same in operations of torch, for forward mode and ``torch.func``: below
+            autograd a tangent would be lost, and the derivative silently be zero.
     """
     overload = operator(name)
 
     def kernel(*arguments: Any) -> Any:
+        if transformed():
+            return formula(*arguments)
         if torch.is_grad_enabled() and any(
             isinstance(a, Tensor) and a.requires_grad for a in arguments
         ):
@@ -78,6 +87,12 @@ def differentiate_with(name: str, function: Any) -> None:
             return overload(*arguments)
 
     _LIBRARY.impl(name, kernel, "Autograd")
+
+
+def transformed() -> bool:
+    """Return whether ``torch.func`` or forward-mode differentiation is at work."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active or forward_ad._current_level >= 0
 
 
 def below_autograd() -> Any:

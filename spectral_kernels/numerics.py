@@ -29,10 +29,12 @@ def autocasting(device: str) -> bool:
 def autocast_dtype(A: Tensor) -> torch.dtype:
     """Return the dtype that ``torch.autocast``, as it is now, gives an operand of a product.
 
-    That of ``A`` where autocast is off, and for float64, which torch leaves alone.
+    That of ``A`` where autocast is off, and for float64 and what is not floating, which torch
+    leaves alone.
     """
     device = A.device.type
-    if A.dtype == torch.float64 or not autocasting(device):
+    cast = A.is_floating_point() and A.dtype != torch.float64
+    if not cast or not autocasting(device):
         return A.dtype
     return torch.get_autocast_dtype(device)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from decomposed_models import LanguageModel, Mixed, count, error, mlp, state
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 import spectral_kernels as sk
 from python_api.decomposed import DecomposedLayer
@@ -258,6 +259,45 @@ def test_other_refusals() -> None:
         sk.compress_model(model, parameters=9.5)
     with pytest.raises(ValueError, match="wrapped in OptimizedModule"):
         sk.compress_model(torch.compile(model), energy=0.9)
+    with pytest.raises(TypeError, match=r"energy is '0.9'; expected a number"):
+        sk.compress_model(model, energy="0.9")
+    mixed = nn.Sequential(*model, nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="1 is a Linear, not a decomposed layer"):
+        sk.compress_model(mixed, rank={"1": 2})
     model[0].Sigma.data[0, 1] = torch.inf
     with pytest.raises(ValueError, match="0: Sigma holds NaN or Inf"):
         sk.compress_model(model, energy=0.9)
+
+
+def test_each_factor_trains_as_before() -> None:
+    model = sk.decompose_model(mlp(4, 4), {"*": 3})
+    for factor in (model[0].U, model[0].Vh):
+        factor.requires_grad_(False)
+    sk.compress_model(model, energy=0.9)
+    trains = [factor.requires_grad for factor in model[0].factors()]
+    assert trains == [False, True, False]
+    # What one factor trains moves the weight.
+    assert model[0].to_linear().weight.requires_grad
+    model[0].Sigma.requires_grad_(False)
+    assert not model[0].to_linear().weight.requires_grad
+
+
+def test_a_budget_counts_factors_of_more_triplets_than_the_matrix_has() -> None:
+    layer = sk.DecomposedLinear(4, 3, bias=False)
+    layer.set_factors(torch.randn(3, 7), torch.randn(7, 7), torch.randn(7, 4))
+    sk.compress_model(layer, parameters=3 + 1 + 4)
+    assert layer.rank == 1
+
+
+def test_parametrized_factors_are_refused_and_nothing_changes() -> None:
+    model = sk.decompose_model(mlp(4, 4, 4), {"*": 3})
+    parametrizations.orthogonal(model[2], "U")
+    with pytest.raises(ValueError, match=r"2: the layer, a .*, has parametrizations"):
+        sk.compress_model(model, rank={"*": 2})
+    with pytest.raises(ValueError, match="has parametrizations"):
+        model[2].set_factors(torch.ones(4, 1), torch.ones(1, 1), torch.ones(1, 4))
+    assert model[0].rank == 3
+    # Those of a bias stay.
+    parametrize.register_parametrization(model[0], "bias", nn.Identity())
+    sk.compress_model(model, rank={"0": 2})
+    assert model[0].rank == 2

@@ -443,3 +443,17 @@ def test_calls_that_are_refused() -> None:
         layer(nested, nested, nested)
     with pytest.raises(ValueError, match="rank is 9; expected 1 <= rank"):
         DecomposedMultiheadAttention(D, HEADS, rank=9)
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("kind", ["plain", "batch first", "both appended", "own sizes"])
+def test_nothing_to_attend_from(kind: str, need_weights: bool) -> None:
+    dense, decomposed = pair(**KINDS[kind])
+    for shape in ((0, N), (L, 0), (0, 0)):
+        q, k, v = (
+            torch.zeros(*shape, size, dtype=torch.float64)
+            for size in (D, KINDS[kind].get("kdim", D), KINDS[kind].get("vdim", D))
+        )
+        expected = dense(q, k, v, need_weights=need_weights)
+        found = decomposed(q, k, v, need_weights=need_weights)
+        torch.testing.assert_close(found, expected, equal_nan=True)

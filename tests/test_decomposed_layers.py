@@ -449,7 +449,7 @@ def with_nan() -> nn.Linear:
         (lambda: Loud(4, 3), TypeError, "Loud, which has a forward of its own"),
         (lambda: nn.LazyLinear(3), ValueError, "has no values yet; expected a layer that has run"),
         (lambda: nn.Linear(4, 3, device="meta"), ValueError, "weight of .* is on the meta device"),
-        (hooked, ValueError, "has hooks, which a decomposed layer would lose"),
+        (hooked, ValueError, r"has hooks \(forward_hooks\), which the new layer"),
         (lambda: parametrizations.weight_norm(nn.Linear(4, 3)), ValueError, "has parametrizations"),
         (with_nan, ValueError, "holds NaN or Inf"),
         (lambda: nn.Linear(4, 3, dtype=torch.complex64), TypeError, "complex64; expected float16"),
@@ -522,3 +522,20 @@ def test_they_tell_their_sizes() -> None:
     assert repr(sk.DecomposedEmbedding(8, 6, 1)) == (
         "DecomposedEmbedding(8, 6, rank=6, padding_idx=1)"
     )
+
+
+def test_an_exported_embedding_runs_at_every_size() -> None:
+    layer = sk.DecomposedEmbedding(20, 8, rank=3)
+    batch = {0: torch.export.Dim("batch")}
+    ids = torch.arange(12).reshape(3, 4)
+    program = torch.export.export(layer, (ids,), dynamic_shapes=(batch,)).module()
+    # Fewer ids than columns of the table, as many as its rows.
+    for count in (1, 2, 3, 9):
+        ids = torch.arange(4 * count).reshape(count, 4) % 20
+        torch.testing.assert_close(program(ids), layer(ids))
+
+
+def test_autocast_casts_no_integers() -> None:
+    layer = sk.DecomposedLinear(5, 4)
+    with torch.autocast("cpu"), pytest.raises(ValueError, match=r"x is torch.int64; expected"):
+        layer(torch.ones(3, 5, dtype=torch.int64))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from decomposed_models import LanguageModel, Mixed, mlp
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 
 import spectral_kernels as sk
 
@@ -175,3 +176,18 @@ def test_decay_of_factors_is_a_penalty_on_the_rank() -> None:
     third = np.diag(np.diag(Sigma) ** (1 / 3))
     assert abs(gap(U @ third, third, third @ Vh)) < 1e-12
     assert gap(U, Sigma, Vh) > 0.1
+
+
+def test_what_a_parametrization_computes_a_factor_from_does_not_decay() -> None:
+    model = sk.decompose_model(mlp(4, 3), {"*": 2})
+    parametrizations.orthogonal(model[0], "U")
+    parametrize.register_parametrization(model[0], "bias", nn.Identity())
+    found = by_decay(sk.parameter_groups(model, 0.1))
+    assert found[0.1] == ["0.parametrizations.bias.original"]
+    assert sorted(found[0.0]) == ["0.Sigma", "0.Vh", "0.parametrizations.U.original"]
+
+
+def test_a_decay_that_is_no_number() -> None:
+    with pytest.raises(TypeError, match=r"weight_decay is '0.1'; expected a number"):
+        sk.parameter_groups(mlp(3, 3), "0.1")
+    assert sk.parameter_groups(mlp(3, 3), np.float32(0.5))[0]["weight_decay"] == 0.5

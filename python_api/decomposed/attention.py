@@ -14,8 +14,8 @@ from python_api.decomposed.attention_conversion import (
     dense_attention,
 )
 from python_api.decomposed.attention_core import Masks, attend, attend_with_weights, check_inputs
-from python_api.decomposed.layer import check_source
 from python_api.decomposed.linear import DecomposedLinear
+from python_api.decomposed.plain import check_source
 from python_api.decomposed.ranks import Rank
 
 __all__ = ["DecomposedMultiheadAttention"]
@@ -111,7 +111,7 @@ class DecomposedMultiheadAttention(nn.Module):
         return made.train(layer.training)
 
     def _take(self, layer: nn.MultiheadAttention, rank: Rank) -> None:
-        check_source(layer, (nn.MultiheadAttention,))
+        check_source(layer, nn.MultiheadAttention)
         for option in OPTIONS:
             setattr(self, option, getattr(layer, option))
         # The name by which ``nn.TransformerEncoderLayer`` asks.
@@ -224,7 +224,9 @@ class DecomposedMultiheadAttention(nn.Module):
         if self.add_zero_attn:
             k, v = (functional.pad(t, (0, 0, 0, 1)) for t in (k, v))
             extra += 1
-        q, k, v = (t.view(*t.shape[:2], self.num_heads, -1).transpose(1, 2) for t in (q, k, v))
+        # Not -1, which says nothing where there are no entries.
+        head = self.embed_dim // self.num_heads
+        q, k, v = (t.view(*t.shape[:2], self.num_heads, head).transpose(1, 2) for t in (q, k, v))
         return q, k, v, extra
 
     def to_attention(self) -> nn.MultiheadAttention:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import nn
 
 from python_api.decomposed.budget import LayerBudget, rank_of_energy, ranks_within
 from python_api.decomposed.layer import DecomposedLayer
-from python_api.decomposed.plain import check_no_parameter_hooks
+from python_api.decomposed.plain import check_no_parameter_hooks, check_no_parametrizations
 from python_api.decomposed.ranks import Rank, resolve_rank
 from python_api.decomposed.sites import Site, as_patterns, assign, find_sites, named, select
 from python_api.decomposed.tied import (
@@ -20,7 +21,7 @@ from python_api.decomposed.tied import (
     ties,
 )
 from spectral_kernels.decomposed.spectra import usv_svd
-from spectral_kernels.results import SVD
+from spectral_kernels.results import SVD, Decomposed
 
 __all__ = ["compress_model"]
 
@@ -67,12 +68,14 @@ def compress_model(
         TypeError: not a module, options of wrong types.
         ValueError: not exactly one option, or one out of range; a pattern that fits no decomposed
             layer; a rank above the layer's; fewer parameters than ranks of 1 have; factors with
-            NaN or Inf, or shared with something that is not meant; a wrapped model.
+            NaN or Inf, parametrizations or hooks, or shared with something that is not meant; a
+            wrapped model.
     """
     _check_options(rank, energy, parameters)
-    sites = _decomposed(find_sites(model))
+    sites = find_sites(model)
+    decomposed = _decomposed(sites)
     ranks = _asked(sites, rank) if rank is not None else None
-    meant = list(ranks) if ranks is not None else sites
+    meant = list(ranks) if ranks is not None else decomposed
     layers = {site: _layer(site) for site in meant}
     by_name = {name: layer for site, layer in layers.items() for name in site.names}
     check_nothing_left_behind(model, factors_of(by_name))
@@ -100,7 +103,9 @@ def _check_options(
             f"{' and '.join(given) or 'none of rank, energy and parameters'} given; expected "
             "exactly one of rank, energy and parameters"
         )
-    if energy is not None and (isinstance(energy, bool) or not 0 < energy <= 1):
+    if energy is not None and (isinstance(energy, bool) or not isinstance(energy, Real)):
+        raise TypeError(f"energy is {energy!r}; expected a number")
+    if energy is not None and not 0 < energy <= 1:
         raise ValueError(f"energy is {energy!r}; expected a share 0 < energy <= 1")
     if parameters is not None and (isinstance(parameters, bool) or not isinstance(parameters, int)):
         raise TypeError(f"parameters is {parameters!r}; expected an integer")
@@ -119,6 +124,7 @@ def _layer(site: Site) -> DecomposedLayer:
     layer = site.module
     assert isinstance(layer, DecomposedLayer)
     with named(site):
+        check_no_parametrizations(layer, Decomposed._fields)
         check_no_parameter_hooks(layer)
         for name, factor in layer.factors()._asdict().items():
             if not bool(torch.isfinite(factor).all()):
@@ -130,7 +136,7 @@ def _asked(sites: Sequence[Site], ranks: Mapping[str, Rank]) -> dict[Site, int]:
     """The layers that patterns of ranks mean, with the number of triplets."""
     if not isinstance(ranks, Mapping) or not ranks:
         raise ValueError(f"rank is {ranks!r}; expected a mapping of patterns to ranks")
-    meant = select("rank", sites, as_patterns("rank", ranks), lambda site: None)
+    meant = select("rank", sites, as_patterns("rank", ranks), _reason_against)
     found = {}
     for site, rank in assign("rank", meant, ranks).items():
         layer = site.module
@@ -143,6 +149,13 @@ def _asked(sites: Sequence[Site], ranks: Mapping[str, Rank]) -> dict[Site, int]:
                     f"own {layer.rank}"
                 )
     return found
+
+
+def _reason_against(site: Site) -> str | None:
+    """Why a module cannot be cut, or None where it can."""
+    if isinstance(site.module, DecomposedLayer):
+        return None
+    return f"is a {type(site.module).__name__}, not a decomposed layer"
 
 
 def _of_ties(tied: Sequence[Tie], ranks: Mapping[str, int]) -> list[int]:
@@ -169,7 +182,9 @@ def _fit(
         for tie, svd in zip(tied, spectra, strict=True)
     ]
     total = sum(parameter.numel() for parameter in model.parameters())
-    others = total - sum(budget.parameters(len(budget.energies)) for budget in budgets)
+    # Not those of the budgets: a layer may have more triplets than its matrix has.
+    factors = (next(iter(tie.values())).factors() for tie in tied)
+    others = total - sum(part.numel() for three in factors for part in three)
     least = others + sum(budget.parameters(1) for budget in budgets)
     if parameters < least:
         raise ValueError(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from python_api.decomposed.layer import DecomposedLayer, check_source, uninitialised
+from python_api.decomposed.layer import DecomposedLayer, uninitialised
+from python_api.decomposed.plain import check_source
 from python_api.decomposed.ranks import Rank
 from spectral_kernels.numerics import autocast_off
 
@@ -111,7 +112,7 @@ class DecomposedConv(DecomposedLayer):
         return made
 
     def _take(self, layer: Conv, rank: Rank) -> None:
-        check_source(layer, (self._kind,))
+        check_source(layer, self._kind)
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         for option in _OPTIONS:
             setattr(self, option, getattr(layer, option))
@@ -143,7 +144,9 @@ class DecomposedConv(DecomposedLayer):
     def _single_tap(self, U: Tensor) -> Tensor:
         return U.reshape(self.out_channels, -1, *(1 for _ in self.kernel_size))
 
-    def _weight_shape(self) -> tuple[int, ...]:
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """(c_out, c_in / groups, *taps)."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def to_conv(self) -> Conv:
@@ -156,7 +159,7 @@ class DecomposedConv(DecomposedLayer):
 
     def _thin(self) -> nn.Sequential:
         filters = self.groups * self.rank
-        shape = (filters, *self._weight_shape()[1:])
+        shape = (filters, *self.weight_shape[1:])
         first = self._dense(filters, self.Vh.reshape(shape), None)
         second: nn.Module = uninitialised(
             self._kind,

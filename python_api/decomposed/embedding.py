@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from python_api.decomposed.layer import DecomposedLayer, check_source, uninitialised
+from python_api.decomposed.layer import DecomposedLayer, uninitialised
+from python_api.decomposed.plain import check_source
 from python_api.decomposed.ranks import Rank
 from spectral_kernels.numerics import autocast_off, result_dtype
 
@@ -71,7 +72,7 @@ class DecomposedEmbedding(DecomposedLayer):
         return made
 
     def _take(self, layer: nn.Embedding, rank: Rank) -> None:
-        check_source(layer, (nn.Embedding,))
+        check_source(layer, nn.Embedding)
         _check_options(layer)
         self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
         self.padding_idx = layer.padding_idx
@@ -90,12 +91,15 @@ class DecomposedEmbedding(DecomposedLayer):
 
     def _rows(self, ids: Tensor) -> Tensor:
         dtype = result_dtype(self.U.dtype)
+        # An exported program has one way for all sizes, and must not ask for them.
+        exporting = torch.compiler.is_exporting()
         # As many tokens as rows: the table is no larger than the result, and cheaper.
-        if ids.numel() >= self.num_embeddings:
+        if not exporting and ids.numel() >= self.num_embeddings:
             return functional.embedding(ids, self.weight, self.padding_idx)
         h = functional.embedding(ids, self.U, self.padding_idx).to(dtype)
         Sigma, Vh = self.Sigma.to(dtype), self.Vh.to(dtype)
-        y = h @ Sigma @ Vh if ids.numel() < self.embedding_dim else h @ (Sigma @ Vh)
+        by_rows = not exporting and ids.numel() < self.embedding_dim
+        y = h @ Sigma @ Vh if by_rows else h @ (Sigma @ Vh)
         return y.to(self.U.dtype)
 
     def to_embedding(self) -> nn.Embedding:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -14,6 +16,9 @@ from python_api.globs import check_all_matched, matches
 from python_api.parameters import clean, unwrap
 
 __all__ = ["parameter_groups"]
+
+# A factor, or what a parametrization computes one from.
+_FACTOR = re.compile(r"(parametrizations\.)?(U|Sigma|Vh)(\.|$)")
 
 
 def parameter_groups(
@@ -41,14 +46,16 @@ def parameter_groups(
         names (tied weights) is without decay where any of them says so. Frozen ones are left out.
 
     Raises:
-        TypeError: not a module.
+        TypeError: not a module, a decay that is no number.
         ValueError: a negative or infinite decay, a pattern that fits no parameter, or a model
             without trainable parameters.
     """
     inner = unwrap(model)
     if not isinstance(inner, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    if isinstance(weight_decay, bool) or not (math.isfinite(weight_decay) and weight_decay >= 0):
+    if isinstance(weight_decay, bool) or not isinstance(weight_decay, Real):
+        raise TypeError(f"weight_decay is {weight_decay!r}; expected a number")
+    if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise ValueError(f"weight_decay is {weight_decay!r}; expected a number of at least 0")
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in inner.named_parameters(remove_duplicate=False):
@@ -56,10 +63,11 @@ def parameter_groups(
     patterns = as_patterns("no_decay", no_decay)
     check_all_matched("no_decay", patterns, (name for found in names.values() for name in found))
     factors = {
-        factor
+        parameter
         for module in inner.modules()
         if isinstance(module, DecomposedLayer)
-        for factor in (module.U, module.Sigma, module.Vh)
+        for name, parameter in module.named_parameters()
+        if _FACTOR.match(name)
     }
     groups: dict[bool, dict[str, Any]] = {
         decays: {

@@ -13,8 +13,8 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
-from torch.nn.utils.parametrize import is_parametrized
 
+from python_api.decomposed.plain import check_no_parametrizations
 from python_api.decomposed.ranks import Rank, resolve_rank
 from spectral_kernels.decomposed.op import decompose, recompose
 from spectral_kernels.numerics import autocast_off
@@ -23,8 +23,6 @@ from spectral_kernels.results import Decomposed
 __all__ = ["DecomposedLayer"]
 
 L = TypeVar("L", bound=nn.Module)
-
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 class DecomposedLayer(nn.Module):
@@ -51,6 +49,11 @@ class DecomposedLayer(nn.Module):
         return self.U.shape[-2], self.Vh.shape[-1]
 
     @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The shape of the dense layer's weight."""
+        return self.shape
+
+    @property
     def weight(self) -> Tensor:
         """The recomposed weight in the shape of the dense layer's; differentiable.
 
@@ -60,7 +63,7 @@ class DecomposedLayer(nn.Module):
         with autocast_off(self.U.device.type):
             matrix = recompose(*self.factors())
         assert isinstance(matrix, Tensor)
-        return matrix.to(self.U.dtype).reshape(self._weight_shape())
+        return matrix.to(self.U.dtype).reshape(self.weight_shape)
 
     def factors(self) -> Decomposed:
         """Return the parameters themselves as ``Decomposed(U, Sigma, Vh)``."""
@@ -74,12 +77,13 @@ class DecomposedLayer(nn.Module):
             Sigma: (k, k), dense.
             Vh: (k, n).
 
-        They are copied, in the dtype and on the device of those before, and train if those did.
-        Optimizers that hold the old parameters are to be made anew.
+        They are copied, in the dtype and on the device of those before, and each trains if the one
+        before did. Optimizers that hold the old parameters are to be made anew.
 
         Raises:
-            ValueError: shapes that do not fit the layer or each other.
+            ValueError: shapes that do not fit the layer or each other; parametrized factors.
         """
+        check_no_parametrizations(self, Decomposed._fields)
         batch, (m, n), k = tuple(self.U.shape[:-2]), self.shape, U.shape[-1] if U.dim() else 0
         expected = ((*batch, m, k), (*batch, k, k), (*batch, k, n))
         given = tuple(tuple(t.shape) for t in (U, Sigma, Vh))
@@ -90,7 +94,7 @@ class DecomposedLayer(nn.Module):
                 f"U is {given[0]}, Sigma {given[1]}, Vh {given[2]}; expected "
                 f"{head}{m}, k), {head}k, k), {head}k, {n}) with k >= 1"
             )
-        self._set_parameters(U, Sigma, Vh, like=self.U)
+        self._set_parameters(U, Sigma, Vh, like=self.factors())
 
     def to_dense(self) -> nn.Module:
         """Return the dense layer with the weight U Sigma Vh (eq. 4), detached."""
@@ -111,10 +115,6 @@ class DecomposedLayer(nn.Module):
     def _thin(self) -> nn.Module:
         raise NotImplementedError(f"{type(self).__name__} has no form of two layers")
 
-    def _weight_shape(self) -> tuple[int, ...]:
-        """Return the shape of the dense layer's weight."""
-        return self.shape
-
     def _left(self) -> Tensor:
         """Return U Sigma, the weight of the second of two thin layers."""
         with autocast_off(self.U.device.type):
@@ -125,14 +125,14 @@ class DecomposedLayer(nn.Module):
         k = resolve_rank(rank, matrix.shape[-2], matrix.shape[-1])
         found = decompose(matrix.detach(), k, check_finite=True)
         assert isinstance(found, Decomposed)
-        self._set_parameters(*found, like=like)
+        self._set_parameters(*found, like=Decomposed(like, like, like))
 
-    def _set_parameters(self, U: Tensor, Sigma: Tensor, Vh: Tensor, like: Tensor) -> None:
-        for name, factor in zip(Decomposed._fields, (U, Sigma, Vh), strict=True):
+    def _set_parameters(self, U: Tensor, Sigma: Tensor, Vh: Tensor, like: Decomposed) -> None:
+        for name, factor, before in zip(like._fields, (U, Sigma, Vh), like, strict=True):
             # Contiguous: a gradient with other strides than its parameter is copied each step.
-            copy = torch.empty(factor.shape, dtype=like.dtype, device=like.device)
+            copy = torch.empty(factor.shape, dtype=before.dtype, device=before.device)
             copy.copy_(factor.detach())
-            self.register_parameter(name, nn.Parameter(copy, requires_grad=like.requires_grad))
+            self.register_parameter(name, nn.Parameter(copy, requires_grad=before.requires_grad))
 
     def _set_bias(self, bias: Tensor | None) -> None:
         copy = None
@@ -141,13 +141,12 @@ class DecomposedLayer(nn.Module):
         self.register_parameter("bias", copy)
 
     def _fill(self, layer: nn.Module, weight: Tensor, bias: Tensor | None) -> None:
-        """Copy into a plain layer what it is to have; it trains if this one does."""
+        """Copy into a plain layer what it is to have; its weight trains if any factor does."""
         with torch.no_grad():
-            for name, source in (("weight", weight), ("bias", bias)):
-                if source is not None:
-                    target = layer.get_parameter(name).copy_(source)
-                    own = self.U if name == "weight" else source
-                    target.requires_grad_(own.requires_grad)
+            layer.get_parameter("weight").copy_(weight)
+            if bias is not None:
+                layer.get_parameter("bias").copy_(bias).requires_grad_(bias.requires_grad)
+        layer.get_parameter("weight").requires_grad_(any(f.requires_grad for f in self.factors()))
         layer.train(self.training)
 
     @classmethod
@@ -163,44 +162,3 @@ def uninitialised(kind: type[L], *sizes: int, like: Tensor, **options: Any) -> L
     make: Any = skip_init
     made: L = make(kind, *sizes, device=like.device, dtype=like.dtype, **options)
     return made
-
-
-def check_source(layer: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
-    """Say why a dense layer cannot be decomposed, if it cannot.
-
-    Raises:
-        TypeError: none of ``kinds``, or a subclass with a forward of its own.
-        ValueError: hooks or parametrizations, which a new layer would lose; parameters without
-            values (meta device, or of a lazy module that has seen no input).
-    """
-    told = f"{type(layer).__module__}.{type(layer).__qualname__}"
-    expected = " or ".join(f"nn.{kind.__name__}" for kind in kinds)
-    if not isinstance(layer, kinds):
-        raise TypeError(f"the layer is a {told}; expected {expected}")
-    for name in ("forward", "_conv_forward"):
-        own = getattr(type(layer), name, None)
-        if own not in [getattr(kind, name, None) for kind in kinds]:
-            raise TypeError(
-                f"the layer is a {told}, which has a {name} of its own that a decomposed layer "
-                f"would not run; expected {expected}"
-            )
-    for name, parameter in layer.named_parameters():
-        if nn.parameter.is_lazy(parameter):
-            raise ValueError(
-                f"{name} of the layer, a {told}, has no values yet; expected a layer that has run"
-            )
-        if parameter.is_meta:
-            raise ValueError(
-                f"{name} of the layer, a {told}, is on the meta device and has no values to "
-                "decompose; expected a real device: materialise it before"
-            )
-    if is_parametrized(layer):
-        raise ValueError(
-            f"the layer, a {told}, has parametrizations; expected none: "
-            "torch.nn.utils.parametrize.remove_parametrizations before"
-        )
-    if any(getattr(layer, hooks, None) for hooks in _HOOKS):
-        raise ValueError(
-            f"the layer, a {told}, has hooks, which a decomposed layer would lose; expected none: "
-            "remove them before, and register them on the new layer"
-        )

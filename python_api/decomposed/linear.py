@@ -7,7 +7,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from python_api.decomposed.layer import DecomposedLayer, check_source, uninitialised
+from python_api.decomposed.layer import DecomposedLayer, uninitialised
+from python_api.decomposed.plain import check_source
 from python_api.decomposed.ranks import Rank
 from spectral_kernels.contracts import operator
 from spectral_kernels.numerics import autocast_dtype
@@ -69,7 +70,7 @@ class DecomposedLinear(DecomposedLayer):
         return made
 
     def _take(self, layer: nn.Linear, rank: Rank) -> None:
-        check_source(layer, (nn.Linear,))
+        check_source(layer, nn.Linear)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self._decompose(layer.weight, rank, like=layer.weight)
         self._set_bias(layer.bias)

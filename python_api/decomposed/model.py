@@ -67,8 +67,10 @@ def decompose_model(
     sites = find_sites(model)
     chosen = _choose(sites, ranks, as_patterns("exclude", exclude))
     for site in chosen:
+        kind = kind_of(site.module)
+        assert kind is not None
         with named(site):
-            check_plain(site.module)
+            check_plain(site.module, kind.dense)
     weights = {
         join(name, path): site.module.get_parameter(path)
         for site in chosen

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from python_api.decomposed.kinds import kind_of
-from python_api.decomposed.layer import check_source
-
-__all__ = ["check_no_hooks", "check_no_parameter_hooks", "check_plain"]
+__all__ = [
+    "check_no_hooks",
+    "check_no_parameter_hooks",
+    "check_no_parametrizations",
+    "check_plain",
+    "check_source",
+]
 
 _HOOKS = (
     "_forward_pre_hooks",
@@ -21,19 +27,46 @@ _HOOKS = (
 )
 
 
-def check_plain(module: nn.Module) -> None:
-    """Raise where a dense module has more than its type says.
+def check_source(layer: nn.Module, kind: type[nn.Module]) -> None:
+    """Raise where a dense layer cannot be decomposed.
 
     Raises:
-        TypeError: a subclass with a forward of its own.
-        ValueError: hooks, parametrizations, further parameters, buffers or modules; a weight
-            without values (lazy, meta).
+        TypeError: not of this kind, or a subclass with a forward of its own.
+        ValueError: hooks or parametrizations, which a new layer would lose; parameters without
+            values (meta device, or of a lazy module that has seen no input).
     """
-    kind = kind_of(module)
-    assert kind is not None
-    check_source(module, (kind.dense,))
-    check_no_hooks(module)
-    with_defaults = _members(kind.dense)
+    told, expected = _told(layer), f"nn.{kind.__name__}"
+    if not isinstance(layer, kind):
+        raise TypeError(f"the layer is a {told}; expected {expected}")
+    for name in ("forward", "_conv_forward"):
+        if getattr(type(layer), name, None) is not getattr(kind, name, None):
+            raise TypeError(
+                f"the layer is a {told}, which has a {name} of its own that a decomposed layer "
+                f"would not run; expected {expected}"
+            )
+    for name, parameter in layer.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise ValueError(
+                f"{name} of the layer, a {told}, has no values yet; expected a layer that has run"
+            )
+        if parameter.is_meta:
+            raise ValueError(
+                f"{name} of the layer, a {told}, is on the meta device and has no values to "
+                "decompose; expected a real device: materialise it before"
+            )
+    check_no_parametrizations(layer)
+    check_no_hooks(layer)
+
+
+def check_plain(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Raise where a dense module cannot be decomposed or has more than its kind says.
+
+    Raises:
+        TypeError: as `check_source`.
+        ValueError: the same, and further parameters, buffers or modules.
+    """
+    check_source(module, kind)
+    with_defaults = _members(kind)
     further = [
         name
         for members in (module._parameters, module._buffers, module._modules)
@@ -42,8 +75,21 @@ def check_plain(module: nn.Module) -> None:
     ]
     if further:
         raise ValueError(
-            f"the layer has {', '.join(further)} beside what an nn.{kind.dense.__name__} has, "
+            f"the layer has {', '.join(further)} beside what an nn.{kind.__name__} has, "
             "which its decomposed form would lose; expected a plain layer"
+        )
+
+
+def check_no_parametrizations(module: nn.Module, names: Sequence[str | None] = (None,)) -> None:
+    """Raise where a parameter of a module, or one of ``names``, is computed from others.
+
+    Raises:
+        ValueError: naming the type.
+    """
+    if any(is_parametrized(module, name) for name in names):
+        raise ValueError(
+            f"the layer, a {_told(module)}, has parametrizations; expected none: "
+            "torch.nn.utils.parametrize.remove_parametrizations before"
         )
 
 
@@ -57,8 +103,8 @@ def check_no_hooks(module: nn.Module) -> None:
         found = [name.strip("_") for name in _HOOKS if getattr(part, name, None)]
         if found:
             raise ValueError(
-                f"the layer has hooks ({', '.join(found)}), which the new layer would lose; "
-                "expected none: remove them before, and register them on the new layer"
+                f"the layer, a {_told(part)}, has hooks ({', '.join(found)}), which the new layer "
+                "would lose; expected none: remove them before, and register them on the new layer"
             )
         if part._compiled_call_impl is not None:
             raise ValueError(
@@ -87,3 +133,7 @@ def _members(dense: type[nn.Module]) -> tuple[str, ...]:
         weights = [f"{side}_proj_weight" for side in ("in", "q", "k", "v")]
         return (*weights, "in_proj_bias", "out_proj", "bias_k", "bias_v")
     return ("weight", "bias")
+
+
+def _told(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"

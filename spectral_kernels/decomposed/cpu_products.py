@@ -22,15 +22,17 @@ _BACKENDS: Any = torch.backends
 LEAST = 2**20
 
 
-def mm(a: Tensor, b: Tensor) -> Tensor:
+def mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a b for (..., p, q) and (..., q, r), with a gradient where gradients are recorded.
+
+    With ``bias``, (r,), a b + bias of two matrices.
 
     oneDNN copies an ``a`` that is not contiguous, and takes any strides of ``b``.
     """
     if uses_onednn(a, b):
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.mT, None, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.mT, bias, "none", [], "")
         return product
-    return a @ b
+    return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
 def uses_onednn(a: Tensor, b: Tensor) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from spectral_kernels import checks
+from spectral_kernels import checks, contracts
 from spectral_kernels.arrays import Array, Leave, enter, enter_together
 from spectral_kernels.decomposed.core import Core, cores, lift
 from spectral_kernels.results import SVD, Decomposed
@@ -91,6 +92,7 @@ def enter_matrices(
         TypeError: integer or complex dtype, or not an array.
         ValueError: fewer than two dimensions, factors that do not chain, mixed devices or kinds,
             or NaN/Inf with ``check_finite``.
+        RuntimeError: a tangent of forward-mode differentiation.
     """
     single = is_single(A)
     given: Sequence[Any] = [A] if single else A
@@ -100,11 +102,23 @@ def enter_matrices(
     else:
         tensors, leave = enter(A)
         matrices = Matrices(tensors, leave, single)
+    factors = [part for x in matrices.factors.values() for part in x]
+    _check_no_tangents([*matrices.tensors, *factors])
     if check:
         checks.check_matrices(matrices.tensors)
     if check_finite:
         checks.check_finite(matrices.tensors, "A", single=single)
     return matrices
+
+
+def _check_no_tangents(tensors: Sequence[Tensor]) -> None:
+    """Refuse forward mode, of which spectra have none: their derivative would silently be zero."""
+    unpack: Any = forward_ad.unpack_dual
+    if contracts.transformed() and any(unpack(x).tangent is not None for x in tensors):
+        raise RuntimeError(
+            "spectra have no derivative in forward mode (torch.func.jvp, jacfwd, dual tensors); "
+            "expected reverse mode, as torch.autograd.grad, or arguments without tangents"
+        )
 
 
 def _enter_mixed(given: Sequence[Any], single: bool, check_finite: bool) -> Matrices:

@@ -35,8 +35,10 @@ class UsvMatmul(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Gradients:
         """Return the gradients of x, U, Sigma, Vh and bias, None where not needed."""
         arguments = (grad, *ctx.saved_tensors, list(ctx.needs_input_grad))
-        # create_graph=True: a second derivative needs operations that have one.
-        if torch.is_grad_enabled():
+        # create_graph=True: a second derivative needs operations that have one, and many gradients
+        # in one call (is_grads_batched=True) need such as torch can do for all of them.
+        batched = torch._C._functorch.is_legacy_batchedtensor(grad)
+        if torch.is_grad_enabled() or batched or contracts.transformed():
             with autocast_off(grad.device.type):
                 return torch_backend.usv_backward(*arguments)
         with contracts.below_autograd():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.arrays import Array, enter, enter_together, from_tensor, kind
+from spectral_kernels.decomposed import torch_backend
 from spectral_kernels.decomposed.gradients import UsvMatmul
 from spectral_kernels.decomposed.torch_gradients import core_times, times_core
 from spectral_kernels.numerics import DTYPE_CODES, autocast_dtype, autocast_off, result_dtype
@@ -127,7 +128,8 @@ def usv_matmul(
 
     Returns:
         (..., m) in the dtype of x, as ``torch.nn.functional.linear``; float16 and bfloat16 are
-        multiplied in float32 and rounded once. Differentiable in x, U, Sigma, Vh and bias, twice.
+        multiplied in float32 and rounded once. Differentiable in x, U, Sigma, Vh and bias, twice,
+        in forward mode and by ``torch.func`` too.
         Under ``torch.autocast`` arguments are cast as those of ``linear`` are: to its dtype, which
         the result then has, but for float64; not with ``out``.
 
@@ -258,5 +260,5 @@ def _kernel(
 
 
 contracts.implement("usv_matmul", _kernel)
-contracts.differentiate_with("usv_matmul", UsvMatmul)
+contracts.differentiate_with("usv_matmul", UsvMatmul, torch_backend.usv_matmul)
 contracts.autocast("usv_matmul", cast=True)

@@ -20,7 +20,7 @@ def usv_svd(
     """Return the k leading triplets of U Sigma Vh, which are all that it has.
 
     QR of the thin factors and an SVD of a k x k core: some 2 (m + n) k^2 operations in place of
-    the m n k of the product and the SVD of that. See ``decomposed/core.py``.
+    the m n k of the product and the SVD of that. See ``decomposed/core/op.py``.
 
     Args:
         U: (..., m, k); lists or tuples of factors give a list. Nothing need be orthogonal.

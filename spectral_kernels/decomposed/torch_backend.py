@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels.decomposed.cpu_products import mm, uses_onednn
+from spectral_kernels.decomposed.cpu_products import mm
 from spectral_kernels.decomposed.folding import backward_way, forward_way
 from spectral_kernels.decomposed.torch_gradients import core_times, gradients, times_core
 from spectral_kernels.numerics import result_dtype
@@ -57,12 +57,12 @@ def _last_product(a: Tensor, b: Tensor, bias: Tensor | None, out: Tensor | None)
     """Return a b + bias, which is ``out`` where given: of two matrices."""
     if out is not None:
         return torch.mm(a, b, out=out) if bias is None else torch.addmm(bias, a, b, out=out)
-    if bias is not None and b.dim() == 2 and not uses_onednn(a, b):
-        return torch.addmm(bias, a, b)
-    y = mm(a, b)
-    if bias is not None:
-        y += bias.unsqueeze(-2)
-    return y
+    if bias is None or b.dim() == 2:
+        return mm(a, b, bias)
+    # In place on a product, a bias that torch.vmap has many of would not fit.
+    batch, m = b.shape[:-2], b.shape[-1]
+    rows = bias.reshape(batch.numel(), 1, m)
+    return torch.baddbmm(rows, a.flatten(0, -3), b.flatten(0, -3)).view(*batch, a.shape[-2], m)
 
 
 def usv_backward(

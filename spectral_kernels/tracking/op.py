@@ -220,7 +220,7 @@ class SpectrumTracker:
         Args:
             A: (..., m, n) as for ``svd``, a batch being so many matrices with a state each. A
                 list or tuple gives a list. Shapes stay the same from update to update. A
-                ``Decomposed`` is tracked through its core (``decomposed/core.py``): it is as many
+                ``Decomposed`` is tracked through its core (``decomposed/core/op.py``): as many
                 triplets as its rank, and the rank stays the same, too.
 
         Returns:
