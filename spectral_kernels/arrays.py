@@ -109,7 +109,8 @@ def enter(x: Array | Sequence[Array], name: str = "A") -> tuple[list[Tensor], Le
     list where ``x`` is a list or tuple, and the single result otherwise.
 
     Raises:
-        TypeError: an element is not an array; the message names it.
+        TypeError: an element is not an array; the message names it. ``x`` is a named tuple, whose
+            fields are parts of one thing and no batch.
     """
     if not isinstance(x, (list, tuple)):
         like = kind(x)
@@ -117,6 +118,11 @@ def enter(x: Array | Sequence[Array], name: str = "A") -> tuple[list[Tensor], Le
         if like == "torch":
             return [tensor], lambda results: results[0]
         return [tensor], lambda results: _convert(results[0], like)
+    if hasattr(x, "_fields"):
+        raise TypeError(
+            f"{name} is a {type(x).__qualname__} of {', '.join(x._fields)}; expected an array, or "
+            "a list or tuple of arrays (the parts of one matrix are no batch)"
+        )
     if all(isinstance(item, Tensor) for item in x):
         return list(x), list
     tensors = [to_tensor(item, f"{name}[{i}]") for i, item in enumerate(x)]

@@ -211,3 +211,16 @@ def test_mixed_devices() -> None:
     ):
         with pytest.raises(ValueError, match=r"tensors on different devices: .* meta.*one device"):
             call()
+
+
+@pytest.mark.parametrize("name", ["feature_rank", "rsvd", "decompose", "residual_bounds"])
+@pytest.mark.parametrize("parts", [USV, sk.decompose(A)], ids=["SVD", "Decomposed"])
+def test_the_parts_of_a_matrix_are_not_a_batch(name, parts):
+    told = f"is a {type(parts).__name__} of {', '.join(parts._fields)}; expected an array"
+    with pytest.raises(TypeError, match=told):
+        TAKES_A_MATRIX[name](parts)
+
+
+def test_an_svd_is_no_matrix():
+    with pytest.raises(TypeError, match="A is a SVD of U, S, Vh; expected an array"):
+        sk.svdvals(USV)
