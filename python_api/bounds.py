@@ -157,8 +157,11 @@ class _Leading:
         self.lead = min(float(self.errors.sum()), math.sqrt(k * self.rho2) + k * slack)
         total = float(s.sum())
         # The sum of square roots is concave in the masses: least where one value takes all
-        # that is free, and the largest gains least; largest where the tail is flat.
-        self.nuclear_low = max(total - k * slack + float(upper[0] - s[0]), 1.0)
+        # that is free, and the largest gains least; largest where the tail is flat. What is free
+        # for certain is less than what may be.
+        certain = max(1.0 - mass - rounding, 0.0)
+        gained = math.sqrt(float(s[0]) ** 2 + certain) - float(s[0])
+        self.nuclear_low = max(total - k * slack + gained, 1.0)
         self.fits = self.rho2 <= self.q * float(s[-1]) ** 2
         gain = math.sqrt(self.q * self.rho2) + k * slack if self.fits else math.inf
         self.nuclear_high = min(total + (gain if self.q else self.lead), math.sqrt(r))

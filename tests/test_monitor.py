@@ -658,3 +658,15 @@ def test_k_limits_alignment_and_agreement() -> None:
     assert len(frame.matrices["head.weight"].singular_values) == 7
     few = due(SpectralMonitor(Net(), method="randomized", k=3).step())
     assert {len(row.singular_values) for row in few.matrices.values()} == {3}
+
+
+@pytest.mark.parametrize("k", [3, 10])
+def test_mass_that_only_rounding_leaves_free_need_not_be_there(k: int) -> None:
+    """All there is lies in the leading values, which are rounded to float32."""
+    sigma = np.linspace(2.0, 1.0, k)
+    s = (sigma * (1 + 3e-7)).astype(np.float32)
+    norm = float(np.linalg.norm(sigma))
+    low, high = sk.effective_rank_bounds(torch.from_numpy(s), norm, k)
+    estimate = estimate_from_leading(s, norm, (k, k), (float(low), float(high)))
+    nuclear = METRICS.index("nuclear_norm")
+    assert abs(estimate.values[nuclear] - sigma.sum()) <= estimate.bounds[nuclear]
