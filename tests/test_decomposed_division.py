@@ -447,6 +447,27 @@ def test_positions_that_never_close_the_gap_delay_it(base, arm, delayed):
     assert claim.holds is delayed
 
 
+def test_grokking_is_left_where_a_run_never_learns_the_test_set():
+    found = check_claims(PRESETS["paper80"], outcomes(baseline=[5000], all=[110, None]))
+    (claim,) = (claim for claim in found if "no grokking left" in claim.claim)
+    assert not claim.holds
+    assert claim.measured["runs"] == 1
+
+
+def test_lower_ranks_are_held_against_the_baseline_too():
+    arms = {arm.label: arm for arm in arms_of("cpu")}
+    steps = {"baseline": [5000, 6000], "all 1": [600], "all 0.75": [500], "all 0.5": [7000]}
+    found = {
+        label: Outcome(arms[label], {i: made(step) for i, step in enumerate(closed)})
+        for label, closed in steps.items()
+    }
+    told = {claim.claim: claim for claim in check_claims(PRESETS["cpu"], found)}
+    three_quarters = told["all 0.75: the gap is closed in fewer steps than by the baseline"]
+    assert three_quarters.holds
+    assert three_quarters.measured["times_fewer"] == 11
+    assert not told["all 0.5: the gap is closed in fewer steps than by the baseline"].holds
+
+
 def test_no_claims_without_a_baseline():
     assert check_claims(PRESETS["paper80"], outcomes(all=[110])) == []
 
@@ -461,7 +482,9 @@ def test_a_baseline_that_never_closes_the_gap_bounds_the_ratio():
 
 
 def test_delay_is_between_the_two_accuracies():
-    assert delay(outcomes(baseline=[400])["baseline"]) == {"train": 100, "test": 400, "times": 4}
+    expected = {"train": 100, "test": 400, "times": 4, "runs": 1}
+    assert delay(outcomes(baseline=[400])["baseline"]) == expected
+    assert delay(outcomes(baseline=[400, None])["baseline"]) == expected
     assert delay(outcomes(baseline=[None])["baseline"])["times"] is None
 
 

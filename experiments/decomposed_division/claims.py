@@ -25,6 +25,7 @@ IN_TANDEM = 2.0
 ATTENTION_16 = {0.5: 0.20, 0.65: 0.67, 0.8: 1.0}
 
 ALL = decomposed("all", 1.0).label
+HIGH = [decomposed("all", rank).label for rank in (0.75, 0.5)]
 ATTENTION = decomposed("attention", 0.125).label
 POSITIONS = decomposed("positions", 1.0).label
 NOT_DECOMPOSED = "position_embedding.weight"
@@ -42,6 +43,7 @@ def check_claims(settings: Settings, outcomes: Mapping[str, Outcome]) -> list[Cl
     if ALL in outcomes:
         claims += [
             _many_fewer_steps(settings, base, outcomes[ALL]),
+            *(_fewer_steps(base, outcomes[arm]) for arm in HIGH if arm in outcomes),
             _baseline_groks(base),
             _stable_ranks_fall(base),
             _stable_ranks_fall(outcomes[ALL]),
@@ -73,13 +75,25 @@ def _many_fewer_steps(settings: Settings, base: Outcome, arm: Outcome) -> Claim:
     )
 
 
+def _fewer_steps(base: Outcome, arm: Outcome) -> Claim:
+    measured = steps_ratio(base, arm)
+    ratio = measured["times_fewer"]
+    return Claim(
+        claim=f"{arm.arm.label}: the gap is closed in fewer steps than by the baseline",
+        source=f"{PAPER}, section 5.6 and Figure 8",
+        expected="more than 1 times fewer steps, mean over seeds",
+        measured=measured,
+        holds=ratio is not None and ratio > 1,
+    )
+
+
 def _baseline_groks(base: Outcome) -> Claim:
     measured = delay(base)
     return Claim(
         claim="the baseline groks: it learns the test set long after the training set",
         source=f"{PAPER}, section 5.1 and Figure 3",
         expected=f"test accuracy {LEARNED} after more than {IN_TANDEM:g} times the steps of "
-        f"training accuracy {LEARNED}, mean over seeds",
+        f"training accuracy {LEARNED}, mean over the runs that get there",
         measured=measured,
         holds=measured["times"] is not None and measured["times"] > IN_TANDEM,
     )
@@ -92,9 +106,9 @@ def _no_grokking_left(arm: Outcome) -> Claim:
         "accuracy",
         source=f"{PAPER}, section 5.6, Figures 8b and 8c",
         expected=f"test accuracy {LEARNED} within {IN_TANDEM:g} times the steps of training "
-        f"accuracy {LEARNED}, mean over seeds",
+        f"accuracy {LEARNED}, mean over seeds, all of which get there",
         measured=measured,
-        holds=measured["times"] is not None and measured["times"] <= IN_TANDEM,
+        holds=measured["runs"] == len(arm.runs) and measured["times"] <= IN_TANDEM,
     )
 
 
@@ -176,15 +190,20 @@ def steps_ratio(base: Outcome, arm: Outcome) -> dict[str, Any]:
     return measured
 
 
-def delay(outcome: Outcome) -> dict[str, float | None]:
+def delay(outcome: Outcome) -> dict[str, Any]:
     """Steps to training and to test accuracy 0.95, and how many times as long the test set took.
 
-    Means over runs; None where a run did not get there.
+    Means over the runs that got to both, and how many these are; None where none did.
     """
-    train = _mean_steps_to(outcome, "train_accuracy")
-    test = _mean_steps_to(outcome, "test_accuracy")
-    times = test / train if train is not None and test is not None else None
-    return {"train": train, "test": test, "times": times}
+    found = [
+        [run.first_step(scalar, LEARNED) for scalar in ("train_accuracy", "test_accuracy")]
+        for run in outcome.runs.values()
+    ]
+    there = [pair for pair in found if None not in pair]
+    if not there:
+        return {"train": None, "test": None, "times": None, "runs": 0}
+    train, test = (float(mean) for mean in np.mean(np.array(there, dtype=float), axis=0))
+    return {"train": train, "test": test, "times": test / train, "runs": len(there)}
 
 
 def _steps_or_end(outcome: Outcome) -> dict[int, int]:
@@ -192,13 +211,3 @@ def _steps_or_end(outcome: Outcome) -> dict[int, int]:
         seed: run.gap_closed_at if run.gap_closed_at is not None else int(run.steps[-1])
         for seed, run in outcome.runs.items()
     }
-
-
-def _mean_steps_to(outcome: Outcome, scalar: str) -> float | None:
-    found = []
-    for run in outcome.runs.values():
-        reached = np.flatnonzero(run.scalars[scalar] >= LEARNED)
-        if not len(reached):
-            return None
-        found.append(int(run.steps[reached[0]]))
-    return float(np.mean(found))

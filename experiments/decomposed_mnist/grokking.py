@@ -10,7 +10,6 @@ from experiments.kit.arms import Arm, Outcome, baseline, decomposed
 from experiments.kit.claims import Claim
 from experiments.kit.figures import Figures, accuracy_figure, rank_figure, stable_rank_figure
 from experiments.kit.history import History
-from python_api.frame import Array
 
 PAPER = "Decomposed Learning and Grokking, appendix F"
 
@@ -96,8 +95,9 @@ def delay(run: History) -> float:
 
 
 def _risen_at(run: History, scalar: str) -> int:
-    values: Array = run.scalars[scalar]
-    return int(run.steps[np.flatnonzero(values >= RISEN * np.max(values))[0]])
+    step = run.first_step(scalar, RISEN * run.best(scalar))
+    assert step is not None
+    return step
 
 
 def _of_series(outcomes: Mapping[str, Outcome], series: str) -> dict[str, Outcome]:

@@ -45,6 +45,11 @@ class History:
         """The last value of a scalar."""
         return float(self.scalars[scalar][-1])
 
+    def first_step(self, scalar: str, level: float) -> int | None:
+        """The first measured step at which a scalar is at least ``level``."""
+        reached = np.flatnonzero(self.scalars[scalar] >= level)
+        return int(self.steps[reached[0]]) if len(reached) else None
+
     def best(self, scalar: str) -> float:
         """The largest value of a scalar; NaN where there is none."""
         values = self.scalars[scalar]
