@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +14,7 @@ from experiments.kit.checkpoint import load_checkpoint, save_checkpoint, seed_ev
 from experiments.kit.options import Options
 from experiments.kit.progress import ProgressBar, progress_bar
 from experiments.kit.run_folder import CHECKPOINT
+from experiments.kit.training import Training
 from experiments.modular_addition.data import Split, addition_split
 from experiments.modular_addition.model import AdditionTransformer
 from experiments.modular_addition.presets import Settings
@@ -36,34 +35,6 @@ PAIRS = [
     ("mlp_in.weight", "mlp_out.weight"),
     ("mlp_out.weight", "unembedding.weight"),
 ]
-
-
-@dataclass
-class Training:
-    """Everything that changes while a run goes on, and nothing else: what a checkpoint holds."""
-
-    model: AdditionTransformer
-    optimizer: torch.optim.AdamW
-    monitor: SpectralMonitor
-    step: int = 0
-    seconds: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state before step ``step`` is recorded and taken."""
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "monitor": self.monitor.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to where `state_dict` was taken."""
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.monitor.load_state_dict(state["monitor"])
 
 
 def train(options: Options[Settings], folder: Path) -> float:
@@ -186,7 +157,7 @@ def accuracy(logits: Tensor, sums: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def validate(model: AdditionTransformer, split: Split) -> dict[str, float]:
+def validate(model: nn.Module, split: Split) -> dict[str, float]:
     """Loss and accuracy on all validation pairs, and accuracy on those without a trained mirror."""
     logits = model(split.validation_tokens)
     unmirrored = ~split.mirror_is_trained

@@ -28,11 +28,12 @@ from experiments.kit.command import exit_status
 from experiments.kit.options import Options
 from experiments.kit.run_folder import run_folder, write_json
 from experiments.kit.table import format_table
+from experiments.kit.training import Training
 from experiments.modular_addition.__main__ import NAME, parse
 from experiments.modular_addition.data import addition_split
 from experiments.modular_addition.model import AdditionTransformer
 from experiments.modular_addition.presets import Settings
-from experiments.modular_addition.train import Training, make_monitor, make_optimizer, train_from
+from experiments.modular_addition.train import make_monitor, make_optimizer, train_from
 from python_api.frame import MatrixRow, SpectralFrame
 from python_api.monitor import SpectralMonitor
 from python_api.recorder import Recorder
