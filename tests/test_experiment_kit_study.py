@@ -120,11 +120,12 @@ def test_short_runs_are_measured_at_every_step():
 def test_the_gap_counts_once_the_training_set_is_learned():
     steps = np.array([0, 1, 2, 3])
     train_accuracy = np.array([0.01, 0.6, 0.995, 0.995])
-    test = np.array([0.01, 0.6, 0.97, 0.985])
+    test = np.array([0.01, 0.6, 0.984, 0.985])
     assert closed_at(steps, train_accuracy, test, level=0.99) == 3
     assert closed_at(steps, train_accuracy, test, level=0.5) == 1
     assert closed_at(steps[:3], train_accuracy[:3], test[:3], level=0.99) is None
     assert is_closed(0.995, 0.985, 0.99)
+    assert not is_closed(0.995, 0.984, 0.99)
     assert not is_closed(0.98, 0.98, 0.99)
     assert closed_at(steps, np.full(4, np.nan), test, level=0.99) is None
 

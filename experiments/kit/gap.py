@@ -24,5 +24,5 @@ def closed_at(steps: NDArray[np.int64], train: Array, test: Array, level: float)
 
     ``steps``, ``train`` and ``test`` are (T,); a NaN is not closed.
     """
-    closed = np.flatnonzero((train >= level) & (train - test <= GAP))
-    return int(steps[closed[0]]) if len(closed) else None
+    measured = zip(steps, train, test, strict=True)
+    return next((int(step) for step, a, b in measured if is_closed(a, b, level)), None)
