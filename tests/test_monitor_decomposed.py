@@ -33,6 +33,7 @@ from python_api.moved_bounds import moved
 from python_api.plots import figure2
 from python_api.recorder import Recorder
 from python_api.report import write_report
+from python_api.rows import leading_rows
 from python_api.run import load_run
 from spectral_kernels.numerics import default_rtol
 from spectral_kernels.results import METRICS, Decomposed
@@ -796,3 +797,20 @@ def test_bounds_move_with_the_error_of_a_core() -> None:
                     floor = 2 * r * np.finfo(np.float32).eps * sigma[0]
                     expected[metric] = np.count_nonzero(sigma > floor)
                 assert abs(value - expected[metric]) <= bound, (metric, r, k, error)
+
+
+def test_rows_of_leading_triplets_carry_the_error_of_their_core() -> None:
+    (matrix,) = SpectralMonitor(nn.Linear(8, 6, bias=False), pairs=None).matrices
+    values, norm = torch.tensor([2.0, 1.0]), torch.tensor([2.5], dtype=torch.float64)
+
+    def row(error: float):
+        (found,) = leading_rows(
+            [matrix], "randomized", [values], norm, finite=[True], work=[""], errors=[error]
+        ).values()
+        return found
+
+    plain, widened = row(0.0), row(0.25)
+    assert widened.bounds["spectral_norm"] == pytest.approx(plain.bounds["spectral_norm"] + 0.25)
+    np.testing.assert_allclose(
+        widened.singular_value_bounds, plain.singular_value_bounds + 0.25, rtol=1e-6
+    )
