@@ -8,6 +8,7 @@ from python_api.chance import Chance
 from python_api.matrices import Skipped
 from python_api.matrix import Matrix
 from python_api.pairs import Pair, Rejected
+from python_api.similar_rows import together
 
 __all__ = ["explain"]
 
@@ -19,38 +20,49 @@ def explain(
     rejected: Sequence[Rejected],
     reference: str,
     chance: Chance,
+    *,
+    full: bool = False,
 ) -> str:
     """Tables of matrices, skipped parameters, pairs and rejected pairs, with every reason.
 
     Where something is compared, what random directions would give in the mean stands beside it.
+    Rows that differ in their indices alone are one row, unless ``full``.
     """
     sections = [
-        (f"{len(matrices)} matrices", [_matrix(matrix, chance) for matrix in matrices]),
+        (
+            f"{len(matrices)} matrices",
+            [_matrix(matrix, chance) for matrix in matrices],
+            (1, "{count} x ({cell})"),
+        ),
         (
             f"{len(skipped)} parameters not watched",
             [(row.name, _shape(row.shape), row.reason) for row in skipped],
+            (1, "{count} x ({cell})"),
         ),
         (
             f"{len(pairs)} aligned pairs",
-            [
-                (
-                    pair.first.label,
-                    f"-> {pair.second.label}",
-                    f"{pair.reason}; by chance {chance.alignment[pair.key]:.2g}",
-                )
-                for pair in pairs
-            ],
+            [_pair(pair, chance) for pair in pairs],
+            (2, "{count} pairs: {cell}"),
         ),
         (
             f"{len(rejected)} neighbours not aligned",
             [(row.first, f"-> {row.second}" if row.second else "", row.reason)
              for row in rejected],
+            (2, "{count} of these: {cell}"),
         ),
     ]  # fmt: skip
     lines: list[str] = []
-    for title, rows in sections:
+    shortened = False
+    for title, rows, counted in sections:
+        shown = rows if full else together(rows, *counted)
+        shortened |= len(shown) < len(rows)
         lines.append(title if not rows else f"{title}:")
-        lines.extend(_table(rows))
+        lines.extend(_table(shown))
+    if shortened:
+        lines.append(
+            "{0..9}: one row for each index; indices of one row that differ by a constant go "
+            "together; explain(full=True) has every row"
+        )
     lines.append(f"agreement is measured against: {reference}")
     if chance.overlap:
         left, right = (min(side) for side in zip(*chance.overlap.values(), strict=True))
@@ -71,6 +83,11 @@ def _matrix(matrix: Matrix, chance: Chance) -> tuple[str, str, str]:
     if matrix.source.blocks:
         notes.append(f"parts: {', '.join(block.label for block in matrix.source.blocks)}")
     return matrix.name, _shape(matrix.shape), "; ".join(notes)
+
+
+def _pair(pair: Pair, chance: Chance) -> tuple[str, str, str]:
+    by_chance = f"by chance {chance.alignment[pair.key]:.2g}"
+    return pair.first.label, f"-> {pair.second.label}", f"{pair.reason}; {by_chance}"
 
 
 def _shape(shape: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from python_api.matrices import Matrix
+from python_api.similar_rows import together
 
 __all__ = ["KeepsMemory", "MemoryPlan", "format_bytes", "solver_memory"]
 
@@ -49,12 +50,13 @@ class MemoryPlan:
         """All that is kept in memory."""
         return sum(sum(sizes.values()) for sizes in self.kept.values())
 
-    def lines(self) -> list[str]:
-        """As text: one line for each matrix and purpose, and the sum."""
+    def lines(self, *, full: bool = False) -> list[str]:
+        """As text: the sum, and a line for each matrix; where not ``full``, one for all that
+        differ in the indices of their names alone."""
         weights = sum(self.weights.values())
         share = f", {self.total / weights:.2f} times the weights" if weights else ""
         told = [f"memory kept between steps: {format_bytes(self.total)}{share}"]
-        wide = max((len(name) for name in self.weights), default=0)
+        rows = []
         for name, own in self.weights.items():
             parts = [
                 f"{what} {format_bytes(sizes[name])}"
@@ -62,8 +64,10 @@ class MemoryPlan:
                 if sizes.get(name)
             ]
             if parts:
-                weight = f"weight {format_bytes(own)}"
-                told.append(f"  {name.ljust(wide)}  {weight}: {', '.join(parts)}")
+                rows.append((name, f"weight {format_bytes(own)}: {', '.join(parts)}"))
+        shown = rows if full else together(rows, 1, "{count} times: {cell}")
+        wide = max((len(name) for name, _ in shown), default=0)
+        told += [f"  {name.ljust(wide)}  {sizes}" for name, sizes in shown]
         if self.disk_per_step:
             told.append(
                 f"saved vectors: {format_bytes(self.disk_per_step)} on disk for each measured "

@@ -256,9 +256,10 @@ class SpectralMonitor:
         """The last frame, ``None`` before the first."""
         return self._frame
 
-    def explain(self) -> str:
+    def explain(self, *, full: bool = False) -> str:
         """What is watched and what is not, and why, as text.
 
+        Repeated layers and experts are one row, ``layers.{0..41}.fc.weight``, unless ``full``.
         Also what chance would give for each comparison, the memory that is kept between steps
         (`memory`), whether a step waits for its numbers and why, and the cadence as chosen so far.
         """
@@ -269,9 +270,10 @@ class SpectralMonitor:
             self._rejected,
             self._reference.described,
             self._over_time.chance,
+            full=full,
         )
         return "\n".join(
-            [told, *self.memory().lines(), self._device.described, self._cadence.described]
+            [told, *self.memory().lines(full=full), self._device.described, self._cadence.described]
         )
 
     def memory(self) -> MemoryPlan:
