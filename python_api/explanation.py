@@ -80,6 +80,8 @@ def _matrix(matrix: Matrix, chance: Chance) -> tuple[str, str, str]:
         notes.append(f"kept as U Sigma Vh with k = {matrix.inner}")
     if matrix.aliases:
         notes.append(f"tied with {', '.join(matrix.aliases)}")
+    if matrix.source.note:
+        notes.append(matrix.source.note)
     if matrix.source.blocks:
         notes.append(f"parts: {', '.join(block.label for block in matrix.source.blocks)}")
     return matrix.name, _shape(matrix.shape), "; ".join(notes)

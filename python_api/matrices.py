@@ -15,8 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from python_api.declared import holds_a_layer, misfit
+from python_api.distinct_names import check_distinct, distinct_name, renamed
 from python_api.globs import check_all_matched, matches
-from python_api.matrix import Block, Kept, Matrix, MatrixView
+from python_api.matrix import Block, Kept, Matrix, MatrixView, joined
+from python_api.not_matrices import why_no_matrix
 from spectral_kernels.results import Decomposed
 
 __all__ = [
@@ -38,6 +41,8 @@ class Skip:
     """A rule's answer for a parameter that is not watched."""
 
     reason: str
+    is_layer: bool = False
+    """A matrix that is not watched, see `Skipped.is_layer`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +149,23 @@ Parameter = tuple[ParameterInfo, Callable[[], Kept | None]]
 """What is known of a parameter, and a getter that sees later replacements."""
 
 
-def _why_not(info: ParameterInfo) -> str | None:
-    if info.factors is None:
-        return why_not_a_matrix(info.tensor)
-    reasons = {name: why_not_a_matrix(x) for name, x in info.factors._asdict().items()}
-    return next((f"{name}: {reason}" for name, reason in reasons.items() if reason), None)
+def _unreadable(info: ParameterInfo) -> Skip | None:
+    """Why there are no numbers to analyse, whatever rule reads the parameter."""
+    if info.factors is not None:
+        reasons = {name: why_not_a_matrix(x) for name, x in info.factors._asdict().items()}
+        told = next((f"{name}: {reason}" for name, reason in reasons.items() if reason), None)
+        return None if told is None else Skip(told, is_layer=True)
+    reason = why_not_a_matrix(info.tensor)
+    if reason is None:
+        return None
+    if holds_a_layer(info.module, info.leaf):
+        # A shard is 1-D or empty, which is not what is wrong with it.
+        in_place = not torch.nn.parameter.is_lazy(info.tensor)
+        odd = misfit(info.module, info.leaf, info.tensor) if in_place else None
+        return Skip(odd or reason, is_layer=True)
+    named = why_no_matrix(info.name, may_be_buffer=info.module is None)
+    has_sides = torch.nn.parameter.is_lazy(info.tensor) or info.tensor.dim() != 1
+    return Skip(reason, is_layer=named is None and has_sides)
 
 
 def find_matrices(
@@ -169,22 +186,23 @@ def find_matrices(
         ValueError: a pattern fits nothing.
     """
     owners = _group_tied(parameters)
+    own_names = {info.name for info, _ in parameters}
     found: list[Matrix] = []
     skipped: list[Skipped] = []
     for info, get, aliases in owners:
         shape = () if torch.nn.parameter.is_lazy(info.tensor) else tuple(info.tensor.shape)
-        reason = _why_not(info)
-        views = Skip(reason) if reason is not None else registry.rule_for(info)(info)
+        views = _unreadable(info) or registry.rule_for(info)(info)
         if isinstance(views, Skip):
-            is_layer = reason is not None and len(shape) != 1
-            skipped.append(Skipped(info.name, shape, views.reason, is_layer))
+            skipped.append(Skipped(info.name, shape, views.reason, views.is_layer))
             continue
+        called = distinct_name(info.name, own_names)
         for index, view in enumerate(views):
-            matrix = _matrix(info, view, aliases, get)
+            matrix = _matrix(info, view, called, aliases, get)
             if info.factors is not None:
                 matrix = _decomposed(matrix, info.factors, index, len(views))
             found.append(matrix)
             found.extend(_blocks_asked_for(matrix, include))
+    check_distinct([matrix.name for matrix in found])
     _check_patterns(include, exclude, found, skipped)
     return _select(found, skipped, include, exclude)
 
@@ -207,6 +225,7 @@ def _group_tied(
 def _matrix(
     info: ParameterInfo,
     source: MatrixView,
+    called: str,
     aliases: tuple[str, ...],
     get: Callable[[], Kept | None],
 ) -> Matrix:
@@ -217,7 +236,9 @@ def _matrix(
             f"{tuple(shaped.shape)}; expected two dimensions"
         )
     shape = (shaped.shape[0], shaped.shape[1])
-    return Matrix(info.name + source.suffix, info.name, shape, source, aliases, get)
+    if called != info.name:
+        source = replace(source, note=joined(source.note, renamed(info.name)))
+    return Matrix(called + source.suffix, info.name, shape, source, aliases, get)
 
 
 def _decomposed(dense: Matrix, factors: Decomposed, index: int, count: int) -> Matrix:

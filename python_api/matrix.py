@@ -11,7 +11,7 @@ from torch import Tensor
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import Decomposed
 
-__all__ = ["Block", "Kept", "Matrix", "MatrixView", "shape_of"]
+__all__ = ["Block", "Kept", "Matrix", "MatrixView", "joined", "shape_of"]
 
 Kept = Tensor | Decomposed
 """How a matrix is kept: as a parameter, or as the factors of a decomposed layer."""
@@ -56,6 +56,8 @@ class MatrixView:
     blocks: tuple[Block, ...] = ()
     output_block: str | None = None
     """The block of rows whose part of U stands for the output (an LSTM's gate g)."""
+    note: str = ""
+    """What was guessed of it, or what it is beside its name, for ``explain``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,11 @@ class Matrix:
                 f"monitor was made and are {now} now; make a new SpectralMonitor"
             )
         return found
+
+
+def joined(*notes: str) -> str:
+    """Several notes as one; empty ones are none."""
+    return "; ".join(note for note in notes if note)
 
 
 def shape_of(kept: Kept) -> tuple[int, ...]:

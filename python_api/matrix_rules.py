@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from python_api.declared import misfit
 from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.decomposed.conv import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d
 from python_api.decomposed.embedding import DecomposedEmbedding
@@ -23,8 +25,10 @@ from python_api.matrices import (
     MatrixRegistry,
     MatrixView,
     ParameterInfo,
+    Rule,
     Skip,
 )
+from python_api.not_matrices import why_no_matrix
 
 __all__ = ["default_registry", "fused_attention_blocks"]
 
@@ -38,6 +42,7 @@ _CONVOLUTIONS: tuple[type[nn.Module], ...] = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(DecomposedConv1d, DecomposedConv2d, DecomposedConv3d),
 )
+_NORMS = re.compile(r"(Layer|RMS|Rms|Group|Batch|Instance)Norm")
 # Alignment is highest for the gate that writes new content (g of an LSTM, n of a GRU).
 _CONTENT_GATE = 2
 
@@ -46,21 +51,40 @@ def default_registry() -> MatrixRegistry:
     """A fresh registry with the rules of this file; register on it to override them."""
     registry = MatrixRegistry(_plain)
     for linear in (nn.Linear, nn.Bilinear):
-        registry.register(linear, _linear)
+        registry.register(linear, _of_layer(_linear))
     registry.register(DecomposedLinear, _decomposed_linear)
     for table in (nn.Embedding, nn.EmbeddingBag, DecomposedEmbedding):
-        registry.register(table, _embedding)
+        registry.register(table, _of_layer(_embedding))
     for conv in _CONVOLUTIONS:
-        registry.register(conv, _conv)
+        registry.register(conv, _of_layer(_conv))
     for deconv in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
-        registry.register(deconv, _conv_transpose)
+        registry.register(deconv, _of_layer(_conv_transpose))
     for recurrent in (nn.RNNBase, nn.RNNCellBase):
         registry.register(recurrent, _recurrent)
     for attention in (nn.MultiheadAttention, DecomposedMultiheadAttention):
-        registry.register(attention, _attention)
+        registry.register(attention, _of_layer(_attention))
     for norm in (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm):
         registry.register(norm, lambda info: Skip("scale of a normalisation"))
     return registry
+
+
+def _of_layer(rule: Rule) -> Rule:
+    """The rule, for weights of the shape that their layer declares; others are no matrix of it.
+
+    A parameter of the layer beside its weight goes by its name, as one of an unknown module does.
+    """
+
+    def checked(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+        if info.factors is None:
+            odd = misfit(info.module, info.leaf, info.tensor)
+            if odd is not None:
+                return Skip(odd, is_layer=True)
+            reason = why_no_matrix(info.name, may_be_buffer=False)
+            if reason is not None:
+                return Skip(reason)
+        return rule(info)
+
+    return checked
 
 
 def _linear(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
@@ -177,8 +201,6 @@ def fused_attention_blocks(
 
 
 def _attention(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
-    if info.leaf in ("bias_k", "bias_v"):
-        return Skip("bias of the attention keys and values")
     if info.name.endswith(("in_proj_weight", "in_proj.weight")) and info.heads:
         blocks = fused_attention_blocks(info.tensor.shape[0], info.heads)
         return [MatrixView("attention", blocks=blocks)]
@@ -200,6 +222,11 @@ def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     convolution's kernel, since no other common layer has them.
     """
     tensor = info.tensor
+    reason = why_no_matrix(info.name, may_be_buffer=info.module is None)
+    if reason is not None:
+        return Skip(reason)
+    if _NORMS.search(type(info.module).__name__):
+        return Skip("scale of a normalisation")
     # Hugging Face's Conv1D is a linear layer that stores its weight as (inputs, outputs).
     if type(info.module).__name__ == "Conv1D" and hasattr(info.module, "nf"):
         return [MatrixView("linear", lambda t: t.mT)]
