@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral_kernels.readable import resolved
+
 # A torch.Tensor, numpy.ndarray or cupy.ndarray. No static type covers the three without
 # importing CuPy, so this alias documents rather than checks.
 Array: TypeAlias = Any
@@ -46,19 +48,25 @@ def kind(x: object) -> str:
     return "cupy" if type(x).__module__.partition(".")[0] == "cupy" else ""
 
 
-def to_tensor(x: Array, name: str = "A") -> Tensor:
+def to_tensor(x: Array, name: str = "A", *, traced: bool = True) -> Tensor:
     """Return ``x`` as a tensor on the same device, sharing memory where that is possible.
 
-    NumPy arrays with negative strides or foreign byte order are copied.
+    NumPy arrays with negative strides or foreign byte order are copied, and so are tensors that
+    are negated or conjugated lazily.
+
+    Args:
+        x: the array.
+        name: what messages call it.
+        traced: see `readable.resolved`.
 
     Raises:
         TypeError: ``x`` is not a torch, NumPy or CuPy array, or is a NumPy array that is not
-            float16, float32 or float64.
+            float16, float32 or float64, or a tensor that keeps its values elsewhere.
+        ValueError: a tensor without values.
     """
     which = kind(x)
     if which == "torch":
-        tensor: Tensor = x
-        return tensor
+        return resolved(x, name, traced=traced)
     if which == "numpy":
         return _from_numpy(x, name)
     if which == "cupy":
@@ -102,19 +110,23 @@ def _convert(result: Any, like: str) -> Any:
     return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
 
 
-def enter(x: Array | Sequence[Array], name: str = "A") -> tuple[list[Tensor], Leave]:
+def enter(
+    x: Array | Sequence[Array], name: str = "A", *, traced: bool = True
+) -> tuple[list[Tensor], Leave]:
     """Return the tensors of ``x`` and the function that turns results into the caller's kind.
 
     ``leave`` takes one result per tensor, a tensor or a (named) tuple of tensors. It returns a
-    list where ``x`` is a list or tuple, and the single result otherwise.
+    list where ``x`` is a list or tuple, and the single result otherwise. ``traced`` as of
+    `to_tensor`.
 
     Raises:
-        TypeError: an element is not an array; the message names it. ``x`` is a named tuple, whose
-            fields are parts of one thing and no batch.
+        TypeError: an element is not an array, or one as of `to_tensor`; the message names it.
+            ``x`` is a named tuple, whose fields are parts of one thing and no batch.
+        ValueError: as of `to_tensor`.
     """
     if not isinstance(x, (list, tuple)):
         like = kind(x)
-        tensor = to_tensor(x, name)
+        tensor = to_tensor(x, name, traced=traced)
         if like == "torch":
             return [tensor], lambda results: results[0]
         return [tensor], lambda results: _convert(results[0], like)
@@ -123,9 +135,9 @@ def enter(x: Array | Sequence[Array], name: str = "A") -> tuple[list[Tensor], Le
             f"{name} is a {type(x).__qualname__} of {', '.join(x._fields)}; expected an array, or "
             "a list or tuple of arrays (the parts of one matrix are no batch)"
         )
+    tensors = [to_tensor(item, f"{name}[{i}]", traced=traced) for i, item in enumerate(x)]
     if all(isinstance(item, Tensor) for item in x):
-        return list(x), list
-    tensors = [to_tensor(item, f"{name}[{i}]") for i, item in enumerate(x)]
+        return tensors, list
     likes = [kind(item) for item in x]
     return tensors, lambda results: [
         _convert(r, like) for r, like in zip(results, likes, strict=True)

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from spectral_kernels import checks, contracts
 from spectral_kernels.arrays import Array, Leave, enter, enter_together
 from spectral_kernels.decomposed.core import Core, cores, lift
+from spectral_kernels.readable import resolved
 from spectral_kernels.results import SVD, Decomposed
 
 
@@ -79,6 +80,7 @@ def enter_matrices(
     vectors: bool = False,
     check_finite: bool = False,
     check: bool = True,
+    traced: bool = True,
 ) -> Matrices:
     """Return A as tensors to work on, see ``Matrices``.
 
@@ -87,20 +89,22 @@ def enter_matrices(
         vectors: whether results will be lifted.
         check_finite: raise on NaN or Inf.
         check: False leaves matrices unchecked, but not factors.
+        traced: False refuses what has no values, see `readable.resolved`.
 
     Raises:
-        TypeError: integer or complex dtype, or not an array.
+        TypeError: integer or complex dtype, or not an array, or a tensor that keeps its values
+            elsewhere.
         ValueError: fewer than two dimensions, factors that do not chain, mixed devices or kinds,
-            or NaN/Inf with ``check_finite``.
+            a tensor without values, or NaN/Inf with ``check_finite``.
         RuntimeError: a tangent of forward-mode differentiation.
     """
     single = is_single(A)
     given: Sequence[Any] = [A] if single else A
     if any(isinstance(x, Decomposed) for x in given):
-        matrices = _enter_mixed(given, single, check_finite)
+        matrices = _enter_mixed(given, single, check_finite, traced)
         _find_cores(matrices, vectors)
     else:
-        tensors, leave = enter(A)
+        tensors, leave = enter(A, traced=traced)
         matrices = Matrices(tensors, leave, single)
     factors = [part for x in matrices.factors.values() for part in x]
     _check_no_tangents([*matrices.tensors, *factors])
@@ -121,17 +125,17 @@ def _check_no_tangents(tensors: Sequence[Tensor]) -> None:
         )
 
 
-def _enter_mixed(given: Sequence[Any], single: bool, check_finite: bool) -> Matrices:
+def _enter_mixed(given: Sequence[Any], single: bool, check_finite: bool, traced: bool) -> Matrices:
     """Return matrices whose decomposed ones still have U in place of their cores."""
     tensors: list[Tensor] = []
     leaves: list[Leave] = []
     factors: dict[int, Decomposed] = {}
     for i, (x, name) in enumerate(zip(given, checks.names("A", len(given), single), strict=True)):
         if isinstance(x, Decomposed):
-            factors[i], leave_one = _enter_factors(x, name, check_finite)
+            factors[i], leave_one = _enter_factors(x, name, check_finite, traced)
             tensors.append(factors[i].U)
         else:
-            (tensor,), leave_one = enter(x, name)
+            (tensor,), leave_one = enter(x, name, traced=traced)
             tensors.append(tensor)
         leaves.append(leave_one)
     checks.check_devices(**{f"A[{i}]": tensor for i, tensor in enumerate(tensors)})
@@ -154,10 +158,15 @@ def _find_cores(matrices: Matrices, vectors: bool) -> None:
         matrices.tensors[i] = _with_gradient(core, x) if with_gradient else core.matrix
 
 
-def _enter_factors(x: Decomposed, name: str, check_finite: bool) -> tuple[Decomposed, Leave]:
+def _enter_factors(
+    x: Decomposed, name: str, check_finite: bool, traced: bool
+) -> tuple[Decomposed, Leave]:
     """Return the factors as tensors, the core dense, and the way back to their kind of array."""
     parts, leave = enter_together(U=x.U, Sigma=x.Sigma, Vh=x.Vh)
-    U, Sigma, Vh = (part for (part,) in parts)
+    U, Sigma, Vh = (
+        resolved(part, f"{field} of {name}", traced=traced)
+        for field, (part,) in zip(Decomposed._fields, parts, strict=True)
+    )
     checks.check_factors(U, Sigma, Vh, of=f" of {name}")
     if check_finite:
         for part, told in zip((U, Sigma, Vh), Decomposed._fields, strict=True):

@@ -10,6 +10,7 @@ from torch import Tensor
 from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.arrays import Array, enter, to_tensor
 from spectral_kernels.numerics import result_dtype
+from spectral_kernels.readable import resolved_list
 from spectral_kernels.results import SVD
 from spectral_kernels.rsvd.normals import seed_from
 
@@ -79,13 +80,14 @@ def rsvd_list(
     generator: torch.Generator | None = None,
     start: list[Tensor | None] | None = None,
 ) -> list[SVD]:
-    """Return the leading triplets of many tensors on one device, unchecked, without gradients.
+    """Return the leading triplets of many tensors on one device, as ``svd_list`` does SVDs.
 
     ``k`` holds one rank per matrix, ``start`` one block (..., n, l) or None per matrix.
     """
     if not matrices:
         return []
     with torch.no_grad():
+        matrices = resolved_list(matrices)
         blocks = start or [None] * len(matrices)
         starts, widths = start_columns(matrices, k, blocks, oversample)
         return _rsvd_backend(matrices, starts, k, widths, seed_from(generator), power_iters)

@@ -6,15 +6,16 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import contracts, dispatch
+from spectral_kernels.readable import resolved_list
 from spectral_kernels.results import Snapshot
 
 
 def snapshot_list(matrices: list[Tensor]) -> Snapshot:
     """Copy many matrices (views of parameters, say) into packed memory in one pass.
 
-    Casts float16 and bfloat16 to float32 and makes everything contiguous. Unchecked, without
-    gradients. For a matrix with NaN or Inf, ``max_abs`` and ``frobenius_norm`` are not finite and
-    ``finite`` is 0.
+    Casts float16 and bfloat16 to float32 and makes everything contiguous. Without gradients, and
+    unchecked but for whether it can be read (`readable.resolved`). For a matrix with NaN or Inf,
+    ``max_abs`` and ``frobenius_norm`` are not finite and ``finite`` is 0.
 
     Args:
         matrices: tensors (..., m, n) on one device, any strides.
@@ -25,7 +26,7 @@ def snapshot_list(matrices: list[Tensor]) -> Snapshot:
     if not matrices:
         return Snapshot([], *torch.empty((0, 3), dtype=torch.float64).unbind(-1))
     with torch.no_grad():
-        copies, statistics = _kernel(matrices)
+        copies, statistics = _kernel(resolved_list(matrices))
     return Snapshot(copies, *statistics.unbind(-1))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from spectral_kernels import contracts, dispatch, numerics
 from spectral_kernels.arrays import Array
 from spectral_kernels.decomposed.door import enter_matrices
+from spectral_kernels.readable import resolved_list
 from spectral_kernels.results import SVD, Decomposed
 
 _svd = contracts.operator("svd")
@@ -88,11 +89,13 @@ def svd_list(matrices: list[Tensor]) -> list[SVD]:
     """Return the SVDs of many tensors on one device, unchecked and without gradients.
 
     For callers that run at every training step: past the checks and the operator's dispatch,
-    one compiled call for the whole list. A matrix with NaN gives NaN for itself alone.
+    one compiled call for the whole list. A matrix with NaN gives NaN for itself alone. That a
+    matrix can be read is checked even here: else it would end the process.
     """
     if not matrices:
         return []
     with torch.no_grad():
+        matrices = resolved_list(matrices)
         results: list[SVD] = dispatch.backend("svd", matrices[0].device.type).svd(matrices)
     return results
 
@@ -102,6 +105,7 @@ def svdvals_list(matrices: list[Tensor]) -> list[Tensor]:
     if not matrices:
         return []
     with torch.no_grad():
+        matrices = resolved_list(matrices)
         values: list[Tensor] = dispatch.backend("svd", matrices[0].device.type).svdvals(matrices)
     return values
 

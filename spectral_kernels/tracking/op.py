@@ -233,12 +233,13 @@ class SpectrumTracker:
             with NaN or Inf gives NaN, and the next update goes on from the last finite one.
 
         Raises:
-            TypeError: integer or complex dtype.
+            TypeError: integer or complex dtype, or a tensor that keeps its values elsewhere, such
+                as a DTensor or a sparse one.
             ValueError: shapes other than at the last update, fewer than two dimensions, mixed
-                devices.
+                devices, or a tensor without values (freed, meta, fake, inside ``torch.func``).
         """
         with torch.no_grad():
-            matrices = enter_matrices(A, vectors=True, check=False)
+            matrices = enter_matrices(A, vectors=True, check=False, traced=False)
             if self.reuse_buffers:
                 self._settle(matrices)
         tensors = matrices.tensors
