@@ -5,7 +5,8 @@ the monitor is stepped (the last one that ``backward`` left, where ``zero_grad``
 called yet). Each is a matrix like the weight, named ``fc1.weight[update]`` and
 ``fc1.weight[gradient]``, with a row of its own; it is NaN and not finite where there is none:
 updates at the first step, gradients of parameters that have none. A decomposed layer has updates,
-see `python_api.differences`; the gradients that its factors have do not tell that of the matrix.
+see `python_api.differences`; the gradients that its factors have do not tell that of the matrix,
+nor do those of the parameters that a parametrized weight is computed of.
 
 They turn too fast to be tracked: all values and vectors up to a short side of 384, beyond it 32
 leading triplets.
@@ -77,14 +78,14 @@ class Changes:
         self._matrices = matrices
         self._before: list[Kept] | None = None
         self._of = {
-            kind: [i for i, m in enumerate(matrices) if kind == "update" or not m.is_decomposed]
+            kind: [i for i, m in enumerate(matrices) if kind == "update" or not m.is_computed]
             for what, kind in _KINDS.items()
             if what in watch
         }
         self.skipped = [
             Skipped(f"{matrix.name}[gradient]", matrix.shape, _NO_GRADIENT)
             for matrix in matrices
-            if "gradients" in watch and matrix.is_decomposed
+            if "gradients" in watch and matrix.is_computed
         ]
         """Gradients that there are none of, with the reason."""
         changed = [_changed(matrices[i], kind) for kind, own in self._of.items() for i in own]

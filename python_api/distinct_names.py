@@ -29,8 +29,10 @@ def distinct_name(name: str, parameters: Collection[str]) -> str:
     return called
 
 
-def renamed(name: str) -> str:
-    """A note for the matrices of a parameter that is not called by its own name."""
+def renamed(name: str, called: str) -> str:
+    """A note for the matrices of a parameter that is not called by its own name, else nothing."""
+    if called == name:
+        return ""
     return f"called so since {name!r} would read as a part of {name.partition('[')[0]!r}"
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from python_api.declared import holds_a_layer, misfit
 from python_api.distinct_names import check_distinct, distinct_name, renamed
 from python_api.globs import check_all_matched, matches
-from python_api.matrix import Block, Kept, Matrix, MatrixView, joined
+from python_api.matrix import Block, Form, Kept, Matrix, MatrixView, joined
 from python_api.not_matrices import why_no_matrix
+from python_api.ties import group_tied
 from spectral_kernels.results import Decomposed
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Matrix",
     "MatrixRegistry",
     "MatrixView",
+    "Parameter",
     "ParameterInfo",
     "Rule",
     "Skip",
@@ -77,6 +79,16 @@ class ParameterInfo:
     """What there is in place of the weight of a decomposed layer."""
     factor_of: str | None = None
     """The name of the weight that this parameter is a factor of."""
+    form: Form = ""
+    """Of a parametrized weight (`python_api.parametrized`), which one this is."""
+    made_by: str = ""
+    """How that weight is computed, such as ``spectral_norm``; of its factors, too."""
+    made_of: tuple[str, ...] = ()
+    """What of: the parameters' names. Of the raw one, its own."""
+    origin: Tensor | None = None
+    """The parameter that a computed weight has its dtype and device from."""
+    sample: Callable[[], Tensor | None] | None = None
+    """Gives that parameter, as it is now."""
 
 
 Rule = Callable[[ParameterInfo], "Sequence[MatrixView] | Skip"]
@@ -121,7 +133,8 @@ class MatrixRegistry:
 
 
 def _factor(info: ParameterInfo) -> Skip:
-    return Skip(f"a factor of {info.factor_of}")
+    made = f", by {info.made_by}" if info.made_by else ""
+    return Skip(f"a factor of {info.factor_of}{made}")
 
 
 def why_not_a_matrix(tensor: Tensor) -> str | None:
@@ -158,13 +171,15 @@ def _unreadable(info: ParameterInfo) -> Skip | None:
     reason = why_not_a_matrix(info.tensor)
     if reason is None:
         return None
+    if info.factor_of is not None:
+        return _factor(info)
     if holds_a_layer(info.module, info.leaf):
         # A shard is 1-D or empty, which is not what is wrong with it.
         in_place = not torch.nn.parameter.is_lazy(info.tensor)
         odd = misfit(info.module, info.leaf, info.tensor) if in_place else None
         return Skip(odd or reason, is_layer=True)
     named = why_no_matrix(info.name, may_be_buffer=info.module is None)
-    has_sides = torch.nn.parameter.is_lazy(info.tensor) or info.tensor.dim() != 1
+    has_sides = torch.nn.parameter.is_lazy(info.tensor) or info.tensor.dim() > 1
     return Skip(reason, is_layer=named is None and has_sides)
 
 
@@ -185,7 +200,7 @@ def find_matrices(
     Raises:
         ValueError: a pattern fits nothing.
     """
-    owners = _group_tied(parameters)
+    owners = group_tied(parameters)
     own_names = {info.name for info, _ in parameters}
     found: list[Matrix] = []
     skipped: list[Skipped] = []
@@ -207,21 +222,6 @@ def find_matrices(
     return _select(found, skipped, include, exclude)
 
 
-def _group_tied(
-    parameters: Sequence[Parameter],
-) -> list[tuple[ParameterInfo, Callable[[], Kept | None], tuple[str, ...]]]:
-    first: dict[tuple[int, ...], int] = {}
-    groups: list[tuple[ParameterInfo, Callable[[], Kept | None], list[str]]] = []
-    for info, get in parameters:
-        # Factors are tied where all three are.
-        known = first.setdefault(tuple(map(id, info.factors or [info.tensor])), len(groups))
-        if known == len(groups):
-            groups.append((info, get, []))
-        else:
-            groups[known][2].append(info.name)
-    return [(info, get, tuple(names)) for info, get, names in groups]
-
-
 def _matrix(
     info: ParameterInfo,
     source: MatrixView,
@@ -236,9 +236,29 @@ def _matrix(
             f"{tuple(shaped.shape)}; expected two dimensions"
         )
     shape = (shaped.shape[0], shaped.shape[1])
-    if called != info.name:
-        source = replace(source, note=joined(source.note, renamed(info.name)))
-    return Matrix(called + source.suffix, info.name, shape, source, aliases, get)
+    note = joined(source.note, _told_form(info), renamed(info.name, called))
+    if info.form == "raw":
+        called += "[raw]"
+    return Matrix(
+        called + source.suffix,
+        info.name,
+        shape,
+        replace(source, note=note) if note else source,
+        aliases,
+        get,
+        form=info.form,
+        made_of=info.made_of,
+        sample=info.sample,
+    )
+
+
+def _told_form(info: ParameterInfo) -> str:
+    if not info.form:
+        return ""
+    made_of = ", ".join(info.made_of)
+    if info.form == "raw":
+        return f"raw: {made_of} before {info.made_by}"
+    return f"effective: {info.made_by} of {made_of}, computed when measured"
 
 
 def _decomposed(dense: Matrix, factors: Decomposed, index: int, count: int) -> Matrix:
@@ -295,7 +315,8 @@ def _rows_of_factors(get: Callable[[], Kept | None], block: Block) -> Callable[[
 
 
 def _names(matrix: Matrix) -> tuple[str, ...]:
-    return (matrix.name, matrix.parameter, *matrix.aliases)
+    own = matrix.made_of if matrix.form == "raw" else ()
+    return (matrix.name, matrix.parameter, *matrix.aliases, *own)
 
 
 def _check_patterns(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,10 +12,13 @@ from torch import Tensor
 from spectral_kernels.numerics import result_dtype
 from spectral_kernels.results import Decomposed
 
-__all__ = ["Block", "Kept", "Matrix", "MatrixView", "joined", "shape_of"]
+__all__ = ["Block", "Form", "Kept", "Matrix", "MatrixView", "joined", "shape_of"]
 
 Kept = Tensor | Decomposed
 """How a matrix is kept: as a parameter, or as the factors of a decomposed layer."""
+
+Form = Literal["", "raw", "effective"]
+"""Of a parametrized weight: the parameter behind it, or what the layer computes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,14 @@ class Matrix:
     entry: int | None = None
     """Which of the matrices of factors that have a leading dimension, as with groups."""
 
+    form: Form = ""
+    """Of a parametrized weight, whether this is the raw parameter or the effective weight."""
+    made_of: tuple[str, ...] = ()
+    """The parameters that a parametrized weight is computed of; the raw one alone where it is
+    that which is shown."""
+    sample: Callable[[], Tensor | None] | None = field(default=None, repr=False, compare=False)
+    """Of a computed weight, gives a parameter of its dtype and device without computing it."""
+
     @property
     def kind(self) -> str:
         """Family of the matrix, see `MatrixView.kind`."""
@@ -85,6 +97,11 @@ class Matrix:
     def is_decomposed(self) -> bool:
         """Whether it is kept as three factors."""
         return self.inner is not None
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether it is no parameter but computed of some, whose gradients are not its own."""
+        return self.is_decomposed or self.form == "effective"
 
     @property
     def core(self) -> tuple[int, int]:
@@ -101,7 +118,7 @@ class Matrix:
     @property
     def dtype(self) -> torch.dtype:
         """Of the parameter; float32 where it is gone."""
-        one = _one_of(self.get())
+        one = self._one()
         return torch.float32 if one is None else one.dtype
 
     @property
@@ -112,7 +129,7 @@ class Matrix:
     @property
     def device(self) -> torch.device:
         """Of the parameter; the CPU where it is gone."""
-        one = _one_of(self.get())
+        one = self._one()
         return torch.device("cpu") if one is None else one.device
 
     @property
@@ -121,7 +138,10 @@ class Matrix:
         m, n = self.shape
         k = self.inner
         count = m * n if k is None else k * (m + k + n)
-        return 0 if self.get() is None else count * self.dtype.itemsize
+        return 0 if self._one() is None else count * self.dtype.itemsize
+
+    def _one(self) -> Tensor | None:
+        return _one_of(self.get() if self.sample is None else self.sample())
 
     def read(self) -> Kept:
         """The matrix as it is now, ``(m, n)``: a view of the live parameter, or the live factors.

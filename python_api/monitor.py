@@ -18,6 +18,7 @@ from python_api.delivery import Delivery
 from python_api.device_capture import is_being_captured
 from python_api.device_step import DeviceStep
 from python_api.explanation import explain
+from python_api.factors import Shown
 from python_api.frame import SpectralFrame
 from python_api.heads import HeadCounts
 from python_api.layer_tree import build_tree
@@ -100,6 +101,12 @@ class SpectralMonitor:
         heads: attention heads, one number or {pattern: number}, where modules do not tell.
         recorder: a `Recorder`, anything with ``.log(dict, step=)``, or a list of these.
         registry: rules from parameters to matrices, see `python_api.matrices.MatrixRegistry`.
+        parametrized: what stands for a weight that its layer computes of others
+            (`torch.nn.utils.parametrize`, spectral_norm, weight_norm, pruning; in a state dict by
+            their names): "effective", the weight as evaluation would have it now, computed at every
+            measured step without a power iteration or any other change of the module, as
+            ``conv.weight``; or "raw", the parameter behind it, as ``conv.weight[raw]``. Where it
+            cannot be computed, the raw one is shown and says why.
         seed: of the random start of "randomized".
 
     Raises:
@@ -124,12 +131,14 @@ class SpectralMonitor:
         heads: int | Mapping[str, int] | None = None,
         recorder: Any = None,
         registry: MatrixRegistry | None = None,
+        parametrized: Shown = "effective",
         seed: int = 0,
     ) -> None:
         _check_options(method, k, tolerance)
         self.method = method
         self._cadence = Cadence(every, overhead)
-        self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry())
+        self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry(),
+                   parametrized)  # fmt: skip
         self._vectors = k or _VECTORS
         self._meetings = Meetings(
             self._pairs, self._matrices, self._vectors, in_place=method == "tracked"
@@ -190,18 +199,20 @@ class SpectralMonitor:
         pairs: Literal["auto"] | Sequence[tuple[str, str]] | None,
         heads: int | Mapping[str, int] | None,
         registry: MatrixRegistry,
+        parametrized: Shown,
     ) -> None:
         modules = modules_of(model)
         counts = HeadCounts(heads, modules, parameter_names(model))
-        parameters = parameters_of(model, counts.queries)
+        parameters = parameters_of(model, counts.queries, parametrized)
         self._matrices, self._skipped = find_matrices(
             parameters, registry, include=_patterns(include), exclude=_patterns(exclude)
         )
         if not self._matrices:
             reasons = "; ".join(f"{row.name}: {row.reason}" for row in self._skipped[:8])
             raise ValueError(f"no matrix to watch in the model ({reasons or 'no parameters'})")
-        tree = build_tree((info.name for info, _ in parameters), modules, self._matrices,
-                          self._skipped)  # fmt: skip
+        # Factors are not layers, and what holds them is none of the model's scopes.
+        names = (info.name for info, _ in parameters if info.factor_of is None)
+        tree = build_tree(names, modules, self._matrices, self._skipped)
         found, self._rejected = discover_pairs(tree, counts)
         if pairs is None:
             self._pairs, self._rejected = [], []

@@ -8,6 +8,7 @@ mapping does not tell these from linear layers of that name, and has ``attn.in_p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeGuard, TypeVar
@@ -17,12 +18,15 @@ from torch import Tensor, nn
 
 from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.decomposed.layer import DecomposedLayer
+from python_api.factors import Factors, Shown
 from python_api.matrices import Parameter, ParameterInfo
+from python_api.parametrized import parametrized_in, parametrized_names
 from spectral_kernels.results import Decomposed
 
 __all__ = ["clean", "modules_of", "parameter_names", "parameters_of", "unwrap"]
 
 
+_HOOKED = re.compile(r"_(orig|v)$")
 _PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
 
 K = TypeVar("K", Tensor, Decomposed)
@@ -59,7 +63,7 @@ def modules_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, nn.Module]:
 
 def parameter_names(model: nn.Module | Mapping[str, Tensor]) -> list[str]:
     """The clean name of every parameter and weight, tied ones under each of their names."""
-    return [info.name for info, _ in parameters_of(model, lambda name: None)]
+    return [info.name for info, _ in parameters_of(model, lambda name: None, "raw")]
 
 
 def clean(name: str) -> str:
@@ -68,18 +72,22 @@ def clean(name: str) -> str:
 
 
 def parameters_of(
-    model: nn.Module | Mapping[str, Tensor], heads: Callable[[str], int | None]
+    model: nn.Module | Mapping[str, Tensor],
+    heads: Callable[[str], int | None],
+    parametrized: Shown = "effective",
 ) -> list[Parameter]:
     """Every parameter of a model with a getter that sees later replacements.
 
     A parameter that modules share (tied weights) comes once per name. The weight of a decomposed
-    layer comes before its factors. A getter answers None once its module has left the model, as
+    layer comes before its factors, and so does a parametrized one, which has its layer's module
+    and name, ``conv.weight``. A getter answers None once its module has left the model, as
     `decompose_model` and `recompose_model` replace layers.
     """
     if not isinstance(model, nn.Module):
-        return _of_mapping(model, heads)
+        return _of_mapping(model, heads, parametrized)
     rows: list[Parameter] = []
     modules = modules_of(model)
+    factors = Factors(parametrized)
     for path, module in model.named_modules(remove_duplicate=False):
         parent = modules.get(clean(path).rpartition(".")[0]) if path else None
         way = _way(model, path)
@@ -89,14 +97,37 @@ def parameters_of(
             get = _all_of(module._parameters, Decomposed._fields)
             info = _weight(weight, module.weight_shape, get(), heads)
             rows.append((replace(info, module=module, parent=parent), _on(way, get)))
+        for made in parametrized_in(module):
+            raw = _by_name(module, made.raw)
+            if raw is not None:
+                factors.note(clean(path), made)
+                now, read = factors.weight(clean(path), made, raw, _raw_of(module, made.raw))
+                info = replace(now, module=module, heads=heads(now.name), parent=parent)
+                rows.append((info, _on(way, read)))
         for leaf, parameter in module._parameters.items():
-            if parameter is not None:
+            if parameter is not None and not factors.is_shown(_name(path, leaf)):
                 name, of = _name(path, leaf), weight if leaf in Decomposed._fields else None
                 info = ParameterInfo(
                     name, leaf, parameter, module, heads(name), parent, factor_of=of
                 )
-                rows.append((info, _on(way, _from_table(module._parameters, leaf))))
+                table = module._parameters
+                rows.append((factors.marked(info), _on(way, _from_table(table, leaf))))
     return rows
+
+
+def _raw_of(module: nn.Module, name: str) -> Callable[[], Tensor | None]:
+    def raw() -> Tensor | None:
+        # Where the parametrization is gone, the weight itself is there.
+        leaf = name.split(".")[1] if name.startswith("parametrizations.") else _HOOKED.sub("", name)
+        own = module._parameters.get(leaf)
+        return _by_name(module, name) if own is None else own
+
+    return raw
+
+
+def _by_name(module: nn.Module, name: str) -> Tensor | None:
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path)._parameters.get(leaf)
 
 
 def _way(model: nn.Module, path: str) -> list[Edge]:
@@ -124,10 +155,29 @@ def _on(way: Sequence[Edge], get: Callable[[], K | None]) -> Callable[[], K | No
     return found
 
 
-def _of_mapping(model: Mapping[str, Tensor], heads: Callable[[str], int | None]) -> list[Parameter]:
+def _of_mapping(
+    model: Mapping[str, Tensor],
+    heads: Callable[[str], int | None],
+    parametrized: Shown,
+) -> list[Parameter]:
     rows: list[Parameter] = []
     weights: dict[str, str] = {}
+    factors = Factors(parametrized)
+    computed = {}
+    for path, made in parametrized_names(model):
+        factors.note(path, made)
+        computed.update({_name(path, part): (path, made) for part in made.parts})
+    shown: set[str] = set()
     for name, tensor in model.items():
+        if name in computed:
+            path, made = computed[name]
+            raw = _name(path, made.raw)
+            if raw not in shown:
+                shown.add(raw)
+                now, read = factors.weight(path, made, model[raw], _from_table(model, raw))
+                rows.append((replace(now, heads=heads(now.name)), read))
+        if factors.is_shown(name):
+            continue
         path, _, leaf = name.rpartition(".")
         names = [_name(path, factor) for factor in Decomposed._fields]
         weight = _name(path, "weight")
@@ -137,8 +187,10 @@ def _of_mapping(model: Mapping[str, Tensor], heads: Callable[[str], int | None])
             shape = (*tensor.shape[:-1], model[names[2]].shape[-1])
             rows.append((_weight(weight, shape, get(), heads), get))
         info = ParameterInfo(name, leaf, tensor, None, heads(name))
-        rows.append((info, _from_table(model, name)))
-    return [(replace(info, factor_of=weights.get(info.name)), get) for info, get in rows]
+        rows.append((factors.marked(info), _from_table(model, name)))
+    return [
+        (replace(info, factor_of=weights.get(info.name, info.factor_of)), get) for info, get in rows
+    ]
 
 
 def _name(path: str, leaf: str) -> str:

@@ -1,0 +1,267 @@
+"""Weights that a layer computes from other parameters, in modules and by name in state dicts.
+
+`torch.nn.utils.parametrize` (spectral_norm, weight_norm, orthogonal, anybody's), the hooks that
+came before it (``weight_orig``, ``weight_g``) and `torch.nn.utils.prune`. What is computed here is
+the weight as the layer would have it in evaluation now: no power iteration is taken, no buffer, no
+hook and no random state of the module is touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+__all__ = ["Computed", "Parametrized", "parametrized_in", "parametrized_names"]
+
+
+_CHAIN = re.compile(r"(.*\.)?parametrizations\.[^.]+")
+
+
+class Computed(Protocol):
+    """A getter that computes a weight; None where the module no longer has it."""
+
+    def __call__(self) -> Tensor | None:
+        """The weight as it is now, a new tensor."""
+
+    def sample(self) -> Tensor | None:
+        """A tensor of its dtype and on its device, for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parametrized:
+    """A weight that is computed, and what of."""
+
+    leaf: str
+    """Name within its module, ``weight``."""
+    raw: str
+    """Name, from the module on, of the parameter that has the weight's shape."""
+    parts: tuple[str, ...]
+    """The names of all parameters (and buffers of a state dict) that it is computed of."""
+    how: str
+    """``spectral_norm``, or the names of the parametrizations."""
+    effective: Computed | None
+    """None where names do not tell how it is computed."""
+
+
+def parametrized_in(module: nn.Module) -> list[Parametrized]:
+    """The computed weights of one module, not of its children."""
+    found = [
+        _of_list(module, leaf, chain)
+        for leaf, chain in getattr(module, "parametrizations", {}).items()
+        if isinstance(chain, ParametrizationList)
+    ]
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, SpectralNorm | WeightNorm | BasePruningMethod):
+            found.append(_of_hook(module, hook))
+    return found
+
+
+def _of_list(module: nn.Module, leaf: str, chain: ParametrizationList) -> Parametrized:
+    path = f"parametrizations.{leaf}"
+    parts = tuple(f"{path}.{name}" for name, _ in chain.named_parameters())
+    how = ", ".join(_method(type(step).__name__) for step in chain)
+    # Of the two of weight_norm the second has the weight's shape; others have the weight first.
+    raw = "original" if chain.is_tensor else "original1" if how == "weight_norm" else "original0"
+    return Parametrized(leaf, f"{path}.{raw}", parts, how, _Chain(module, leaf))
+
+
+def _of_hook(
+    module: nn.Module, hook: SpectralNorm | WeightNorm | BasePruningMethod
+) -> Parametrized:
+    if isinstance(hook, BasePruningMethod):
+        leaf = hook._tensor_name
+        return Parametrized(leaf, f"{leaf}_orig", (f"{leaf}_orig",), "prune", _Hook(module, hook))
+    leaf = hook.name
+    if isinstance(hook, SpectralNorm):
+        parts: tuple[str, ...] = (f"{leaf}_orig",)
+        return Parametrized(leaf, parts[0], parts, "spectral_norm", _Hook(module, hook))
+    parts = (f"{leaf}_g", f"{leaf}_v")
+    return Parametrized(leaf, parts[1], parts, "weight_norm", _Hook(module, hook))
+
+
+def _method(name: str) -> str:
+    return {"_SpectralNorm": "spectral_norm", "_WeightNorm": "weight_norm",
+            "_Orthogonal": "orthogonal"}.get(name, name)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    module: nn.Module
+    leaf: str
+
+    def __call__(self) -> Tensor | None:
+        chain = self._chain()
+        if chain is None:
+            return self.module._parameters.get(self.leaf)
+        with torch.no_grad():
+            weight: Tensor = _aside(chain).forward()
+        return weight
+
+    def sample(self) -> Tensor | None:
+        chain = self._chain()
+        if chain is None:
+            return self.module._parameters.get(self.leaf)
+        tensor: Tensor = chain.original if chain.is_tensor else chain.original0  # type: ignore[assignment]
+        return tensor
+
+    def _chain(self) -> ParametrizationList | None:
+        chains = getattr(self.module, "parametrizations", {})
+        # A ModuleDict has no `get`.
+        return chains[self.leaf] if self.leaf in chains else None  # noqa: SIM401
+
+
+def _aside(module: nn.Module) -> nn.Module:
+    """The module in evaluation, without hooks, with its parameters and copies of its buffers."""
+    twin = copy.copy(module)
+    twin.__dict__.update(
+        training=False,
+        _modules={n: None if m is None else _aside(m) for n, m in module._modules.items()},
+        _buffers={n: None if b is None else b.clone() for n, b in module._buffers.items()},
+        _forward_hooks={},
+        _forward_pre_hooks={},
+    )
+    return twin
+
+
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    module: nn.Module
+    hook: SpectralNorm | WeightNorm | BasePruningMethod
+
+    def __call__(self) -> Tensor | None:
+        if self.sample() is None:
+            return None
+        with torch.no_grad():
+            weight: Tensor
+            if isinstance(self.hook, BasePruningMethod):
+                weight = self.hook.apply_mask(self.module)  # type: ignore[no-untyped-call]
+            elif isinstance(self.hook, SpectralNorm):
+                weight = self.hook.compute_weight(self.module, do_power_iteration=False)
+            else:
+                weight = self.hook.compute_weight(self.module)
+            return weight
+
+    def sample(self) -> Tensor | None:
+        hook = self.hook
+        leaf = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
+        ending = "_v" if isinstance(hook, WeightNorm) else "_orig"
+        # `remove_spectral_norm` and the like leave the weight as a parameter.
+        own = self.module._parameters
+        return own[leaf + ending] if leaf + ending in own else own.get(leaf)
+
+
+def parametrized_names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Parametrized]]:
+    """Computed weights of a state dict: the path of each module, and what names tell of it."""
+    inside: dict[str, list[str]] = {}
+    for name in tensors:
+        place = _CHAIN.match(name)
+        if place is not None:
+            inside.setdefault(place.group(), []).append(name)
+    for name in tensors:
+        path, _, end = name.rpartition(".")
+        owner, is_chain, chain = f".{path}".rpartition(".parametrizations.")
+        if is_chain and "." not in chain and end in ("original", "original1"):
+            found = _of_chain_names(tensors, path, chain, end, inside[path])
+        elif not is_chain and end.endswith(("_orig", "_v")):
+            owner, found = f".{path}", _of_hook_names(tensors, path, end)
+        else:
+            continue
+        if found is not None:
+            yield owner.removeprefix("."), found
+
+
+def _of_chain_names(
+    tensors: Mapping[str, Tensor], path: str, leaf: str, end: str, inside: Sequence[str]
+) -> Parametrized | None:
+    within = f"parametrizations.{leaf}"
+    parts = tuple(f"{within}.{n.removeprefix(f'{path}.')}" for n in inside)
+    u, v = f"{path}.0._u", f"{path}.0._v"
+    if end == "original1":
+        g = f"{path}.original0"
+        if g not in tensors or not _scales(tensors[g], tensors[f"{path}.{end}"]):
+            return None
+        get: Computed | None = _WeightNorm(tensors, g, f"{path}.{end}")
+        return Parametrized(leaf, f"{within}.{end}", parts, "weight_norm", get)
+    if {u, v} <= set(inside):
+        get = _SpectralNorm(tensors, f"{path}.{end}", u, v)
+        return Parametrized(leaf, f"{within}.{end}", parts, "spectral_norm", get)
+    return Parametrized(leaf, f"{within}.{end}", parts, "a parametrization", None)
+
+
+def _of_hook_names(tensors: Mapping[str, Tensor], path: str, end: str) -> Parametrized | None:
+    leaf, _, ending = end.rpartition("_")
+    prefix = f"{path}.{leaf}" if path else leaf
+    raw, u, v, mask, g = (f"{prefix}_{x}" for x in (ending, "u", "v", "mask", "g"))
+    if ending == "v":
+        if g not in tensors or not _scales(tensors[g], tensors[raw]):
+            return None
+        return Parametrized(
+            leaf, f"{leaf}_v", (f"{leaf}_g", f"{leaf}_v"), "weight_norm",
+            _WeightNorm(tensors, g, raw),
+        )  # fmt: skip
+    if mask in tensors:
+        parts = (f"{leaf}_orig", f"{leaf}_mask")
+        return Parametrized(leaf, f"{leaf}_orig", parts, "prune", _Mask(tensors, raw, mask))
+    if u in tensors and v in tensors:
+        three = (f"{leaf}_orig", f"{leaf}_u", f"{leaf}_v")
+        get = _SpectralNorm(tensors, raw, u, v)
+        return Parametrized(leaf, f"{leaf}_orig", three, "spectral_norm", get)
+    return None
+
+
+def _scales(g: Tensor, v: Tensor) -> bool:
+    """Whether these are the lengths and the directions of weight_norm."""
+    if g.dim() == 0:
+        return True
+    sides = [a for a, b in zip(g.shape, v.shape, strict=False) if a == b and a != 1]
+    return g.dim() == v.dim() and g.numel() == (sides[0] if sides else 1)
+
+
+class _Names:
+    """A getter that computes from tensors of a mapping, whose names are `needed`."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], *needed: str) -> None:
+        self._tensors, self._needed = tensors, needed
+
+    def __call__(self) -> Tensor | None:
+        found = [self._tensors.get(name) for name in self._needed]
+        known = [x.detach() for x in found if x is not None]
+        return self._of(*known) if len(known) == len(found) else None
+
+    def sample(self) -> Tensor | None:
+        return self._tensors.get(self._needed[0])
+
+    def _of(self, *tensors: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _WeightNorm(_Names):
+    def _of(self, *tensors: Tensor) -> Tensor:
+        g, v = tensors
+        sides = [i for i in range(v.dim()) if g.dim() == 0 or g.shape[i] == 1]
+        length: Tensor = torch.linalg.vector_norm(v, dim=sides, keepdim=True)
+        return v * (g / length)
+
+
+class _SpectralNorm(_Names):
+    def _of(self, *tensors: Tensor) -> Tensor:
+        weight, u, v = tensors
+        # Transposed convolutions are normalised along their second axis.
+        first = weight if len(u) == len(weight) else weight.transpose(0, 1)
+        return weight / torch.dot(u, first.reshape(len(u), -1) @ v)
+
+
+class _Mask(_Names):
+    def _of(self, *tensors: Tensor) -> Tensor:
+        weight, mask = tensors
+        return weight * mask.to(weight.dtype)
