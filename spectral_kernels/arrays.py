@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectral_kernels import forks
 from spectral_kernels.readable import resolved
 
 # A torch.Tensor, numpy.ndarray or cupy.ndarray. No static type covers the three without
@@ -124,6 +125,7 @@ def enter(
             ``x`` is a named tuple, whose fields are parts of one thing and no batch.
         ValueError: as of `to_tensor`.
     """
+    forks.note_use()
     if not isinstance(x, (list, tuple)):
         like = kind(x)
         tensor = to_tensor(x, name, traced=traced)

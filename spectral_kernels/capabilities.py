@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from spectral_kernels import dispatch, triton_runtime
+from spectral_kernels import dispatch, forks, triton_runtime
 from spectral_kernels.cuda import image, launcher
 
 
@@ -72,6 +72,8 @@ def _compiled() -> Capability:
 def _torch() -> Capability:
     threads = torch.get_num_threads()
     detail = f"torch {torch.__version__}, {threads} thread{'s' if threads != 1 else ''}"
+    if forks.forked():
+        detail += " (a forked child: OpenMP's threads do not survive a fork)"
     return Capability("torch", True, detail)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 
-from spectral_kernels import triton_runtime
+from spectral_kernels import forks, triton_runtime
 from spectral_kernels.cuda import launcher
 
 ENVIRONMENT = "SPECTRAL_KERNELS_BACKEND"
@@ -97,6 +97,7 @@ def backend(operation: str, device: str) -> ModuleType:
 
 
 def _choose(operation: str, device: str) -> ModuleType:
+    forks.note_use()
     offered = OPERATIONS[operation]
     asked = forced()
     refusals = []

@@ -1,7 +1,5 @@
 #include "cpu/driver.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -215,11 +213,8 @@ void run_summaries(const std::vector<SummaryJob>& jobs, int threads) {
   for (const SummaryJob& job : jobs)
     total += job.batch * job.r;
   const int team = total > kSpectraWorthATeam ? threads : 1;
-  for (const SummaryJob& job : jobs) {
-#pragma omp parallel for num_threads(team) if (team > 1)
-    for (int64_t b = 0; b < job.batch; ++b)
-      summarize_one(job, b);
-  }
+  for (const SummaryJob& job : jobs)
+    run_parallel(job.batch, team, [&job](int64_t b) { summarize_one(job, b); });
 }
 
 void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threads) {
@@ -229,14 +224,13 @@ void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threa
   const int team = total > kSpectraWorthATeam ? threads : 1;
   for (const BoundedSummaryJob& job : jobs) {
     const SummaryJob& own = job.summary;
-#pragma omp parallel for num_threads(team) if (team > 1)
-    for (int64_t b = 0; b < own.batch; ++b) {
+    run_parallel(own.batch, team, [&job, &own](int64_t b) {
       summarize_one(own, b);
       with_spectrum(own, b, [&](const auto* s) {
         bound_summary(s, job.b + b * own.r, own.r, job.beta[b], threshold(own), epsilon(own.dtype),
                       own.out + b * kSummaryFields, job.out + b * kSummaryFields);
       });
-    }
+    });
   }
 }
 
@@ -261,14 +255,11 @@ void run_clusters(const std::vector<ClusterJob>& jobs) {
 
 void run_alignments(const std::vector<AlignmentPair>& pairs, int threads) {
   const Kernels& k = kernels();
-  const int count = static_cast<int>(pairs.size());
   int64_t work = 0;
   for (const AlignmentPair& p : pairs)
     work += p.length * alignment_dots(p);
-  const int team = work > kWorthATeam ? std::max(1, std::min(threads, count)) : 1;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
-  for (int i = 0; i < count; ++i)
-    k.alignment(pairs[static_cast<size_t>(i)]);
+  run_parallel(static_cast<int64_t>(pairs.size()), work > kWorthATeam ? threads : 1,
+               [&](int64_t i) { k.alignment(pairs[static_cast<size_t>(i)]); });
 }
 
 void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads) {
@@ -280,10 +271,8 @@ void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads) {
       all.emplace_back(&job, b);
     work += job.a.batch * job.a.m * job.a.n;
   }
-  const int count = static_cast<int>(all.size());
-  const int team = work > kWorthATeam ? std::max(1, std::min(threads, count)) : 1;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(team) if (team > 1)
-  for (int i = 0; i < count; ++i) {
+  const int team = work > kWorthATeam ? threads : 1;
+  run_parallel(static_cast<int64_t>(all.size()), team, [&k, &all](int64_t i) {
     const auto& [job, b] = all[static_cast<size_t>(i)];
     const int64_t bytes = job->a.is_double() ? 8 : 4;
     SnapshotStats stats;
@@ -293,7 +282,7 @@ void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads) {
     out[0] = stats.max_abs;
     out[1] = stats.frobenius_norm;
     out[2] = stats.finite;
-  }
+  });
 }
 
 }  // namespace spectral

@@ -1,8 +1,9 @@
 #include "cpu/tasks.h"
 
-#include <omp.h>
+#include <pthread.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <exception>
 #include <memory>
@@ -47,6 +48,17 @@ class Buffer {
 
 thread_local Buffer task_buffer, shared_buffer;
 
+std::atomic<bool> is_forked_child{false};
+
+// Registered when the module is loaded, before it can have started a thread.
+const int registered = pthread_atfork(
+    nullptr, nullptr, [] { is_forked_child.store(true, std::memory_order_relaxed); });
+
+int team_size(int64_t count, int threads) {
+  if (registered != 0 || is_forked_child.load(std::memory_order_relaxed)) return 1;
+  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
+}
+
 }  // namespace
 
 double* workspace(int64_t doubles) {
@@ -61,22 +73,33 @@ void release_shared_workspace() {
   shared_buffer.release_if_large();
 }
 
-void run_tasks(std::vector<Task>& tasks, int threads) {
-  std::stable_sort(tasks.begin(), tasks.end(),
-                   [](const Task& a, const Task& b) { return a.cost > b.cost; });
-  const int count = static_cast<int>(tasks.size());
+void run_parallel(int64_t count, int threads, const std::function<void(int64_t)>& body) {
+  const int team = team_size(count, threads);
+  if (team == 1) {
+    for (int64_t i = 0; i < count; ++i)
+      body(i);
+    return;
+  }
   std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(std::max(1, std::min(threads, count)))
-  for (int i = 0; i < count; ++i) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team)
+  for (int64_t i = 0; i < count; ++i) {
     try {
-      tasks[static_cast<size_t>(i)].run();
-      task_buffer.release_if_large();
+      body(i);
     } catch (...) {
 #pragma omp critical
       failure = std::current_exception();
     }
   }
   if (failure) std::rethrow_exception(failure);
+}
+
+void run_tasks(std::vector<Task>& tasks, int threads) {
+  std::stable_sort(tasks.begin(), tasks.end(),
+                   [](const Task& a, const Task& b) { return a.cost > b.cost; });
+  run_parallel(static_cast<int64_t>(tasks.size()), threads, [&tasks](int64_t i) {
+    tasks[static_cast<size_t>(i)].run();
+    task_buffer.release_if_large();
+  });
 }
 
 }  // namespace spectral

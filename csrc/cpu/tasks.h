@@ -14,8 +14,13 @@ struct Task {
   std::function<void()> run;
 };
 
-// Longest first, taken one by one: with a few large matrices anything else leaves threads idle. An
-// exception in a task (memory) is carried out of the parallel region. Sorts `tasks`.
+// Calls body(0), ..., body(count - 1), each taken by the next thread that is free. The only
+// parallel region of these sources. An exception (memory) is carried out of it. One thread in a
+// forked child: a fork copies the caller of OpenMP's threads and none of them, and a region there
+// waits for them for ever.
+void run_parallel(int64_t count, int threads, const std::function<void(int64_t)>& body);
+
+// Longest first: with a few large matrices anything else leaves threads idle. Sorts `tasks`.
 void run_tasks(std::vector<Task>& tasks, int threads);
 
 // At least so many doubles of the calling thread's own, until its next request or the task's end.

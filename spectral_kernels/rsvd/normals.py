@@ -11,6 +11,9 @@ import math
 import torch
 from torch import Tensor
 
+# Of every call without a generator.
+DEFAULT_SEED = 0
+
 _WORD = 0xFFFFFFFF
 _LOG = (
     -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
@@ -19,12 +22,14 @@ _LOG = (
 
 
 def seed_from(generator: torch.Generator | None) -> Tensor:
-    """Draw a seed, int64 () on the generator's device; torch's default CPU one if None.
+    """Draw a seed, int64 () on the generator's device; ``DEFAULT_SEED`` if None.
 
     A tensor, so that nothing is read from a device here, and that tracing sees where it is from.
     """
-    device = "cpu" if generator is None else generator.device
-    return torch.randint(2**63 - 1, (), generator=generator, device=device)
+    if generator is None:
+        # A measurement that drew from torch's own generator would change the run it measures.
+        return torch.tensor(DEFAULT_SEED, dtype=torch.int64)
+    return torch.randint(2**63 - 1, (), generator=generator, device=generator.device)
 
 
 def normals(

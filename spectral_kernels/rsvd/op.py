@@ -41,9 +41,10 @@ def rsvd(
         power_iters: subspace iterations. Each divides the weight of the unwanted directions by
             (sigma_k / sigma_{k+1})^2; two are needed where the spectrum falls slowly, none where
             it falls fast.
-        generator: of the seed of the random columns, for NumPy input too; torch's default CPU one
-            if None. From a seed they are the same numbers on every device and backend. A
-            generator on a GPU costs a synchronisation, by which the seed is read.
+        generator: of the seed of the random columns, for NumPy input too. None stands for one
+            fixed seed: the same call gives the same result, and torch's global random state is
+            neither read nor moved. From a seed the columns are the same numbers on every device
+            and backend. A generator on a GPU costs a synchronisation, by which the seed is read.
         start: a block (..., n, l) or an earlier SVD of a matrix near A, whose right vectors are
             taken (a warm start). Random columns fill up to k + oversample.
         check_finite: as for ``svd``.
