@@ -1,0 +1,79 @@
+"""A monitor's pairs held against those that are right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from architectures.truth import Place, Truth, places
+from python_api.monitor import SpectralMonitor
+
+__all__ = ["Judgement", "judge"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a monitor found of what is right."""
+
+    right: list[str]
+    wrong: list[str]
+    missed: list[str]
+
+    @property
+    def text(self) -> str:
+        """Every fault, for the message of a test."""
+        faults = [f"wrong:  {row}" for row in self.wrong] + [
+            f"missed: {row}" for row in self.missed
+        ]
+        return "\n".join(faults) or "no fault"
+
+
+def judge(monitor: SpectralMonitor, truth: Truth) -> Judgement:
+    """Pairs whose every meeting is right count as found; one false entry makes a pair wrong."""
+    right = truth.right()
+    # Queries and keys may come in either order.
+    right |= {(second, first) for first, second in right}
+    covered: set[tuple[Place, Place]] = set()
+    wrong: list[str] = []
+    for pair in monitor.pairs:
+        fault = None
+        met: set[tuple[Place, Place]] = set()
+        for first, second in _meetings(pair):
+            ours, theirs = _places(monitor, truth, first), _places(monitor, truth, second)
+            if len(ours) != len(theirs):
+                fault = fault or f"{len(ours)} entries meet {len(theirs)}"
+                continue
+            rows = list(zip(ours, theirs, strict=True))
+            false = next((i for i, row in enumerate(rows) if row not in right), None)
+            if false is not None:
+                fault = fault or f"entry {false} of {first.label} does not meet {second.label}"
+            met.update(rows)
+        if fault is None:
+            covered |= met | {(second, first) for first, second in met}
+        else:
+            wrong.append(f"{' -> '.join(pair.key)}: {fault} ({pair.reason})")
+    found = {key: any(way <= covered for way in e.ways) for key, e in truth.entries.items()}
+    return Judgement(
+        [" -> ".join(key) for key, is_found in found.items() if is_found],
+        wrong,
+        [" -> ".join(key) for key, is_found in found.items() if not is_found],
+    )
+
+
+def _meetings(pair: Any) -> Iterator[tuple[Any, Any]]:
+    if hasattr(pair, "meetings"):
+        yield from pair.meetings
+    else:
+        yield pair.first, pair.second
+
+
+def _places(monitor: SpectralMonitor, truth: Truth, port: Any) -> tuple[Place, ...]:
+    """What the entries of a port are in the parameter: its matrix's view, of indices."""
+    matrix = port.matrix
+    if isinstance(matrix, str):
+        matrix = next(m for m in monitor.matrices if m.name == matrix)
+    elements = truth.indices(matrix.parameter)
+    view = elements if matrix.source.view is None else matrix.source.view(elements)
+    side = view if port.side == "U" else view.T
+    return places(truth.name_of(matrix.parameter), side[port.start : port.stop : port.step])
