@@ -248,15 +248,17 @@ void summarize_with_bounds(const py::list& list, int threads) {
 
 void clusters(const py::list& list) {
   run_jobs<ClusterJob>(
-      list, 1, 8,
+      list, 1, 10,
       [](Fields& f) {
         ClusterJob job;
         job.s = f.pointer<const void>();
         job.dtype = f.dtype();
         job.b = f.pointer<const double>();
-        job.last = f.pointer<double>();
+        job.other.s = f.pointer<double>();
+        job.other.b = f.pointer<double>();
         job.r = f.integer();
-        job.open = f.integer() != 0;
+        job.unseen = f.integer();
+        job.other.follow = f.integer() != 0;
         job.first = f.pointer<int64_t>();
         job.alone = f.pointer<uint8_t>();
         return job;

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from python_api.clusters import Compared
 from python_api.device_results import SCALARS, Asked, Derived, Found, Layout
 from spectral_kernels.snapshot.prepared import PreparedSnapshot
 from spectral_kernels.tracking.op import SpectrumTracker
@@ -28,7 +29,7 @@ class Program:
         asked: what to compute.
         trackers: the matrices of each, by their place, and the tracker; all have vectors already.
         views: the matrices as they are now.
-        last: see `python_api.device_results.Derived`.
+        compared: what the spectra are compared with.
     """
 
     def __init__(
@@ -36,9 +37,9 @@ class Program:
         asked: Asked,
         trackers: Sequence[tuple[Sequence[int], SpectrumTracker]],
         views: Sequence[Tensor],
-        last: Sequence[Tensor],
+        compared: Compared,
     ) -> None:
-        self._asked, self._trackers, self._last = asked, trackers, last
+        self._asked, self._trackers, self._compared = asked, trackers, compared
         self._snapshot = PreparedSnapshot(list(views))
         self._packed: list[Tensor] = self._snapshot.run().matrices
         self._scalars = views[0].new_zeros(SCALARS, dtype=torch.float64)
@@ -64,7 +65,7 @@ class Program:
         """Fill the block from the snapshot."""
         found = self._updated()
         if self._derived is None or not self._derived.fits(found):
-            self._derived = Derived(self._asked, found, self.last)
+            self._derived = Derived(self._asked, found, self.compared)
         self._derived.run(found, self._scalars)
 
     @property
@@ -81,9 +82,9 @@ class Program:
         return self._derived.layout
 
     @property
-    def last(self) -> Sequence[Tensor]:
-        """The values of every matrix at the last measured step."""
-        return self._last if self._derived is None else self._derived.last
+    def compared(self) -> Compared:
+        """What the next spectra are compared with."""
+        return self._compared if self._derived is None else self._derived.compared
 
     def _updated(self) -> list[Found]:
         found: dict[int, Found] = {}

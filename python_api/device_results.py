@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from python_api.bounds import leading_value_bounds
+from python_api.clusters import Compared
 from python_api.matrices import Matrix
 from python_api.meetings import Meetings
 from python_api.reference import Reference
 from python_api.views import consecutive
-from spectral_kernels.alignment.prepared import PreparedClusters
 from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.results import SVD
 
@@ -68,20 +68,17 @@ class Derived:
     Args:
         asked: what to compute.
         found: the results, any numbers of them.
-        last: the values of every matrix at the last measured step, one after the other, for
-            `python_api.clusters`; empty where there was none.
+        compared: what the spectra are compared with.
     """
 
-    def __init__(self, asked: Asked, found: list[Found], last: Sequence[Tensor]) -> None:
+    def __init__(self, asked: Asked, found: list[Found], compared: Compared) -> None:
         self._asked, self._svds = asked, [entry.svd for entry in found]
         self._places = _places(found)
         lengths = [len(svd.S) for svd in self._svds]
         S = self._svds[0].S
-        whole = [matrix.rank for matrix in asked.matrices]
-        open_ended = [a < b for a, b in zip(lengths, whole, strict=True)]
-        self._clusters = PreparedClusters(lengths, open_ended, S.dtype, S.device)
-        if [len(part) for part in last] == lengths:
-            self._clusters.last.copy_(torch.cat(list(last)))
+        ranks = [matrix.rank for matrix in asked.matrices]
+        self._compared = compared
+        self._clusters = compared.prepared(lengths, ranks, S.dtype, S.device)
         first = list(torch.split(self._clusters.first, lengths))
         complete = [found[i] for i in asked.complete]
         self._tables = BoundedSummaries(
@@ -105,9 +102,10 @@ class Derived:
         self.block = S.new_zeros(places["scalars"].stop, dtype=torch.float64)
 
     @property
-    def last(self) -> Sequence[Tensor]:
+    def compared(self) -> Compared:
         """See `Program`."""
-        return torch.split(self._clusters.last, self.layout.lengths)
+        now = self._compared.now(self._clusters, self.layout.lengths)
+        return self._compared._replace(spectra=now)
 
     def fits(self, found: list[Found]) -> bool:
         """Whether these results are in the same places."""

@@ -154,7 +154,7 @@ class DeviceStep:
         if self._prepared is not None:
             self._prepared.runner.wait()
             self.collect()
-            self._over_time.clusters.load_state(list(self._prepared.program.last))
+            self._over_time.clusters.take(self._prepared.program.compared)
 
     def leave(self) -> None:
         """The next step is the monitor's own, or that of a new program."""
@@ -235,7 +235,7 @@ class DeviceStep:
             self._meetings,
             self._over_time.reference,
         )
-        program = Program(asked, self._solver.trackers, settled, self._over_time.clusters.state())
+        program = Program(asked, self._solver.trackers, settled, self._over_time.clusters.compared)
         self._prepared = _Prepared(
             program, Runner(program, self._streams(settled[0].device)), asked
         )

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from python_api.clusters import clusters_over_time
+from python_api.clusters import clusters_against
 from python_api.files import write_atomically
 from python_api.frame import Array
-from python_api.run import Run, load_run
-from python_api.saved_vectors import FINAL_AGREEMENT, SavedVectors
+from python_api.run import Run, load_run, recorded_spectra
+from python_api.saved_vectors import FINAL_AGREEMENT, FINAL_GROUPS, SavedVectors
 from spectral_kernels.alignment.clusters import cluster_agreement_list
 
 __all__ = ["agreement_with_final", "is_stale"]
@@ -35,7 +35,7 @@ def agreement_with_final(run_dir: str | os.PathLike[str], step: int | None = Non
         step: another saved step to compare with.
 
     Returns:
-        The run, with ``agreement`` and ``subspace_agreement`` filled in.
+        The run, with ``agreement``, ``subspace_agreement`` and ``identifiable`` against that step.
 
     Raises:
         FileNotFoundError: no vectors were saved.
@@ -45,37 +45,48 @@ def agreement_with_final(run_dir: str | os.PathLike[str], step: int | None = Non
     saved = SavedVectors(path)
     if not len(saved.steps):
         raise ValueError(f"{path}: the vectors of no step were saved")
-    wanted = int(saved.steps[-1]) if step is None else step
-    if wanted not in saved.steps:
+    if step is not None and step not in saved.steps:
         raise ValueError(
-            f"{path}: no vectors of step {wanted}; there are {len(saved.steps)} steps from "
+            f"{path}: no vectors of step {step}; there are {len(saved.steps)} steps from "
             f"{saved.steps[0]} to {saved.steps[-1]}"
         )
+    wanted, spectra = recorded_spectra(path, saved.steps if step is None else np.array([step]))
     run = load_run(path)
     names = [name for name in saved.names if name in run.singular_values]
     # The writer saves vectors first: they may be one step ahead of the values.
     at = {int(number): t for t, number in enumerate(run.steps)}
     steps = [(i, at[int(number)]) for i, number in enumerate(saved.steps) if int(number) in at]
     clusters = {
-        name: clusters_over_time(run.singular_values[name], run.value_bounds(name))
+        name: clusters_against(
+            run.singular_values[name],
+            run.value_bounds(name),
+            *spectra[name],
+            rank=min(saved.shape(name)),
+        )
         for name in names
     }
     final = saved.read(int(np.flatnonzero(saved.steps == wanted)[0]))
-    single: dict[str, list[Array]] = {name: [] for name in names}
-    whole: dict[str, list[Array]] = {name: [] for name in names}
+    found: dict[str, dict[str, list[Array]]] = {
+        kind: {name: [] for name in names} for kind in FINAL_GROUPS
+    }
     for i, t in steps:
         now = saved.read(i)
         pairs = [(now[name], final[name]) for name in names]
-        first = [clusters[name][t, : now[name].Vh.shape[0]] for name in names]
-        for name, a, b in zip(names, *cluster_agreement_list(pairs, first), strict=True):
-            single[name].append(a.numpy())
-            whole[name].append(b.numpy())
+        at_t = [[x[t, : now[name].Vh.shape[0]] for x in clusters[name]] for name in names]
+        agreement = cluster_agreement_list(pairs, [first for first, _ in at_t])
+        groups = (*agreement, [alone for _, alone in at_t])
+        for kind, values in zip(FINAL_GROUPS, groups, strict=True):
+            for name, value in zip(names, values, strict=True):
+                found[kind][name].append(value.numpy())
     content: dict[str, Any] = {
         "names": np.array(names),
         "steps": np.array([run.steps[t] for _, t in steps], dtype=np.int64),
         "reference_step": np.int64(wanted),
-        **{f"agreement_{i}": np.array(single[name]) for i, name in enumerate(names)},
-        **{f"subspace_agreement_{i}": np.array(whole[name]) for i, name in enumerate(names)},
+        **{
+            f"{kind}_{i}": np.array(found[kind][name])
+            for i, name in enumerate(names)
+            for kind in FINAL_GROUPS
+        },
     }
     buffer = io.BytesIO()
     np.savez(buffer, **content)
@@ -93,4 +104,5 @@ def is_stale(run_dir: str | os.PathLike[str]) -> bool:
     if not (path / FINAL_AGREEMENT).exists():
         return len(saved.steps) > 0
     with np.load(path / FINAL_AGREEMENT) as content:
-        return not np.array_equal(content["steps"], saved.steps)
+        complete = all(f"{kind}_0" in content for kind in FINAL_GROUPS)
+        return not (complete and np.array_equal(content["steps"], saved.steps))

@@ -123,7 +123,8 @@ class SpectralFrame:
     """Name -> the same for the subspaces of the cluster that each index is in, equal to
     ``agreement`` where it is alone; see `spectral_kernels.subspace_agreement`."""
     identifiable: Mapping[str, Array] = field(default_factory=dict)
-    """Name -> whether the single vectors of each index mean something, bool; see
+    """Name -> whether the single vectors of each index can be told apart here and in the reference
+    (without one, at the last measured step), bool; where not, their agreement means nothing. See
     `python_api.clusters`."""
     overlap: Mapping[str, Array] = field(default_factory=dict)
     """``fc1.weight[update]`` or ``[gradient]`` -> overlap of its ten leading (left, right)

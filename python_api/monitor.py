@@ -43,7 +43,7 @@ METHODS = ("tracked", "exact", "randomized")
 _VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
 _TRIPLETS = 32
 _TOLERANCE = 1e-3
-_STATE_VERSION = 3
+_STATE_VERSION = 4
 _RESERVED = frozenset({"every", "overhead", "not_finite"})
 _CAPTURED = (
     "SpectralMonitor.step was called while a CUDA graph is captured: nothing is measured, neither "
@@ -175,7 +175,7 @@ class SpectralMonitor:
         if self._reference.wants_init:
             with _plain_arithmetic():
                 first = self._solver.measure([True] * len(self._matrices))
-                self._reference.remember(first.svds, first.finite)
+                self._over_time.start(first.svds, first.rows, first.finite)
                 self._device.started(first.finite)
 
     def _make_solver(self, k: int | None, tolerance: float | None) -> Solver:

@@ -61,12 +61,23 @@ class OverTime:
         self.reference = Reference(given, matrices, k, in_place=in_place)
         self.changes = Changes(matrices, watch, generator, k)
         self.clusters = ClusterFinder(matrices, k)
+        self.clusters.compare_with(self.reference.spectra)
         self.chance = Chance.of(matrices, pairs, self.changes.matrices, self.changes.subspace)
 
     @property
     def wants_all_vectors(self) -> bool:
         """Whether the vectors of every matrix are needed."""
         return self.reference.wants_all or bool(self.changes.matrices)
+
+    def start(
+        self, svds: Sequence[SVD], rows: Mapping[str, MatrixRow], finite: Sequence[bool]
+    ) -> None:
+        """Take a first measurement for the reference; see `Reference.wants_init`."""
+        self.reference.remember(svds, finite)
+        known = [m.name for m, ok in zip(self._matrices, finite, strict=True) if ok]
+        self.clusters.compare_with(
+            {name: (rows[name].singular_values, rows[name].singular_value_bounds) for name in known}
+        )
 
     def measure(
         self, svds: Sequence[SVD], rows: Mapping[str, MatrixRow]

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from python_api.frame import Array
 from python_api.matrices import Matrix
-from python_api.rows import to_arrays
+from python_api.rows import rounding, to_arrays
+from python_api.run import recorded_spectra
 from python_api.saved_vectors import SavedVectors
 from python_api.views import ArrayViews, consecutive
 from spectral_kernels.alignment.clusters import cluster_agreement_list
@@ -48,6 +49,8 @@ class Reference:
         self._in_place = in_place
         self._k = k
         self._vectors: dict[str, SVD] = {}
+        self.spectra: dict[str, tuple[Array, Array]] = {}
+        """Name -> all singular values that were given, and bounds of theirs."""
         self._agreement: Prepared | None = None
         self._mode: str | None = None
         self._source = "none"
@@ -244,6 +247,7 @@ class Reference:
                     f"{tuple(Vh.shape)}, the matrix is {shapes[name]}"
                 )
             self._vectors[name] = self.leading(SVD(U, U.new_empty(0), Vh))
+            self.spectra[name] = _spectrum(svd.S, name, min(U.shape[1], Vh.shape[0]))
         return len(entries)
 
     def _take_run(self, folder: Path) -> str:
@@ -260,8 +264,29 @@ class Reference:
                 f"reference: {folder} has the vectors of {len(saved.steps)} steps and the matrices "
                 f"{', '.join(saved.names)}; expected some of {', '.join(sorted(here))}"
             )
-        count = self._take({n: svd for n, svd in saved.read(-1).items() if n in here})
-        return f"step {saved.steps[-1]} of {folder.as_posix()}, {count} matrices"
+        step, spectra = recorded_spectra(folder, saved.steps)
+        at = int(np.flatnonzero(saved.steps == step)[0])
+        count = self._take(
+            {
+                name: svd._replace(S=torch.from_numpy(spectra[name][0]))
+                for name, svd in saved.read(at).items()
+                if name in here and name in spectra
+            }
+        )
+        self.spectra = {name: spectra[name] for name in self.spectra}
+        return f"step {step} of {folder.as_posix()}, {count} matrices"
+
+
+def _spectrum(S: Any, name: str, count: int) -> tuple[Array, Array]:
+    """Singular values as given, and bounds: the rounding that exact solvers are tested against."""
+    values = torch.as_tensor(S).detach()
+    if values.dim() != 1 or not len(values):
+        raise ValueError(
+            f"reference: the SVD of {name!r} has singular values of shape {tuple(values.shape)}; "
+            f"expected ({count},): which vectors can be told apart depends on them"
+        )
+    (bounds,) = rounding([values]).bounds
+    return values.double().cpu().numpy(), bounds.cpu().numpy()
 
 
 def _size(matrix: Matrix, k: int) -> int:

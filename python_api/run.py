@@ -14,10 +14,10 @@ import numpy as np
 from python_api.chance import Chance
 from python_api.frame import Array
 from python_api.recorder import ARRAYS, LAYOUT, METRICS_FILE, record_type
-from python_api.saved_vectors import FINAL_AGREEMENT
+from python_api.saved_vectors import FINAL_AGREEMENT, FINAL_GROUPS
 from spectral_kernels.results import METRICS
 
-__all__ = ["Run", "load_run"]
+__all__ = ["Run", "load_run", "recorded_spectra"]
 
 # The head in "attn.in_proj_weight[q, head 2]" and "out_proj.weight[head 2]".
 _HEAD = re.compile(r", head \d+(?=\])|\[head \d+\]")
@@ -51,7 +51,9 @@ class Run:
     subspace_agreement: dict[str, Array] = field(default_factory=dict)
     """Matrix -> (T, k), as ``agreement`` for the clusters that the indices are in."""
     identifiable: dict[str, Array] = field(default_factory=dict)
-    """Matrix -> (T, k), 1.0 where single vectors mean something and 0.0 where not."""
+    """Matrix -> (T, k), 1.0 where single vectors mean something and 0.0 where not; with
+    ``reference="final"`` against the last measured step, and once there is an ``agreement``,
+    against the end."""
     overlap: dict[str, Array] = field(default_factory=dict)
     """``name[update]`` or ``name[gradient]`` -> (T, 2), left and right."""
     chance: Chance = field(default_factory=Chance)
@@ -146,26 +148,55 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         else:
             getattr(run, column["group"])[column["name"]] = part
     if not run.agreement:
-        run.agreement, run.subspace_agreement = _read_final_agreement(path, steps)
+        run.agreement, run.subspace_agreement, told = _read_final_agreement(path, steps)
+        run.identifiable.update(told)
     return run
+
+
+def recorded_spectra(
+    run_dir: Path, steps: np.ndarray[Any, np.dtype[np.int64]]
+) -> tuple[int, dict[str, tuple[Array, Array]]]:
+    """The last of these steps whose values are recorded too, and values and bounds by matrix.
+
+    A writer saves vectors first, so that a kill may leave them one step ahead of the values.
+
+    Raises:
+        ValueError: the values of none of these steps are recorded.
+    """
+    run = load_run(run_dir)
+    both = np.flatnonzero(np.isin(run.steps, steps))
+    if not len(both) or not run.singular_values:
+        raise ValueError(
+            f"{run_dir}: vectors are saved at {len(steps)} steps, singular values at none of these"
+        )
+    t = int(both[-1])
+    return int(run.steps[t]), {
+        name: (np.array(values[t]), np.array(run.value_bounds(name)[t]))
+        for name, values in run.singular_values.items()
+    }
 
 
 def _read_final_agreement(
     path: Path, steps: np.ndarray[tuple[int, ...], np.dtype[np.int64]]
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """(agreement, subspace agreement) by matrix at these steps, NaN at others; empty if none."""
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """Agreement, that of subspaces, and which vectors are identifiable, by matrix at these steps.
+
+    NaN at others; empty if there is no comparison with the end.
+    """
     single: dict[str, Array] = {}
     whole: dict[str, Array] = {}
-    if not (path / FINAL_AGREEMENT).exists():
-        return single, whole
-    with np.load(path / FINAL_AGREEMENT) as content:
-        _, here, there = np.intersect1d(steps, content["steps"], return_indices=True)
-        for i, name in enumerate(content["names"].tolist()):
-            for group, found in (("agreement", single), ("subspace_agreement", whole)):
-                values = content[f"{group}_{i}"]
-                found[name] = np.full((len(steps), values.shape[1]), np.nan, dtype=values.dtype)
-                found[name][here] = values[there]
-    return single, whole
+    told: dict[str, Array] = {}
+    if (path / FINAL_AGREEMENT).exists():
+        with np.load(path / FINAL_AGREEMENT) as content:
+            _, here, there = np.intersect1d(steps, content["steps"], return_indices=True)
+            for i, name in enumerate(content["names"].tolist()):
+                for kind, found in zip(FINAL_GROUPS, (single, whole, told), strict=True):
+                    # An older file has no flags.
+                    if f"{kind}_{i}" in content:
+                        values = content[f"{kind}_{i}"]
+                        found[name] = np.full((len(steps), values.shape[1]), np.nan, np.float32)
+                        found[name][here] = values[there]
+    return single, whole, told
 
 
 def _take_work(scalars: dict[str, Array]) -> dict[str, Array]:

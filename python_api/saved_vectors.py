@@ -28,12 +28,20 @@ from torch import Tensor
 from python_api.files import append, read_layout, write_atomically
 from spectral_kernels.results import SVD
 
-__all__ = ["FINAL_AGREEMENT", "SavedVectors", "VectorWriter", "bytes_per_step", "truncate_vectors"]
+__all__ = [
+    "FINAL_AGREEMENT",
+    "FINAL_GROUPS",
+    "SavedVectors",
+    "VectorWriter",
+    "bytes_per_step",
+    "truncate_vectors",
+]
 
 VECTORS = "vectors.bin"
 VECTOR_LAYOUT = "vectors.json"
 # What `python_api.final_agreement` finds; gone as soon as the run goes on.
 FINAL_AGREEMENT = "final_agreement.npz"
+FINAL_GROUPS = ("agreement", "subspace_agreement", "identifiable")
 _VERSION = 1
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
 

@@ -24,7 +24,7 @@ _SummaryJob = tuple[int, int, int, int, int, int, float, int]
 _BoundedSummaryJob = tuple[int, int, int, int, int, int, float, int, int, int, int]
 # (s_ptr, dtype, b_ptr, last_ptr, r, open, first_ptr, alone_ptr): values s (r) of errors b (r)
 # float64, the values before, last (r) float64, replaced by s; first (r) int64, alone (r) bool
-_ClusterJob = tuple[int, int, int, int, int, int, int, int]
+_ClusterJob = tuple[int, int, int, int, int, int, int, int, int, int]
 # 12 numbers: (u_ptr, dtype, u_stride_row, u_stride_col, v_ptr, v_stride_row, v_stride_col, length,
 # k, out_ptr, first_ptr, cosine_ptr); first (k) int64: the first index of each cluster; both 0 for
 # none

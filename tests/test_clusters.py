@@ -64,31 +64,57 @@ def test_clusters_of_batches_lists_and_kinds() -> None:
 
 def test_prepared_clusters_are_those_of_each_spectrum(backend: str) -> None:
     """Spectra that lie one after the other do not join; what moved counts as far as it moved."""
-    prepared = PreparedClusters([2, 3, 0, 1], [False, True, False, False], torch.float32)
+    unseen, follows = [-1, 3, -1, -1], [True, True, True, False]
+    prepared = PreparedClusters([2, 3, 0, 1], unseen, follows, torch.float32)
     prepared.values.copy_(torch.tensor([2.0, 1.0, 1.0, 1.0, 0.5, 3.0]))
     prepared.run()
     assert prepared.first.tolist() == [0, 1, 0, 0, 2, 0]
     # The third spectrum goes on after its last value, whose neighbour is not seen.
     assert prepared.alone.tolist() == [True, True, False, False, False, True]
+    assert prepared.compared[0, 5].isnan()
     generator = torch.Generator().manual_seed(2)
-    last = prepared.values.double().clone()
+    other = torch.cat([prepared.values.double()[:5], torch.tensor([torch.nan])])
+    error = torch.zeros(6, dtype=torch.float64)
     for step in range(20):
         values = torch.rand(6, generator=generator, dtype=torch.float64).float().double()
         values[4] = torch.nan if step == 3 else values[4]
         prepared.values.copy_(values)
         prepared.bounds.copy_(0.1 * torch.rand(6, generator=generator))
-        radius = prepared.bounds + (values - last).abs()
-        last = torch.where(values.isnan(), last, values)
+        bounds = prepared.bounds.clone()
         prepared.run()
         for start, stop in ((0, 2), (2, 5), (5, 6)):
-            S, r = values[start:stop], radius[start:stop]
-            # The public function asks for descending values only in its words.
-            expected: Any = sk.singular_value_clusters(S, r.nan_to_num())
-            assert prepared.first[start:stop].tolist() == expected.tolist()
-            known: Any = sk.identifiable_vectors(S, r.nan_to_num())
+            own = slice(start, stop)
+            want, known = by_definition(values[own], bounds[own], other[own], error[own])
+            assert prepared.first[own].tolist() == want
             if (start, stop) == (2, 5):
-                known[int(expected[-1]) :] = False
-            assert prepared.alone[start:stop].tolist() == known.tolist()
+                known = [flag and i < want[-1] for i, flag in enumerate(known)]
+            assert prepared.alone[own].tolist() == known
+        ok = values.isfinite() & torch.tensor([True] * 5 + [False])
+        other, error = torch.where(ok, values, other), torch.where(ok, bounds, error)
+        assert torch.equal(prepared.compared[:, :5], torch.stack([other, error])[:, :5])
+
+
+def by_definition(
+    S: torch.Tensor, bounds: torch.Tensor, other: torch.Tensor, error: torch.Tensor
+) -> tuple[list[int], list[bool]]:
+    """Clusters and flags, value by value; any of them may be NaN."""
+    r, spectra = len(S), (S.tolist(), other.tolist())
+    moved = [abs(a - b) if abs(a - b) >= 0 else 0.0 for a, b in zip(*spectra, strict=True)]
+    radius = [
+        float(bounds[i])
+        + (0.0 if other[i].isnan() else float(error[i]))
+        + max(moved[max(i - 1, 0) : i + 2])
+        for i in range(r)
+    ]
+    first = list(range(r))
+    for i in range(1, r):
+        if any(s[i - 1] - radius[i - 1] <= s[i] + radius[i] for s in spectra):
+            first[i] = first[i - 1]
+    alone = [
+        first.count(first[i]) == 1 and S[i] - radius[i] > 0 and not float(other[i]) - radius[i] <= 0
+        for i in range(r)
+    ]
+    return first, [bool(flag) for flag in alone]
 
 
 @pytest.mark.parametrize(

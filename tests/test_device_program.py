@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from python_api.bounds import estimate_from_leading, leading_value_bounds
+from python_api.clusters import Compared
 from python_api.device_program import Program
 from python_api.monitor import SpectralMonitor
 from spectral_kernels.results import SVD
@@ -79,7 +80,7 @@ def test_no_number_is_read_and_nothing_crosses_between_devices(options: dict[str
         prepared.asked,
         [(members, Results(tracker.k)) for members, tracker in watch._solver.trackers],  # type: ignore
         [torch.empty(matrix.shape, device="meta") for matrix in watch.matrices],
-        [],
+        Compared([torch.zeros(2, 0)] * len(watch.matrices), [True] * len(watch.matrices)),
     )
     scalar = torch.zeros((), device="meta")
     # Preparing is done once, and may copy.

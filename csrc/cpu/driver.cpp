@@ -4,7 +4,6 @@
 #include <cmath>
 #include <stdexcept>
 
-#include "cpu/clusters.h"
 #include "cpu/epilogue.h"
 #include "cpu/summary_bounds.h"
 #include "cpu/tasks.h"
@@ -247,9 +246,9 @@ static int64_t alignment_dots(const AlignmentPair& p) {
 void run_clusters(const std::vector<ClusterJob>& jobs) {
   for (const ClusterJob& j : jobs) {
     if (j.dtype == DType::kFloat64)
-      find_clusters(static_cast<const double*>(j.s), j.b, j.last, j.r, j.open, j.first, j.alone);
+      find_clusters(static_cast<const double*>(j.s), j.b, j.other, j.r, j.unseen, j.first, j.alone);
     else
-      find_clusters(static_cast<const float*>(j.s), j.b, j.last, j.r, j.open, j.first, j.alone);
+      find_clusters(static_cast<const float*>(j.s), j.b, j.other, j.r, j.unseen, j.first, j.alone);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu/clusters.h"
 #include "cpu/kernels.h"
 
 namespace spectral {
@@ -79,9 +80,9 @@ struct ClusterJob {
   const void* s;  // (r) of the dtype
   DType dtype;
   const double* b;
-  double* last;
+  Compared other;
   int64_t r;
-  bool open;
+  int64_t unseen;
   int64_t* first;
   uint8_t* alone;
 };

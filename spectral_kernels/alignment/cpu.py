@@ -123,9 +123,10 @@ class Clusters:
 
     Args:
         values, bounds: (total,) all spectra one after the other, and of their errors.
-        last: (total,) the values before, NaN for none; a run replaces them.
+        compared: (2, total) the values to compare with, NaN for none, and bounds of theirs.
         lengths: of each spectrum.
-        open_ended: of each, whether it goes on after its last value here.
+        unseen: of each, the index from which on values are not known; -1 where all are.
+        follows: of each, whether a run leaves its values and bounds to compare the next ones with.
         first, alone: (total,) results, int64 and bool: the index of the first value of each
             value's cluster, from the start of its spectrum, and whether it is identifiable.
     """
@@ -134,18 +135,21 @@ class Clusters:
         self,
         values: Tensor,
         bounds: Tensor,
-        last: Tensor,
+        compared: Tensor,
         lengths: list[int],
-        open_ended: list[bool],
+        unseen: list[int],
+        follows: list[bool],
         first: Tensor,
         alone: Tensor,
     ) -> None:
-        self._owners = (values, bounds, last, first, alone)
+        self._owners = (values, bounds, *compared, first, alone)
         code = DTYPE_CODES[values.dtype]
         own = [_places(x, lengths) for x in self._owners]
         self._jobs = [
-            (s, code, b, before, r, int(is_open), f, a)
-            for s, b, before, f, a, r, is_open in zip(*own, lengths, open_ended, strict=True)
+            (s, code, b, other, error, r, beyond, int(follow), f, a)
+            for s, b, other, error, f, a, r, beyond, follow in zip(
+                *own, lengths, unseen, follows, strict=True
+            )
         ]
 
     def run(self) -> None:

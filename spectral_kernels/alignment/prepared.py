@@ -60,15 +60,18 @@ class PreparedAgreement:
 
 
 class PreparedClusters:
-    """Clusters of spectra whose memory stays.
+    """Clusters of spectra, each beside one that it is compared with, whose memory stays.
 
-    ``values`` (float32 or float64), ``bounds`` and ``last`` (float64), all (total,): spectra one
-    after the other, bounds of their errors, and the values at the run before, NaN for none. The
-    first two are for the caller to fill; a run takes the third from the first.
+    ``values`` (float32 or float64) and ``bounds`` (float64), (total,): spectra one after the
+    other, and bounds of their errors, for the caller to fill. ``compared`` (2, total) float64: the
+    same of the other ones, NaN for none.
 
     Args:
         lengths: of each spectrum.
-        open_ended: of each, whether it goes on after its last value here.
+        unseen: of each, the index from which on values are not known here or in the other one;
+            -1 where all are.
+        follows: of each, whether the other one is that of the run before; such a run leaves its
+            values and bounds in ``compared``, where they are finite.
         dtype: of the values.
         device: of all of it.
     """
@@ -76,24 +79,28 @@ class PreparedClusters:
     def __init__(
         self,
         lengths: list[int],
-        open_ended: list[bool],
+        unseen: list[int],
+        follows: list[bool],
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> None:
         total, device = sum(lengths), torch.device(device)
         self.values = torch.zeros(total, dtype=dtype, device=device)
         self.bounds = torch.zeros(total, dtype=torch.float64, device=device)
-        self.last = torch.full((total,), torch.nan, dtype=torch.float64, device=device)
+        self.compared = torch.full((2, total), torch.nan, dtype=torch.float64, device=device)
         self.first = torch.zeros(total, dtype=torch.int64, device=device)
         self.alone = torch.zeros(total, dtype=torch.bool, device=device)
         self._clusters = dispatch.backend("alignment", device.type).Clusters(
-            self.values, self.bounds, self.last, lengths, open_ended, self.first, self.alone
-        )
+            self.values, self.bounds, self.compared, lengths, unseen, follows,
+            self.first, self.alone,
+        )  # fmt: skip
 
     def run(self) -> None:
         """Fill ``first`` (``singular_value_clusters``) and ``alone`` (``identifiable_vectors``).
 
-        The radius of a value is its bound and the distance it has moved since the last run.
+        Values belong together where their intervals overlap in one of the two spectra. The radius
+        is the bounds of both values, and the largest distance from one to the other of a value
+        and its two neighbours.
         """
         with torch.no_grad():
             self._clusters.run()

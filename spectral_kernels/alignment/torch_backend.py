@@ -61,43 +61,64 @@ class Clusters:
         self,
         values: Tensor,
         bounds: Tensor,
-        last: Tensor,
+        compared: Tensor,
         lengths: list[int],
-        open_ended: list[bool],
+        unseen: list[int],
+        follows: list[bool],
         first: Tensor,
         alone: Tensor,
     ) -> None:
-        self._parts = [torch.split(x, lengths) for x in (values, bounds, last, first, alone)]
-        self._open = open_ended
+        blocks = (values, bounds, *compared, first, alone)
+        self._parts = [torch.split(x, lengths) for x in blocks]
+        self._known = list(zip(unseen, follows, strict=True))
 
     def run(self) -> None:
         """Find the clusters of the values as they are now."""
-        for s, b, last, first, alone, is_open in zip(*self._parts, self._open, strict=True):
+        for s, b, other, error, first, alone, (unseen, follow) in zip(
+            *self._parts, self._known, strict=True
+        ):
             s = s.double()
-            radius = b + (s - last).abs().where(~last.isnan(), 0.0)
-            found, known = find_clusters(s, radius)
+            found, known = find_clusters(s, joint_radius(s, b, other, error), other)
             first.copy_(found)
             alone.copy_(known)
-            if is_open:
+            if unseen >= 0:
                 # No index is read: on a GPU that would wait for the device.
-                alone.logical_and_(first < first[-1:])
-            last.copy_(torch.where(s.isfinite(), s, last))
+                alone.logical_and_(first < (first[unseen - 1 : unseen] if unseen else 0))
+            if follow:
+                other.copy_(torch.where(s.isfinite(), s, other))
+                error.copy_(torch.where(s.isfinite(), b, error))
 
 
-def find_clusters(S: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+def joint_radius(S: Tensor, bounds: Tensor, other: Tensor, other_bounds: Tensor) -> Tensor:
+    """Return how far values and those they are compared with may have moved or be wrong, (..., k).
+
+    Both errors, and the largest distance |S - other| of a value and its neighbours; NaN is none.
+    """
+    moved = (S - other).abs().nan_to_num(0.0, torch.inf)
+    near = torch.nn.functional.pad(moved, (1, 1))
+    error = other_bounds.where(~other.isnan(), 0.0)
+    return bounds + error + torch.maximum(torch.maximum(near[..., :-2], near[..., 2:]), moved)
+
+
+def find_clusters(S: Tensor, radius: Tensor, other: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the index of the first value of each value's cluster, and which are identifiable.
 
-    (..., k) each; unchecked.
+    (..., k) each; unchecked. With another spectrum, values belong together where they do in one
+    of the two.
     """
-    low, high = S - radius, S + radius
-    # A NaN joins nothing.
-    begins = torch.ones_like(low, dtype=torch.bool)
-    begins[..., 1:] = ~(low[..., :-1] <= high[..., 1:])
+    begins = torch.ones_like(S, dtype=torch.bool)
+    positive = torch.ones_like(begins)
+    for spectrum in (S,) if other is None else (S, other):
+        low, high = spectrum - radius, spectrum + radius
+        # A NaN joins nothing.
+        begins[..., 1:] &= ~(low[..., :-1] <= high[..., 1:])
+        positive &= ~(low <= 0)
+    positive &= ~(S - radius).isnan()
     ends = torch.ones_like(begins)
     ends[..., :-1] = begins[..., 1:]
     k = S.shape[-1]
     index = begins * torch.arange(k, device=S.device)
-    return (index.cummax(dim=-1).values if k else index), begins & ends & (low > 0)
+    return (index.cummax(dim=-1).values if k else index), begins & ends & positive
 
 
 def _cosine(U: Tensor, Vh: Tensor, first: Tensor) -> Tensor:

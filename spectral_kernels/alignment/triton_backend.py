@@ -152,20 +152,22 @@ class Clusters:
         self,
         values: Tensor,
         bounds: Tensor,
-        last: Tensor,
+        compared: Tensor,
         lengths: list[int],
-        open_ended: list[bool],
+        unseen: list[int],
+        follows: list[bool],
         first: Tensor,
         alone: Tensor,
     ) -> None:
         starts = list(itertools.accumulate(lengths, initial=0))[:-1]
-        jobs = torch.tensor(list(zip(starts, lengths, map(int, open_ended), strict=True)))
+        jobs = torch.tensor(list(zip(starts, lengths, unseen, map(int, follows), strict=True)))
         self._programs = len(lengths)
         self._arguments = {
             "values_ptr": values,
             "bounds_ptr": bounds,
             "jobs_ptr": on_device(jobs, values.device),
-            "last_ptr": last,
+            "other_ptr": compared[0],
+            "errors_ptr": compared[1],
             "first_ptr": first,
             "alone_ptr": alone.view(torch.uint8),
         }

@@ -128,10 +128,11 @@ def test_alignments_of_vectors_and_clusters(dtype: torch.dtype) -> None:
 
 
 def test_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths, open_ended = [1, 64, 100, 65, 300], [False, True, False, False, True]
-    on_gpu = PreparedClusters(lengths, open_ended, torch.float32, "cuda")
+    lengths, unseen = [1, 64, 100, 65, 300], [-1, 64, -1, -1, 290]
+    follows = [True, True, False, True, True]
+    on_gpu = PreparedClusters(lengths, unseen, follows, torch.float32, "cuda")
     monkeypatch.delenv(dispatch.ENVIRONMENT)
-    on_cpu = PreparedClusters(lengths, open_ended, torch.float32)
+    on_cpu = PreparedClusters(lengths, unseen, follows, torch.float32)
     for _ in range(3):
         values = [torch.rand(r).sort(descending=True)[0] for r in lengths]
         on_cpu.values.copy_(torch.cat(values))
@@ -142,5 +143,5 @@ def test_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
         on_cpu.run()
         assert torch.equal(on_gpu.first.cpu(), on_cpu.first)
         assert torch.equal(on_gpu.alone.cpu(), on_cpu.alone)
-        assert torch.equal(on_gpu.last.cpu(), on_cpu.last)
+        torch.testing.assert_close(on_gpu.compared.cpu(), on_cpu.compared, equal_nan=True)
     check_runs(on_gpu.run)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from spectral_kernels import dispatch
-from spectral_kernels.alignment import reference, triton_backend
+from spectral_kernels.alignment import reference, torch_backend, triton_backend
 from spectral_kernels.alignment.prepared import PreparedClusters
-from spectral_kernels.alignment.torch_backend import cluster_cosines, find_clusters
+from spectral_kernels.alignment.torch_backend import cluster_cosines
 
 # Linux's MAP_NORESERVE, which Python 3.11 does not name.
 NO_RESERVE = 0x4000
@@ -124,28 +124,31 @@ def test_places_are_counted_in_64_bits() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_clusters_of_spectra_longer_than_a_tile(dtype: torch.dtype) -> None:
-    lengths = [1, 63, 64, 65, 0, 200]
-    open_ended = [False, True, False, True, True, False]
-    prepared = PreparedClusters(lengths, open_ended, dtype)
+    lengths, unseen = [1, 63, 64, 65, 0, 200], [-1, 63, -1, 31, 0, -1]
+    follows = [True, True, False, False, True, True]
+    blocks = (lengths, unseen, follows, dtype)
+    on_triton, in_torch = PreparedClusters(*blocks), PreparedClusters(*blocks)
+    in_torch._clusters = torch_backend.Clusters(
+        in_torch.values, in_torch.bounds, in_torch.compared, lengths, unseen, follows,
+        in_torch.first, in_torch.alone,
+    )  # fmt: skip
+    drawn = [torch.rand(r, dtype=torch.float64).sort(descending=True)[0] for r in lengths]
+    given = torch.cat(drawn) + 1e-4
+    for prepared in (on_triton, in_torch):
+        prepared.compared.copy_(torch.stack([given, 1e-3 * given]))
+        prepared.compared[:, 100] = torch.nan
     for step in range(3):
-        values = [torch.rand(r, dtype=dtype).sort(descending=True)[0] for r in lengths]
+        values = [x + 1e-3 * torch.rand_like(x) for x in drawn]
         values[3][40] = torch.nan
-        bounds = [10 ** -(1 + 3 * torch.rand(r, dtype=torch.float64)) for r in lengths]
-        last = [x.clone() for x in prepared.last.split(lengths)]
-        prepared.values.copy_(torch.cat(values))
-        prepared.bounds.copy_(torch.cat(bounds))
-        prepared.run()
-        for s, b, before, is_open, first, alone in zip(
-            values, bounds, last, open_ended,
-            prepared.first.split(lengths), prepared.alone.split(lengths), strict=True,
-        ):  # fmt: skip
-            radius = b + (s.double() - before).abs().where(~before.isnan(), 0.0)
-            want_first, want_alone = find_clusters(s.double(), radius)
-            if is_open and len(s):
-                want_alone[int(want_first[-1]) :] = False
-            assert torch.equal(first, want_first)
-            assert torch.equal(alone, want_alone)
-        kept = torch.cat(values).double()
-        kept = torch.where(kept.isfinite(), kept, torch.cat(last))
-        torch.testing.assert_close(prepared.last, kept, rtol=0, atol=0, equal_nan=True)
-        assert len(prepared.first.unique()) > 3, step
+        bounds = 10 ** -(2 + 4 * torch.rand(sum(lengths), dtype=torch.float64))
+        for prepared in (on_triton, in_torch):
+            prepared.values.copy_(torch.cat(values))
+            prepared.bounds.copy_(bounds)
+            prepared.run()
+        assert torch.equal(on_triton.first, in_torch.first)
+        assert torch.equal(on_triton.alone, in_torch.alone)
+        torch.testing.assert_close(
+            on_triton.compared, in_torch.compared, rtol=0, atol=0, equal_nan=True
+        )
+        assert len(on_triton.first.unique()) > 3, step
+    assert on_triton.alone.any()

@@ -20,7 +20,8 @@ def _clusters(dtype: str) -> dict[str, str]:
         "values_ptr": f"*{dtype}",
         "bounds_ptr": "*fp64",
         "jobs_ptr": "*i64",
-        "last_ptr": "*fp64",
+        "other_ptr": "*fp64",
+        "errors_ptr": "*fp64",
         "first_ptr": "*i64",
         "alone_ptr": "*u8",
     }
