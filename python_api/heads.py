@@ -1,4 +1,4 @@
-"""How many heads an attention layer has, from the caller or from the modules themselves."""
+"""How many heads an attention layer has, from the caller, the modules or a Hugging Face config."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from python_api.globs import check_all_matched, matches
 
 __all__ = ["HeadCounts"]
 
+# Parts of a model that have a section of the config of their own.
+_SECTIONS = {
+    "vision_config": ("vision_model", "vision_tower", "visual", "vision"),
+    "audio_config": ("audio_model", "audio_tower", "audio_encoder"),
+    "text_config": ("text_model", "language_model", "text"),
+}
 _HEADS = ("num_heads", "n_heads", "num_attention_heads", "n_head", "nhead", "heads")
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_kv_head")
 
@@ -24,6 +30,11 @@ class HeadCounts:
             ``n_head``, ``config.num_attention_heads`` ...).
         modules: qualified name -> module.
         names: parameter names, to refuse patterns that fit none.
+        config: of Hugging Face, an object or a dictionary, for what no module tells.
+
+    Raises:
+        ValueError: a count that is no positive whole number, or a pattern that fits nothing.
+        TypeError: a config that has no fields.
     """
 
     def __init__(
@@ -31,6 +42,7 @@ class HeadCounts:
         option: int | Mapping[str, int] | None,
         modules: Mapping[str, nn.Module],
         names: Iterable[str],
+        config: object = None,
     ) -> None:
         counts = option.values() if isinstance(option, Mapping) else [option]
         for count in counts:
@@ -39,8 +51,15 @@ class HeadCounts:
                 raise ValueError(f"heads: expected positive whole numbers, got {count!r}")
         if isinstance(option, Mapping):
             check_all_matched("heads", list(option), names)
+        if config is not None and not (isinstance(config, Mapping) or hasattr(config, "__dict__")):
+            raise TypeError(
+                "config: expected a Hugging Face config or the dictionary of its config.json, got "
+                f"{type(config).__name__}"
+            )
         self._option = option
         self._modules = modules
+        self.config = config
+        """As it was given."""
 
     def queries(self, name: str) -> int | None:
         """Query heads for the parameter (or module) ``name``; ``None`` where nothing tells."""
@@ -49,7 +68,7 @@ class HeadCounts:
         for pattern, count in (self._option or {}).items():
             if matches(name, pattern):
                 return count
-        return self._nearest(name, _HEADS)
+        return self._nearest(name, _heads_in(name))
 
     def keys_and_values(self, name: str) -> int | None:
         """Key and value heads where a module says they are fewer (grouped queries)."""
@@ -59,23 +78,41 @@ class HeadCounts:
         path = name
         while True:
             module = self._modules.get(path)
-            found = _first_count(module, attributes)
-            if found is not None or not path:
+            places = [] if module is None else [vars(module), vars(module).get("config")]
+            found = _first_count(places, attributes)
+            if found is not None:
                 return found
+            if not path:
+                return _first_count(self._sections(name), attributes)
             path = path.rpartition(".")[0]
 
+    def _sections(self, name: str) -> list[Any]:
+        """Parts of the config that speak of this parameter, the nearest first."""
+        if self.config is None:
+            return []
+        parts = name.split(".")
+        named = [key for key, words in _SECTIONS.items() if any(word in parts for word in words)]
+        # Where nothing is said the language model is meant, if there is one.
+        keys = [*named, *([] if named else ["text_config"])]
+        sections = [section for key in keys if (section := _field(self.config, key)) is not None]
+        return [*sections, self.config]
 
-def _first_count(module: nn.Module | None, attributes: tuple[str, ...]) -> int | None:
-    if module is None:
-        return None
-    places: list[Any] = [vars(module), vars(module).get("config")]
+
+def _heads_in(name: str) -> tuple[str, ...]:
+    """The fields that tell; encoder and decoder of one config may have their own."""
+    parts = name.split(".")
+    own = [f"{half}_attention_heads" for half in ("encoder", "decoder") if half in parts]
+    return (*own, *_HEADS, "encoder_attention_heads")
+
+
+def _first_count(places: Iterable[Any], attributes: tuple[str, ...]) -> int | None:
     for place in places:
         for attribute in attributes:
-            value = (
-                place.get(attribute)
-                if isinstance(place, Mapping)
-                else getattr(place, attribute, None)
-            )
+            value = _field(place, attribute)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
     return None
+
+
+def _field(place: Any, name: str) -> Any:
+    return place.get(name) if isinstance(place, Mapping) else getattr(place, name, None)

@@ -12,14 +12,16 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from python_api.declared import misfit
+from python_api.declared import declared_shape, misfit
 from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.decomposed.conv import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d
 from python_api.decomposed.embedding import DecomposedEmbedding
 from python_api.decomposed.linear import DecomposedLinear
+from python_api.inferred import Inferred
 from python_api.matrices import (
     Block,
     MatrixRegistry,
@@ -105,10 +107,13 @@ def _kernel(info: ParameterInfo) -> tuple[int, int]:
 
 
 def _conv(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
-    weight = info.tensor
-    if weight.dim() < 3:
+    if info.tensor.dim() < 3:
         return _plain(info)
-    groups = int(getattr(info.module, "groups", 1))
+    return _kernels(info, int(getattr(info.module, "groups", 1)))
+
+
+def _kernels(info: ParameterInfo, groups: int) -> Sequence[MatrixView] | Skip:
+    weight = info.tensor
     rows, channels = weight.shape[0] // groups, weight.shape[1]
 
     def group(g: int) -> Callable[[Tensor], Tensor]:
@@ -159,9 +164,11 @@ def _groups(
 
 
 def _recurrent(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
-    gates = next((names for kind, names in _GATES.items() if isinstance(info.module, kind)), None)
+    gates = next((names for kind, names in _GATES.items() if isinstance(info.module, kind)), ())
+    if info.module is None and info.inferred is not None:
+        gates = info.inferred.gates
     # weight_hr is the projection of an LSTM's output: no gates in it.
-    if gates is None or not info.leaf.startswith(("weight_ih", "weight_hh")):
+    if not gates or not info.leaf.startswith(("weight_ih", "weight_hh")):
         return [MatrixView("recurrent")]
     size = info.tensor.shape[0] // len(gates)
     blocks = tuple(Block(f"gate {g}", i * size, (i + 1) * size) for i, g in enumerate(gates))
@@ -216,28 +223,78 @@ def _decomposed_linear(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
 
 
 def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
-    """A parameter of an unknown module: 2-D as stored, leading dimensions a batch.
-
-    Where only tensors were given (a state dict), four and five dimensions are read as a
-    convolution's kernel, since no other common layer has them.
-    """
-    tensor = info.tensor
+    """A parameter of an unknown module, or of a state dict: as its name and the others tell."""
     reason = why_no_matrix(info.name, may_be_buffer=info.module is None)
     if reason is not None:
         return Skip(reason)
     if _NORMS.search(type(info.module).__name__):
         return Skip("scale of a normalisation")
+    declared = _declared(info)
+    if declared is not None:
+        return declared
+    layer = _layer(info)
+    views = _inferred(info, layer)
+    if isinstance(views, Skip) or not layer.note:
+        return views
+    return [replace(view, note=layer.note) for view in views]
+
+
+def _layer(info: ParameterInfo) -> Inferred:
+    """What the names tell, where nothing that is known speaks against it."""
+    found = info.inferred or Inferred("plain")
+    # A module that is there and is no convolution has no kernel, and factors are stacked by groups.
+    is_kernel = info.factors is None and (
+        info.module is None or hasattr(info.module, "kernel_size")
+    )
+    if found.family in ("conv", "deconv") and not is_kernel:
+        return Inferred("plain")
+    return found
+
+
+def _declared(info: ParameterInfo) -> Sequence[MatrixView] | Skip | None:
+    """A weight whose module tells its sizes, though its type is not known."""
+    shape, declared = tuple(info.tensor.shape), declared_shape(info.module, info.leaf)
     # Hugging Face's Conv1D is a linear layer that stores its weight as (inputs, outputs).
     if type(info.module).__name__ == "Conv1D" and hasattr(info.module, "nf"):
-        return [MatrixView("linear", lambda t: t.mT)]
-    if tensor.dim() == 2:
-        return [MatrixView("parameter")]
-    if info.module is None and tensor.dim() in (4, 5):
-        return _conv(info)
-    return _batch(info, "parameter")
+        return [MatrixView("linear", _transposed)]
+    if declared is None:
+        return None
+    if hasattr(info.module, "num_embeddings"):
+        return [MatrixView("embedding", is_table=True)] if shape == declared else None
+    if shape == declared:
+        return [MatrixView("linear")]
+    if shape == declared[::-1]:
+        return [MatrixView("linear", _transposed, note="stored as (inputs, outputs)")]
+    return Skip(misfit(info.module, info.leaf, info.tensor) or "", is_layer=True)
 
 
-def _batch(info: ParameterInfo, kind: str) -> Sequence[MatrixView] | Skip:
+def _inferred(info: ParameterInfo, layer: Inferred) -> Sequence[MatrixView] | Skip:
+    match layer.family:
+        case "scale":
+            return Skip("scale of a normalisation, by its name or its bias")
+        case "embedding":
+            return _embedding(info)
+        case "recurrent":
+            return _recurrent(info)
+        case "attention":
+            return _attention(info)
+        case "conv":
+            return _kernels(info, layer.groups)
+        case "deconv":
+            return _conv_transpose(info)
+    kind = "linear" if layer.family == "linear" else "parameter"
+    if info.tensor.dim() == 2:
+        return [MatrixView(kind, _transposed if layer.transposed else None)]
+    return _batch(info, kind, transposed=layer.transposed)
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return tensor.mT
+
+
+def _batch(
+    info: ParameterInfo, kind: str, *, transposed: bool = False
+) -> Sequence[MatrixView] | Skip:
     shape = info.tensor.shape
     if sum(size > 1 for size in shape) < 2:
         return Skip("a vector: at most one dimension is longer than 1")
@@ -246,7 +303,7 @@ def _batch(info: ParameterInfo, kind: str) -> Sequence[MatrixView] | Skip:
         return [MatrixView(kind, lambda t: t.flatten(0, -2))]
 
     def entry(index: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-        return lambda t: t[index]
+        return (lambda t: t[index].mT) if transposed else (lambda t: t[index])
 
     return [
         MatrixView(kind, entry(index), f"[{', '.join(map(str, index))}]")

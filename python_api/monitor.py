@@ -28,6 +28,7 @@ from python_api.matrix import Matrix
 from python_api.matrix_rules import default_registry
 from python_api.meetings import Meetings
 from python_api.memory import MemoryPlan, solver_memory
+from python_api.natural_order import REORDERED, natural_order
 from python_api.over_time import OverTime
 from python_api.pair_discovery import discover_pairs
 from python_api.pairs import Pair, Rejected, resolve_pairs
@@ -107,6 +108,8 @@ class SpectralMonitor:
             measured step without a power iteration or any other change of the module, as
             ``conv.weight``; or "raw", the parameter behind it, as ``conv.weight[raw]``. Where it
             cannot be computed, the raw one is shown and says why.
+        config: of Hugging Face, an object or the dictionary of the ``config.json`` beside the
+            weights: tells the heads of a state dict, see `python_api.heads`. A module has its own.
         seed: of the random start of "randomized".
 
     Raises:
@@ -132,13 +135,14 @@ class SpectralMonitor:
         recorder: Any = None,
         registry: MatrixRegistry | None = None,
         parametrized: Shown = "effective",
+        config: Any = None,
         seed: int = 0,
     ) -> None:
         _check_options(method, k, tolerance)
         self.method = method
         self._cadence = Cadence(every, overhead)
         self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry(),
-                   parametrized)  # fmt: skip
+                   parametrized, config)  # fmt: skip
         self._vectors = k or _VECTORS
         self._meetings = Meetings(
             self._pairs, self._matrices, self._vectors, in_place=method == "tracked"
@@ -200,9 +204,12 @@ class SpectralMonitor:
         heads: int | Mapping[str, int] | None,
         registry: MatrixRegistry,
         parametrized: Shown,
+        config: Any,
     ) -> None:
         modules = modules_of(model)
-        counts = HeadCounts(heads, modules, parameter_names(model))
+        is_sorted = not isinstance(model, nn.Module) and natural_order(list(model)) is not None
+        self._notes = [REORDERED] if is_sorted else []
+        counts = HeadCounts(heads, modules, parameter_names(model), config)
         parameters = parameters_of(model, counts.queries, parametrized)
         self._matrices, self._skipped = find_matrices(
             parameters, registry, include=_patterns(include), exclude=_patterns(exclude)
@@ -284,7 +291,13 @@ class SpectralMonitor:
             full=full,
         )
         return "\n".join(
-            [told, *self.memory().lines(full=full), self._device.described, self._cadence.described]
+            [
+                told,
+                *self._notes,
+                *self.memory().lines(full=full),
+                self._device.described,
+                self._cadence.described,
+            ]
         )
 
     def memory(self) -> MemoryPlan:

@@ -15,17 +15,24 @@ from typing import TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.decomposed.layer import DecomposedLayer
 from python_api.factors import Factors, Shown
+from python_api.inferred import infer_layers
 from python_api.matrices import Parameter, ParameterInfo
+from python_api.natural_order import natural_order
 from python_api.parametrized import parametrized_in, parametrized_names
 from spectral_kernels.results import Decomposed
 
 __all__ = ["clean", "modules_of", "parameter_names", "parameters_of", "unwrap"]
 
 
+# Of torch.compile, FSDP, activation checkpointing and TransformerLens' bridge.
+_WRAPPERS = frozenset(
+    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_original_component"}
+)
 _HOOKED = re.compile(r"_(orig|v)$")
 _PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
 
@@ -67,8 +74,8 @@ def parameter_names(model: nn.Module | Mapping[str, Tensor]) -> list[str]:
 
 
 def clean(name: str) -> str:
-    """A qualified name without the part that ``torch.compile`` adds."""
-    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+    """A qualified name without the parts that wrappers put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def parameters_of(
@@ -83,8 +90,20 @@ def parameters_of(
     and name, ``conv.weight``. A getter answers None once its module has left the model, as
     `decompose_model` and `recompose_model` replace layers.
     """
-    if not isinstance(model, nn.Module):
-        return _of_mapping(model, heads, parametrized)
+    if isinstance(model, nn.Module):
+        return _with_inferred(_of_module(model, heads, parametrized))
+    return _with_inferred(_of_mapping(model, heads, parametrized))
+
+
+def _with_inferred(rows: Sequence[Parameter]) -> list[Parameter]:
+    shapes = {i.name: tuple(i.tensor.shape) for i, _ in rows if not is_lazy(i.tensor)}
+    inferred = infer_layers(shapes)
+    return [(replace(info, inferred=inferred.get(info.name)), get) for info, get in rows]
+
+
+def _of_module(
+    model: nn.Module, heads: Callable[[str], int | None], parametrized: Shown
+) -> list[Parameter]:
     rows: list[Parameter] = []
     modules = modules_of(model)
     factors = Factors(parametrized)
@@ -168,7 +187,8 @@ def _of_mapping(
         factors.note(path, made)
         computed.update({_name(path, part): (path, made) for part in made.parts})
     shown: set[str] = set()
-    for name, tensor in model.items():
+    for name in natural_order(list(model)) or model:
+        tensor = model[name]
         if name in computed:
             path, made = computed[name]
             raw = _name(path, made.raw)

@@ -30,7 +30,7 @@ def group_tied(
         known = first.setdefault(_key(info), len(groups))
         if known == len(groups):
             groups.append((info, get, []))
-        else:
+        elif info.name != groups[known][0].name and info.name not in groups[known][2]:
             groups[known][2].append(info.name)
     return [(info, get, tuple(names)) for info, get, names in groups]
 

@@ -1,0 +1,177 @@
+"""What a layer is, where no module tells: from its name, its siblings and the whole set of shapes.
+
+For state dicts, and for parameters of modules of unknown types. A weight's own shape says little: a
+bias tells which side is the output, a recurrent weight its gates, a neighbour whether a kernel is
+one of a group. What is a guess carries a note that says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from python_api.orientation import Stored, plain_orientation, stored_as
+
+__all__ = ["Inferred", "infer_layers"]
+
+Shape = tuple[int, ...]
+Family = Literal[
+    "linear", "embedding", "conv", "deconv", "recurrent", "attention", "scale", "plain"
+]
+
+# Children that hold nothing but a table of rows to look up; a bias is never among them.
+_TABLE = re.compile(
+    r"(.*_)?(embed(s|der|ding|dings)?|emb|embs|wte|wpe|wtt|lut|codebooks?)(_.*|\d*)"
+    r"|shared"
+)
+_NO_TABLE = re.compile(r".*(unembed|proj|out$|linear|dense|conv|norm|head|hidden|fc)")
+_FUSED = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_DECONV = re.compile(r"(.*_)?(deconv|up_?conv|conv_?t|conv_?transpose|conv_up)(_.*|\d*)")
+_NORM = re.compile(r"(.*_)?(layer_?norm|batch_?norm|group_?norm|rms_?norm|norm|ln|bn)(_.*|\d*)")
+_GATES = {4: ("i", "f", "g", "o"), 3: ("r", "z", "n")}
+# The longest kernel along one axis that is met without a bias beside it.
+_LONG_KERNEL = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What a parameter of two or more dimensions is."""
+
+    family: Family
+    transposed: bool = False
+    """Stored as (inputs, outputs)."""
+    groups: int = 1
+    """Of a convolution."""
+    gates: tuple[str, ...] = ()
+    """Of a recurrent weight."""
+    note: str = ""
+    """What was guessed."""
+
+
+def infer_layers(shapes: Mapping[str, Shape]) -> dict[str, Inferred]:
+    """What each parameter of two and more dimensions is.
+
+    Args:
+        shapes: of all parameters, by qualified name, in the order of the layers.
+    """
+    scopes: dict[str, dict[str, Shape]] = {}
+    for name, shape in shapes.items():
+        path, _, leaf = name.rpartition(".")
+        scopes.setdefault(path, {})[leaf] = shape
+    stored = stored_as(shapes)
+    found = {
+        name: _one(name, shape, scopes[name.rpartition(".")[0]], stored)
+        for name, shape in shapes.items()
+        if len(shape) >= 2
+    }
+    return _with_groups(shapes, _with_first_table(shapes, found))
+
+
+def _one(
+    name: str, shape: Shape, siblings: Mapping[str, Shape], stored: Mapping[str, Stored]
+) -> Inferred:
+    path, _, leaf = name.rpartition(".")
+    if re.match(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?$", leaf):
+        return _recurrent(leaf, siblings)
+    if leaf in _FUSED:
+        return Inferred("attention")
+    if leaf != "weight":
+        return _plain(name, siblings)
+    owner = _owner(path)
+    bias = siblings.get("bias", ())
+    if bias == shape or _NORM.fullmatch(owner):
+        return Inferred("scale")
+    if len(shape) == 2:
+        if not bias and _TABLE.fullmatch(owner) and not _NO_TABLE.match(owner):
+            return Inferred("embedding", note="an embedding by its name")
+        told = stored.get(name, Stored(False))
+        return Inferred("linear", told.transposed, note=told.note)
+    return _kernel(shape, bias, owner, _plain(name, siblings))
+
+
+def _owner(path: str) -> str:
+    """The name of the module, of a member of a list that of the list."""
+    parts = [part for part in path.lower().split(".") if not part.isdecimal()]
+    last = path.lower().rpartition(".")[2]
+    if not last.isdecimal():
+        return last
+    # A list of embeddings is called so; a sequence of layers may be called anything.
+    return parts[-1] if parts and parts[-1] in ("embeddings", "embeds", "embs", "codebooks") else ""
+
+
+def _plain(name: str, siblings: Mapping[str, Shape]) -> Inferred:
+    told = plain_orientation(name.rpartition(".")[2], siblings)
+    return Inferred("plain", told.transposed, note=told.note)
+
+
+def _recurrent(leaf: str, siblings: Mapping[str, Shape]) -> Inferred:
+    ending = re.sub(r"^weight_(ih|hh|hr)", "", leaf)
+    projection, hidden = (siblings.get(f"weight_{role}{ending}") for role in ("hr", "hh"))
+    if leaf.startswith("weight_hr") or hidden is None:
+        return Inferred("recurrent")
+    size = hidden[1] if projection is None else projection[1]
+    return Inferred("recurrent", gates=_GATES.get(hidden[0] // size, ()))
+
+
+def _kernel(shape: Shape, bias: Shape, owner: str, stack: Inferred) -> Inferred:
+    """A weight of three and more dimensions: a kernel, or a stack of matrices."""
+    if len(bias) > 1:
+        return stack
+    if len(shape) == 3 and not bias and shape[2] > min(_LONG_KERNEL, shape[0]):
+        return stack
+    turned = bias == (shape[1],) != (shape[0],) or (
+        not (bias == (shape[0],) != (shape[1],)) and _DECONV.fullmatch(owner) is not None
+    )
+    note = "" if len(shape) > 3 else "read as a kernel of one dimension"
+    return Inferred("deconv" if turned else "conv", note=note)
+
+
+def _with_first_table(
+    shapes: Mapping[str, Shape], found: dict[str, Inferred]
+) -> dict[str, Inferred]:
+    """A sequence may begin with an embedding that has a number for a name: its next layer reads
+    its columns."""
+    layers = [name for name in shapes if name in found and found[name].family != "scale"]
+    if len(layers) < 2 or not re.fullmatch(r"(.*\.)?0\.weight", layers[0]):
+        return found
+    first, second = layers[:2]
+    (rows, columns), into = shapes[first][:2], shapes[second][1]
+    is_bare = f"{first.removesuffix('weight')}bias" not in shapes and len(shapes[first]) == 2
+    if found[first].family == "linear" and is_bare and columns == into != rows:
+        note = "guessed to be an embedding: the next layer reads its columns"
+        found[first] = Inferred("embedding", note=note)
+    return found
+
+
+def _with_groups(shapes: Mapping[str, Shape], found: dict[str, Inferred]) -> dict[str, Inferred]:
+    """Groups of convolutions: a kernel reads so few channels that no layer gives as many."""
+    given = {_outputs(shapes[name], layer) for name, layer in found.items()}
+    before = 0
+    for name, layer in found.items():
+        shape = shapes[name]
+        if layer.family == "conv" and before and shape[1] not in given:
+            groups = _groups(shape, before, given)
+            if groups > 1:
+                note = "depthwise" if shape[1] == 1 else f"{groups} groups"
+                note = f"guessed to be {note}: no layer gives {shape[1]} channels"
+                found[name] = replace(layer, groups=groups, note=note)
+        before = _outputs(shape, layer) or before
+    return found
+
+
+def _groups(shape: Shape, before: int, given: set[int]) -> int:
+    if shape[1] == 1:
+        # As many channels as outputs, those of some layer or a part of them (Mamba halves them).
+        is_given = shape[0] % before == 0 or any(size and size % shape[0] == 0 for size in given)
+        return shape[0] if is_given else 1
+    groups, rest = divmod(before, shape[1])
+    return 1 if rest or shape[0] % groups else groups
+
+
+def _outputs(shape: Shape, layer: Inferred) -> int:
+    """Channels that a layer gives to the next; 0 where that is not known."""
+    if layer.family in ("linear", "conv"):
+        return shape[1] if layer.transposed else shape[0]
+    return shape[1] if layer.family in ("embedding", "deconv") else 0
