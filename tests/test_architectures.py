@@ -30,7 +30,6 @@ WRONG = {
     "T5",
     "TransformerLens, bridge to GPT-2",
     "TransformerLens, bridge to Llama",
-    "TransformerLens, old layout",
     "Whisper",
 }
 
