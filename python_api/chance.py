@@ -39,7 +39,10 @@ class Chance:
             (m, n), few = matrix.shape, min(k, matrix.rank, ranks[weight])
             overlap[matrix.name] = (expected_overlap(m, few), expected_overlap(n, few))
         return cls(
-            {pair.key: _alignment(pair.first, pair.second) for pair in pairs},
+            {
+                pair.key: sum(_alignment(*m) for m in pair.meetings) / len(pair.meetings)
+                for pair in pairs
+            },
             {matrix.name: expected_agreement(*matrix.shape) for matrix in matrices},
             overlap,
         )
@@ -63,10 +66,6 @@ class Chance:
 
 
 def _alignment(first: Port, second: Port) -> float:
-    # Parts of singular vectors, such as the rows of one head, are not unit vectors.
-    one = first.matrix == second.matrix and first.side == second.side
-    return expected_alignment(len(first), _whole(first), _whole(second), same_vector=one)
-
-
-def _whole(port: Port) -> int:
-    return port.shape[port.side == "V"]
+    # Entries cut out of singular vectors, such as those of a gate, are no unit vectors.
+    one = first.matrix.name == second.matrix.name and first.side == second.side
+    return expected_alignment(len(first), first.side_length, second.side_length, same_vector=one)

@@ -45,7 +45,7 @@ class FrameMaker:
         self._plan = RowPlan.of(complete, "tracked", [layout.lengths[i] for i in asked.complete])
 
     def lost(self, numbers: Array) -> list[int]:
-        """The matrices whose bounds exceed the tolerance."""
+        """The matrices, and parts after them, whose bounds exceed the tolerance."""
         lost: list[int] = np.flatnonzero(numbers[self._layout.places["lost"]]).tolist()
         return lost
 
@@ -60,7 +60,9 @@ class FrameMaker:
         codes = part["codes"].astype(np.int64)
         # Where the vectors come from a solution they need no work.
         for i in anew:
-            codes[i] = self._solved[i] if codes[i] >= 0 else codes[i]
+            # Parts have no codes.
+            if i < len(codes) and codes[i] >= 0:
+                codes[i] = self._solved[i]
         told = zip(self._names, codes.tolist(), strict=True)
         work = [NOT_FINITE if code < 0 else names[code] for names, code in told]
         single, whole = part["agreement"].astype(self._dtype).reshape(2, -1)

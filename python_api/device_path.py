@@ -52,11 +52,11 @@ def not_these(views: Sequence[Tensor], solver: TrackedSolver, kind: str) -> str 
 
 def _waiting(views: Sequence[Tensor], solver: TrackedSolver, device: str) -> str | None:
     """Which updates read numbers as they go."""
-    partial = [views[i] for i in solver.partial]
-    for operation in ["tracking"] + ["tracking.leading"] * bool(partial):
+    leading = [views[i] for i in solver.leading]
+    for operation in ["tracking"] + ["tracking.leading"] * bool(leading):
         if backend(operation, device).__name__.endswith("torch_backend"):
             return f"{operation} runs in plain torch, which reads its bounds as it goes"
-    for A in partial:
+    for A in leading:
         width = block_width(solver.k, A.shape[0], A.shape[1])
         if not backend("tracking.leading", device).supported(A, width):
             return f"k = {solver.k} of a {str(A.dtype).removeprefix('torch.')} matrix has no kernel"

@@ -23,7 +23,7 @@ class Places:
     every step, a launch for each.
 
     Args:
-        matrices: those under watch.
+        matrices: those under watch, and parts.
     """
 
     def __init__(self, matrices: Sequence[Matrix]) -> None:

@@ -27,8 +27,9 @@ class Program:
 
     Args:
         asked: what to compute.
-        trackers: the matrices of each, by their place, and the tracker; all have vectors already.
-        views: the matrices as they are now.
+        trackers: the matrices of each, and parts after them, by their place, and the tracker; all
+            have vectors already.
+        views: the matrices and parts as they are now.
         compared: what the spectra are compared with.
     """
 

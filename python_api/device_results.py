@@ -30,6 +30,7 @@ class Asked(NamedTuple):
     """What a monitor wants to know of every step."""
 
     matrices: Sequence[Matrix]
+    """Those under watch; of parts, which come after them, nothing but their meetings."""
     complete: list[int]
     """Matrices with all singular values."""
     partial: list[int]
@@ -67,13 +68,15 @@ class Derived:
 
     Args:
         asked: what to compute.
-        found: the results, any numbers of them.
+        found: the results of the matrices and parts, any numbers of them.
         compared: what the spectra are compared with.
     """
 
     def __init__(self, asked: Asked, found: list[Found], compared: Compared) -> None:
-        self._asked, self._svds = asked, [entry.svd for entry in found]
-        self._places = _places(found)
+        self._asked, self._places = asked, _places(found)
+        meeting = [entry.svd for entry in found]
+        own = found[: len(asked.matrices)]
+        self._svds = meeting[: len(own)]
         lengths = [len(svd.S) for svd in self._svds]
         S = self._svds[0].S
         ranks = [matrix.rank for matrix in asked.matrices]
@@ -87,7 +90,7 @@ class Derived:
             [entry.norm for entry in complete],
             [asked.matrices[i].shape for i in asked.complete],
         )
-        self._alignment = asked.meetings.prepared(self._svds)
+        self._alignment = asked.meetings.prepared(meeting)
         self._agreement = asked.reference.prepared(self._svds, first)
         parts = self._parts(found)
         places = consecutive(list(parts), [part.numel() for part in parts.values()])
@@ -96,7 +99,7 @@ class Derived:
             places,
             lengths,
             S.dtype,
-            {} if self._alignment is None else self._alignment[1],
+            {} if self._alignment is None else self._alignment.slices,
             {} if self._agreement is None else self._agreement.slices,
         )
         self.block = S.new_zeros(places["scalars"].stop, dtype=torch.float64)
@@ -114,28 +117,29 @@ class Derived:
 
     def run(self, found: list[Found], scalars: Tensor) -> None:
         """Fill the block."""
-        radii = self._radii(found)
-        self._clusters.values.copy_(torch.cat([entry.svd.S for entry in found]))
-        self._clusters.bounds.copy_(torch.cat(radii))
+        own = found[: len(self._svds)]
+        self._clusters.values.copy_(torch.cat([entry.svd.S for entry in own]))
+        self._clusters.bounds.copy_(torch.cat(self._radii(own)))
         self._clusters.run()
         for name, part in {**self._parts(found), "scalars": scalars}.items():
             self.block[self.layout.places[name]].copy_(part.reshape(-1))
         if self._asked.reference.wants_previous:
-            self._asked.reference.follow(self._svds, [entry.code >= 0 for entry in found])
+            self._asked.reference.follow(self._svds, [entry.code >= 0 for entry in own])
 
     def _parts(self, found: list[Found]) -> dict[str, Tensor]:
         """The numbers, in the order of the block; of ``alone`` those of the last clusters."""
         nothing = found[0].bounds[:0]
         leading = [found[i].norm for i in self._asked.partial]
+        own = found[: len(self._svds)]
         return {
-            "values": torch.cat([entry.svd.S for entry in found]),
-            "bounds": torch.cat([entry.bounds for entry in found]),
-            "identities": torch.cat([entry.identities for entry in found]),
-            "codes": torch.stack([entry.code for entry in found]),
+            "values": torch.cat([entry.svd.S for entry in own]),
+            "bounds": torch.cat([entry.bounds for entry in own]),
+            "identities": torch.cat([entry.identities for entry in own]),
+            "codes": torch.stack([entry.code for entry in own]),
             "lost": torch.stack([entry.lost for entry in found]),
             "norms": torch.stack(leading) if leading else nothing,
             "tables": self._tables.run() if self._asked.complete else nothing,
-            "alignment": nothing if self._alignment is None else self._alignment[0].run(),
+            "alignment": nothing if self._alignment is None else self._alignment.run(),
             "agreement": nothing if self._agreement is None else self._agreement.prepared.run(),
             "alone": self._clusters.alone,
         }

@@ -46,6 +46,7 @@ class DeviceStep:
 
     Args:
         matrices: those under watch.
+        parts: see `python_api.solvers.Solver`.
         solver, meetings, over_time: the monitor's, whose vectors are used and kept up to date.
         k: how many vectors of each matrix take part.
         cadence: is told what measurements cost, when that is known.
@@ -55,6 +56,7 @@ class DeviceStep:
     def __init__(
         self,
         matrices: Sequence[Matrix],
+        parts: Sequence[Matrix],
         solver: Solver,
         meetings: Meetings,
         over_time: OverTime,
@@ -65,6 +67,7 @@ class DeviceStep:
         streams: Callable[[torch.device], Streams] = CudaStreams,
     ) -> None:
         self._matrices, self._meetings, self._over_time = matrices, meetings, over_time
+        self._measured = [*matrices, *parts]
         self._k, self._cadence, self._kind = k, cadence, kind
         # One second stream a device: memory that was used on one is not free for another.
         self._streams = cache(streams)
@@ -77,8 +80,8 @@ class DeviceStep:
         self._on_their_way: deque[tuple[int, Reading]] = deque()
         self._steps = 0
         self._lost: set[int] = set()
-        self._solved_at = [-1] * len(matrices)
-        self._places = Places(matrices)
+        self._solved_at = [-1] * len(self._measured)
+        self._places = Places(self._measured)
         self._clock = DeviceClock(cadence)
 
     def started(self, finite: Sequence[bool]) -> None:
@@ -170,7 +173,7 @@ class DeviceStep:
     @property
     def refusal(self) -> str | None:
         """Why the next step is not taken here."""
-        return self._never or self._refused([matrix.view() for matrix in self._matrices])
+        return self._never or self._refused([matrix.view() for matrix in self._measured])
 
     @property
     def described(self) -> str:
@@ -188,12 +191,12 @@ class DeviceStep:
         """``{"packed copy": {matrix: bytes}}``; of steps that are not taken here nothing."""
         if self._solver is None:
             return {}
-        views = [matrix.view() for matrix in self._matrices]
+        views = [matrix.view() for matrix in self._measured]
         if not_these(views, self._solver, self._kind):
             return {}
         sizes = {
             matrix.name: view.numel() * result_dtype(view.dtype).itemsize
-            for matrix, view in zip(self._matrices, views, strict=True)
+            for matrix, view in zip(self._measured, views, strict=True)
         }
         return {"packed copy": sizes}
 
@@ -213,7 +216,7 @@ class DeviceStep:
         """The matrices where they are now; None where the step is not taken here."""
         if self._solver is None or not self._is_here():
             return None
-        views = [matrix.view() for matrix in self._matrices]
+        views = [matrix.view() for matrix in self._measured]
         return None if self._refused(views) else views
 
     def _refused(self, views: Sequence[Tensor]) -> str | None:

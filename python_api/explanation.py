@@ -17,6 +17,7 @@ def explain(
     matrices: Sequence[Matrix],
     skipped: Sequence[Skipped],
     pairs: Sequence[Pair],
+    parts: Sequence[Matrix],
     rejected: Sequence[Rejected],
     reference: str,
     chance: Chance,
@@ -43,6 +44,11 @@ def explain(
             f"{len(pairs)} aligned pairs",
             [_pair(pair, chance) for pair in pairs],
             (2, "{count} pairs: {cell}"),
+        ),
+        (
+            f"{len(parts)} parts decomposed for these pairs alone",
+            [(part.name, _shape(part.shape), f"of {part.whole}") for part in parts],
+            (1, "{count} x ({cell})"),
         ),
         (
             f"{len(rejected)} neighbours not aligned",
@@ -89,7 +95,9 @@ def _matrix(matrix: Matrix, chance: Chance) -> tuple[str, str, str]:
 
 def _pair(pair: Pair, chance: Chance) -> tuple[str, str, str]:
     by_chance = f"by chance {chance.alignment[pair.key]:.2g}"
-    return pair.first.label, f"-> {pair.second.label}", f"{pair.reason}; {by_chance}"
+    times = len(pair.meetings)
+    mean = f", mean of {times}" if times > 1 else ""
+    return pair.first, f"-> {pair.second}", f"{pair.reason}{mean} ({pair.found}); {by_chance}"
 
 
 def _shape(shape: Sequence[int]) -> str:

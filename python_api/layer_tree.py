@@ -61,11 +61,10 @@ def build_tree(
     skipped: Sequence[Skipped],
 ) -> Scope:
     """The tree of all parameter names, tied ones under each of their names."""
-    wholes = {matrix.name for matrix in matrices}
     table: dict[str, list[Matrix]] = {}
     for matrix in matrices:
-        # A block that is watched beside its whole matrix would give every pair twice.
-        if matrix.name.rpartition("[")[0] in wholes:
+        # A part is no layer: watched beside its whole matrix it would give every pair twice.
+        if matrix.whole is not None:
             continue
         for name in (matrix.parameter, *matrix.aliases):
             table.setdefault(name, []).append(matrix)

@@ -155,10 +155,10 @@ def alignment_scores(run: Run, ax: Axes | None = None) -> Axes:
     """Mean of the ten leading alignments of each pair (Eq. 4), dashed what chance would give."""
     lines = {
         pair_name((short(a), short(b))): _score(diagonal)
-        for (a, b), diagonal in run.alignment_over_heads().items()
+        for (a, b), diagonal in run.alignment.items()
     }
     chance = {
-        pair_name((short(a), short(b))): value for (a, b), value in run.alignment_chance().items()
+        pair_name((short(a), short(b))): value for (a, b), value in run.chance.alignment.items()
     }
     return _beside_chance(run, lines, chance, "alignment score", ax)
 

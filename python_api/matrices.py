@@ -21,6 +21,7 @@ from python_api.globs import check_all_matched, matches
 from python_api.inferred import Inferred
 from python_api.matrix import Block, Form, Kept, Matrix, MatrixView, joined
 from python_api.not_matrices import why_no_matrix
+from python_api.parts import part_of
 from python_api.ties import group_tied
 from spectral_kernels.results import Decomposed
 
@@ -280,41 +281,10 @@ def _blocks_asked_for(whole: Matrix, include: Sequence[str] | None) -> list[Matr
     """Blocks that a pattern names with their bracket: ``*`` alone means whole matrices."""
     asked = [pattern for pattern in include or () if "[" in pattern]
     return [
-        _block(whole, block)
+        part_of(whole, block.label, rows=[(block.start, block.stop)])
         for block in whole.source.blocks
         if any(matches(f"{whole.name}[{block.label}]", pattern) for pattern in asked)
     ]
-
-
-def _block(whole: Matrix, block: Block) -> Matrix:
-    view, get = None, _rows_of_factors(whole.get, block)
-    if not whole.is_decomposed:
-        view, get = _rows(whole.source.view, block), whole.get
-    return replace(
-        whole,
-        name=f"{whole.name}[{block.label}]",
-        shape=(block.stop - block.start, whole.shape[1]),
-        source=MatrixView(whole.kind, view),
-        get=get,
-    )
-
-
-def _rows(view: Callable[[Tensor], Tensor] | None, block: Block) -> Callable[[Tensor], Tensor]:
-    def rows(tensor: Tensor) -> Tensor:
-        whole = tensor if view is None else view(tensor)
-        return whole[block.start : block.stop]
-
-    return rows
-
-
-def _rows_of_factors(get: Callable[[], Kept | None], block: Block) -> Callable[[], Kept | None]:
-    def rows() -> Kept | None:
-        whole = get()
-        if not isinstance(whole, Decomposed):
-            return whole
-        return whole._replace(U=whole.U[..., block.start : block.stop, :])
-
-    return rows
 
 
 def _names(matrix: Matrix) -> tuple[str, ...]:

@@ -79,6 +79,9 @@ class Matrix:
     """k of a matrix that is kept as U (m, k), Sigma (k, k), Vh (k, n); ``None`` of others."""
     entry: int | None = None
     """Which of the matrices of factors that have a leading dimension, as with groups."""
+    whole: str | None = None
+    """Of a part with an SVD of its own (`python_api.parts`), the name of the matrix that it is a
+    part of; ``None`` of others."""
 
     form: Form = ""
     """Of a parametrized weight, whether this is the raw parameter or the effective weight."""

@@ -33,17 +33,32 @@ class MemoryPlan:
     weights: dict[str, int]
     """Matrix -> bytes of the weight itself or of its factors, for comparison."""
     kept: dict[str, dict[str, int]]
-    """Purpose ("solver", "reference", "copy for updates") -> matrix -> bytes."""
+    """Purpose ("solver", "parts for alignment", "reference", "copy for updates") -> matrix ->
+    bytes; what is kept for parts counts for the matrices that they are parts of."""
     disk_per_step: int
     """Bytes of saved vectors for each measured step."""
 
     @classmethod
     def of(
-        cls, matrices: Sequence[Matrix], kept: Mapping[str, Mapping[str, int]], *, per_step: int
+        cls,
+        matrices: Sequence[Matrix],
+        parts: Sequence[Matrix],
+        kept: Mapping[str, Mapping[str, int]],
+        *,
+        per_step: int,
     ) -> MemoryPlan:
-        """The plan for these matrices."""
+        """The plan for these matrices and parts."""
         weights = {matrix.name: matrix.nbytes for matrix in matrices}
-        return cls(weights, {what: dict(sizes) for what, sizes in kept.items()}, per_step)
+        first = {matrix.parameter: matrix.name for matrix in reversed(matrices)}
+        whole = {p.name: p.whole if p.whole in weights else first[p.parameter] for p in parts}
+        found: dict[str, dict[str, int]] = {}
+        for what, sizes in kept.items():
+            for name, size in sizes.items():
+                purpose = "parts for alignment" if name in whole else what
+                by_matrix = found.setdefault(purpose, {})
+                owner = str(whole.get(name, name))
+                by_matrix[owner] = by_matrix.get(owner, 0) + size
+        return cls(weights, found, per_step)
 
     @property
     def total(self) -> int:

@@ -20,6 +20,7 @@ from python_api.device_step import DeviceStep
 from python_api.explanation import explain
 from python_api.factors import Shown
 from python_api.frame import SpectralFrame
+from python_api.given_pairs import resolve_pairs
 from python_api.heads import HeadCounts
 from python_api.layer_tree import build_tree
 from python_api.loggers import as_sinks
@@ -31,7 +32,7 @@ from python_api.memory import MemoryPlan, solver_memory
 from python_api.natural_order import REORDERED, natural_order
 from python_api.over_time import OverTime
 from python_api.pair_discovery import discover_pairs
-from python_api.pairs import Pair, Rejected, resolve_pairs
+from python_api.pairs import Pair, Rejected, parts_of
 from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
 from python_api.recorder import saves_vectors
 from python_api.reference import Given
@@ -144,8 +145,12 @@ class SpectralMonitor:
         self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry(),
                    parametrized, config)  # fmt: skip
         self._vectors = k or _VECTORS
+        self._parts = parts_of(self._pairs, self._matrices)
         self._meetings = Meetings(
-            self._pairs, self._matrices, self._vectors, in_place=method == "tracked"
+            self._pairs,
+            [*self._matrices, *self._parts],
+            self._vectors,
+            in_place=method == "tracked",
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._over_time = OverTime(
@@ -162,6 +167,7 @@ class SpectralMonitor:
         self._solver = self._make_solver(k, tolerance)
         self._device = DeviceStep(
             self._matrices,
+            self._parts,
             self._solver,
             self._meetings,
             self._over_time,
@@ -178,21 +184,22 @@ class SpectralMonitor:
         self._spent = 0.0
         if self._reference.wants_init:
             with _plain_arithmetic():
-                first = self._solver.measure([True] * len(self._matrices))
+                first = self._solver.measure([True] * len(self._needs_vectors))
                 self._over_time.start(first.svds, first.rows, first.finite)
                 self._device.started(first.finite)
 
     def _make_solver(self, k: int | None, tolerance: float | None) -> Solver:
         if self.method == "exact":
-            return ExactSolver(self._matrices, self._vectors)
+            return ExactSolver(self._matrices, self._vectors, self._parts)
         if self.method == "randomized":
-            return RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator)
+            return RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator, self._parts)
         return TrackedSolver(
             self._matrices,
             k,
             _VECTORS,
             _TOLERANCE if tolerance is None else tolerance,
             self._needs_vectors,
+            self._parts,
         )
 
     def _plan(
@@ -231,10 +238,11 @@ class SpectralMonitor:
             self._pairs, self._rejected = resolve_pairs(pairs, found, self._matrices), []
 
     def _which_need_vectors(self) -> list[bool]:
+        measured = [*self._matrices, *self._parts]
         if self._over_time.wants_all_vectors:
-            return [True] * len(self._matrices)
-        paired = {port.matrix for pair in self._pairs for port in (pair.first, pair.second)}
-        return [m.name in paired or m.name in self._reference for m in self._matrices]
+            return [True] * len(measured)
+        paired = {port.matrix.name for pair in self._pairs for port in pair.ports}
+        return [m.name in paired or m.name in self._reference for m in measured]
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
@@ -252,6 +260,12 @@ class SpectralMonitor:
         return tuple(self._pairs)
 
     @property
+    def parts(self) -> tuple[Matrix, ...]:
+        """Parts of matrices, such as heads, that pairs need the singular vectors of: measured with
+        the matrices under watch, without rows in a frame."""
+        return tuple(self._parts)
+
+    @property
     def rejected_pairs(self) -> tuple[Rejected, ...]:
         """Neighbouring layers that are not paired, with the reason."""
         return tuple(self._rejected)
@@ -263,8 +277,8 @@ class SpectralMonitor:
 
     @property
     def resolves(self) -> int:
-        """How many matrices were solved anew so far because tracking lost them (a jump of the
-        weights, say); their first solution does not count. 0 for methods that do not track.
+        """How many matrices and parts were solved anew so far because tracking lost them (a jump of
+        the weights, say); their first solution does not count. 0 for methods that do not track.
         Waits for steps that are still on their way from a GPU."""
         self._device.wait()
         return self._solver.resolves
@@ -285,6 +299,7 @@ class SpectralMonitor:
             self._matrices,
             self.skipped,
             self._pairs,
+            self._parts,
             self._rejected,
             self._reference.described,
             self._over_time.chance,
@@ -304,6 +319,7 @@ class SpectralMonitor:
         """What the monitor keeps between steps, in bytes, and what a step adds to the disk."""
         return MemoryPlan.of(
             self._matrices,
+            self._parts,
             {
                 **solver_memory(self._solver),
                 **self._over_time.memory(),
@@ -382,9 +398,9 @@ class SpectralMonitor:
 
     def _measure(self, number: int, scalars: dict[str, float]) -> SpectralFrame:
         """A step of the monitor's own: every number of it is here when it returns."""
-        svds, finite, rows, identities = self._solver.measure(self._needs_vectors)
+        svds, with_parts, finite, rows, identities = self._solver.measure(self._needs_vectors)
         self._device.started(finite)
-        alignment = self._meetings.alignment(svds)
+        alignment = self._meetings.alignment(with_parts)
         rows, comparison = self._over_time.measure(svds, rows)
         return SpectralFrame(
             number, scalars, math.nan, rows, alignment, *comparison,

@@ -47,6 +47,8 @@ class _Walk:
         self._other_way: dict[Port, Port] = {}
         self._after_table = False
         self._hidden_before: str | None = None
+        # Whether the exits are those of the two directions of a recurrent layer.
+        self._from_both_ways = False
 
     def visit(self, scope: Scope) -> None:
         if scope.name in _SIDE_BRANCHES:
@@ -119,6 +121,7 @@ class _Walk:
         self._exits = list(exits)
         self._after_table = False
         self._hidden_before = None
+        self._from_both_ways = False
 
     def _connect(self, exits: Iterable[Port], entries: Sequence[Port], reason: str) -> None:
         for out in exits:
@@ -154,11 +157,15 @@ class _Walk:
                     for role in ("ih", "hh", "hr")
                     if f"weight_{role}_l{layer}{suffix}" in scope.parameters
                 }
-                inputs += [entry_port(matrix) for matrix in weights.get("ih", [])]
+                entries = [entry_port(matrix) for matrix in weights.get("ih", [])]
+                if self._from_both_ways and module.bidirectional:
+                    entries = [_half(port, index) for port in entries]
+                inputs += entries
                 exits += [
                     _one_of(port, index, len(directions)) for port in self._recurrence(weights)
                 ]
             self._step(inputs, exits)
+            self._from_both_ways = module.bidirectional
 
     def _cell(self, scope: Scope) -> None:
         weights = {
@@ -190,6 +197,13 @@ def _one_of(port: Port, index: int, count: int) -> Port:
     return replace(port, first_channel=index * size, channels=count * size)
 
 
+def _half(port: Port, index: int) -> Port:
+    """The inputs from the same direction of the layer before: the other half is left out, as in
+    the papers' code."""
+    size = len(port) // 2
+    return port.narrowed(index * size, (index + 1) * size)
+
+
 def _all_matrices(scope: Scope) -> Iterable[Matrix]:
     yield from scope.own()
     for child in scope.children.values():
@@ -198,7 +212,7 @@ def _all_matrices(scope: Scope) -> Iterable[Matrix]:
 
 def _columns(matrix: Matrix) -> Port:
     n = matrix.shape[1]
-    return Port(matrix.name, matrix.name, matrix.shape, "V", 0, n, channels=n)
+    return Port(matrix, matrix.name, "V", 0, n, channels=n)
 
 
 def _is_table(scope: Scope, parameter: str, matrices: Sequence[Matrix]) -> bool:

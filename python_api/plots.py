@@ -433,17 +433,16 @@ def chosen_matrix(run: Run, matrix: str | None = None) -> str:
 def _alignment(run: Run, pair: tuple[str, str] | None) -> tuple[tuple[str, str], Array]:
     if not run.alignment:
         raise ValueError(f"{run.path}: no alignment was recorded")
-    known = {**run.alignment, **run.alignment_over_heads()}
     if pair is None:
         shown = chosen_matrix(run, None)
         ending = [key for key in run.alignment if key[1] == shown]
         # A table of positions has very few rows; the embedding proper says more.
         ending.sort(key=lambda key: -run.alignment[key].shape[1])
         pair = (ending or list(run.alignment))[0]
-    if tuple(pair) not in known:
-        names = ", ".join(pair_name(key) for key in known)
+    if tuple(pair) not in run.alignment:
+        names = ", ".join(pair_name(key) for key in run.alignment)
         raise ValueError(f"{run.path}: no alignment {pair_name(pair)}; there are {names}")
-    return (pair[0], pair[1]), known[(pair[0], pair[1])]
+    return (pair[0], pair[1]), run.alignment[pair[0], pair[1]]
 
 
 def _line(ax: Axes, steps: Any, values: Array, **style: Any) -> None:

@@ -117,9 +117,9 @@ def write_report(
                 "first": pair[0],
                 "second": pair[1],
                 "score": _change(_scores(diagonal)),
-                "chance": _brief(run.alignment_chance().get(pair)),
+                "chance": _brief(run.chance.alignment.get(pair)),
             }
-            for pair, diagonal in run.alignment_over_heads().items()
+            for pair, diagonal in run.alignment.items()
         ],
         config=json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else "",
     )
@@ -226,10 +226,8 @@ def _charts(run: Run) -> list[Markup]:
     if not any(np.any(values > 0) for values in own["not_finite"].values()):
         own["not_finite"] = {}
     losses = {name: recorded.pop(name) for name in list(recorded) if "loss" in name}
-    scores = {
-        f"{a} → {b}": _scores(diagonal) for (a, b), diagonal in run.alignment_over_heads().items()
-    }
-    chance = {f"{a} → {b}": value for (a, b), value in run.alignment_chance().items()}
+    scores = {f"{a} → {b}": _scores(diagonal) for (a, b), diagonal in run.alignment.items()}
+    chance = {f"{a} → {b}": value for (a, b), value in run.chance.alignment.items()}
     # Entropies of large and small matrices are far apart, and what falls in them does not show.
     ranks = {name: _normalized(run, name, values)
              for name, values in run.metrics["effective_rank_exp"].items()}  # fmt: skip

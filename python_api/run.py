@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from spectral_kernels.results import METRICS
 
 __all__ = ["Run", "load_run", "recorded_spectra"]
 
-# The head in "attn.in_proj_weight[q, head 2]" and "out_proj.weight[head 2]".
-_HEAD = re.compile(r", head \d+(?=\])|\[head \d+\]")
 _PREFIXES = frozenset(
     (*METRICS, "normalized_effective_rank", "alignment_score", "agreement_score",
      "bound")
@@ -88,31 +85,6 @@ class Run:
     def bound(self, metric: str, matrix: str) -> Array | None:
         """(T,) bounds of a metric; ``None`` where it is rounding, which is not recorded."""
         return self.metrics.get("bound", {}).get(f"{metric}/{matrix}")
-
-    def alignment_over_heads(self) -> dict[tuple[str, str], Array]:
-        """Alignment diagonals with those of an attention's heads averaged, as in the papers.
-
-        ``("in_proj_weight[q, head 0]", "in_proj_weight[k, head 0]")`` and so on become
-        ``("in_proj_weight[q]", "in_proj_weight[k]")``; other pairs stay.
-        """
-        groups: dict[tuple[str, str], list[Array]] = {}
-        for pair, diagonal in self.alignment.items():
-            groups.setdefault(_without_heads(pair), []).append(diagonal)
-        return {
-            key: parts[0] if len(parts) == 1 else np.mean(parts, axis=0)
-            for key, parts in groups.items()
-        }
-
-    def alignment_chance(self) -> dict[tuple[str, str], float]:
-        """What chance would give for the pairs of `alignment_over_heads`."""
-        groups: dict[tuple[str, str], list[float]] = {}
-        for pair, value in self.chance.alignment.items():
-            groups.setdefault(_without_heads(pair), []).append(value)
-        return {key: sum(values) / len(values) for key, values in groups.items()}
-
-
-def _without_heads(pair: tuple[str, str]) -> tuple[str, str]:
-    return _HEAD.sub("", pair[0]), _HEAD.sub("", pair[1])
 
 
 def load_run(run_dir: str | os.PathLike[str]) -> Run:

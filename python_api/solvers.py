@@ -14,7 +14,7 @@ from torch import Tensor
 from python_api.cores import Cores
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
-from python_api.rows import RowMaker, leading_rows, rounding, to_arrays
+from python_api.rows import RowMaker, Spectra, leading_rows, rounding, to_arrays
 from spectral_kernels.results import SVD, Snapshot
 from spectral_kernels.rsvd.op import rsvd_list
 from spectral_kernels.snapshot.op import snapshot_list
@@ -29,6 +29,8 @@ class Measured(NamedTuple):
     svds: list[SVD]
     """U and Vh are empty where nobody asked for vectors, and have k columns or rows where only k
     are computed."""
+    with_parts: Sequence[SVD]
+    """The same, and those of the parts after them."""
     finite: list[bool]
     rows: Mapping[str, MatrixRow]
     identities: Mapping[str, Array] = {}
@@ -36,7 +38,11 @@ class Measured(NamedTuple):
 
 
 class Solver(Protocol):
-    """How the matrices of a step become rows, and vectors for alignment and agreement."""
+    """How the matrices of a step become rows, and vectors for alignment and agreement.
+
+    Parts (`python_api.parts`), which have no rows, are read and solved together with the matrices
+    under watch.
+    """
 
     @property
     def resolves(self) -> int:
@@ -44,7 +50,8 @@ class Solver(Protocol):
         ...
 
     def measure(self, vectors: Sequence[bool]) -> Measured:
-        """Read all matrices; ``vectors`` says of which singular vectors are needed."""
+        """Read all matrices; ``vectors`` says of which singular vectors are needed, those of parts
+        at the end."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -66,11 +73,14 @@ class ExactSolver:
     Args:
         matrices: those under watch.
         vectors: how many leading vectors of decomposed ones at most; of others, all.
+        parts: see `Solver`.
     """
 
-    def __init__(self, matrices: Sequence[Matrix], vectors: int) -> None:
-        self.matrices = matrices
-        self.cores = Cores(matrices, vectors)
+    def __init__(
+        self, matrices: Sequence[Matrix], vectors: int, parts: Sequence[Matrix] = ()
+    ) -> None:
+        self.matrices, self.measured = matrices, [*matrices, *parts]
+        self.cores = Cores(self.measured, vectors)
 
     @property
     def resolves(self) -> int:
@@ -95,8 +105,11 @@ class ExactSolver:
 
     def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> Mapping[str, MatrixRow]:
         """Rows with rounding-level bounds."""
+        count = len(self.matrices)
         spectra = self.cores.widen(rounding([svd.S for svd in svds]))
-        return RowMaker(self.matrices, "exact").rows(spectra, _finite(snapshot), [""] * len(svds))
+        own = Spectra(*(part[:count] for part in spectra))
+        finite = _finite(snapshot)[:count]
+        return RowMaker(self.matrices, "exact").rows(own, finite, [""] * count)
 
     def state(self) -> dict[str, Any]:
         """Nothing."""
@@ -107,11 +120,12 @@ class ExactSolver:
 
 
 def _measure_copies(solver: ExactSolver | RandomizedSolver, vectors: Sequence[bool]) -> Measured:
-    read = [matrix.read() for matrix in solver.matrices]
+    read = [matrix.read() for matrix in solver.measured]
     snapshot = snapshot_list(solver.cores.take(read, vectors))
     svds = solver.solve(snapshot, vectors)
     rows = solver.rows(snapshot, svds)
-    return Measured(solver.cores.lift(svds), _finite(snapshot), rows)
+    lifted, count = solver.cores.lift(svds), len(solver.matrices)
+    return Measured(lifted[:count], lifted, _finite(snapshot)[:count], rows)
 
 
 def _finite(snapshot: Snapshot) -> list[bool]:
@@ -121,12 +135,18 @@ def _finite(snapshot: Snapshot) -> list[bool]:
 class RandomizedSolver:
     """k leading triplets of every matrix, warm-started from the step before."""
 
-    def __init__(self, matrices: Sequence[Matrix], k: int, generator: torch.Generator) -> None:
-        self.matrices = matrices
-        self.cores = Cores(matrices, k)
-        self.ranks = [min(k, matrix.rank) for matrix in matrices]
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        k: int,
+        generator: torch.Generator,
+        parts: Sequence[Matrix] = (),
+    ) -> None:
+        self.matrices, self.measured = matrices, [*matrices, *parts]
+        self.cores = Cores(self.measured, k)
+        self.ranks = [min(k, matrix.rank) for matrix in self.measured]
         self.generator = generator
-        self.start: list[Tensor | None] = [None] * len(matrices)
+        self.start: list[Tensor | None] = [None] * len(self.measured)
 
     @property
     def resolves(self) -> int:
@@ -158,21 +178,23 @@ class RandomizedSolver:
 
     def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> Mapping[str, MatrixRow]:
         """Rows with bounds from what the leading values leave of the Frobenius norm."""
+        count = len(self.matrices)
         return leading_rows(
-            self.matrices, "randomized", [svd.S for svd in svds], snapshot.frobenius_norm,
-            finite=_finite(snapshot), work=[""] * len(svds), errors=self.cores.errors(),
+            self.matrices, "randomized", [svd.S for svd in svds[:count]],
+            snapshot.frobenius_norm[:count], finite=_finite(snapshot)[:count], work=[""] * count,
+            errors=self.cores.errors()[:count],
         )  # fmt: skip
 
     def memory(self) -> dict[str, int]:
         """Matrix -> bytes of its warm start."""
         return {
             matrix.name: matrix.result_bytes * k * matrix.core[1]
-            for matrix, k in zip(self.matrices, self.ranks, strict=True)
+            for matrix, k in zip(self.measured, self.ranks, strict=True)
         }
 
     def state(self) -> dict[str, Any]:
         """Warm starts by matrix name."""
-        starts = zip(self.matrices, self.start, strict=True)
+        starts = zip(self.measured, self.start, strict=True)
         return {matrix.name: start for matrix, start in starts if start is not None}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -182,7 +204,7 @@ class RandomizedSolver:
             ValueError: a block of another shape, as from another ``k``.
         """
         loaded: list[Tensor | None] = []
-        for matrix, k in zip(self.matrices, self.ranks, strict=True):
+        for matrix, k in zip(self.measured, self.ranks, strict=True):
             start = state.get(matrix.name)
             if start is not None and start.shape != (matrix.core[1], k):
                 raise ValueError(

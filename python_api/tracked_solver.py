@@ -62,7 +62,9 @@ class TrackedSolver:
         k: triplets of each, or None for whole spectra.
         vectors: how many leading vectors of large matrices; not used with ``k``.
         tolerance: see `spectral_kernels.SpectrumTracker`.
-        needed: the matrices whose vectors `measure` will be asked for; it may ask otherwise.
+        needed: the matrices whose vectors `measure` will be asked for; it may ask otherwise. Of
+            parts, at the end, they always are.
+        parts: see `python_api.solvers.Solver`. Of large ones no values are computed from scratch.
     """
 
     def __init__(
@@ -72,14 +74,16 @@ class TrackedSolver:
         vectors: int,
         tolerance: float,
         needed: Sequence[bool],
+        parts: Sequence[Matrix] = (),
     ) -> None:
-        self._matrices = matrices
+        self._matrices, self._measured = matrices, [*matrices, *parts]
+        self._count = len(matrices)
         self._k = k or vectors
-        self._cores = Cores(matrices, self._k, in_place=True)
+        self._cores = Cores(self._measured, self._k, in_place=True)
         self._tolerance = tolerance
         limit = _LARGEST_WHOLE_ON_CUDA if _on_cuda(matrices) else _LARGEST_WHOLE
         most = limit if k is None else min(k, limit)
-        sides = [matrix.rank for matrix in matrices]
+        sides = [matrix.rank for matrix in self._measured]
         whole = [i for i, side in enumerate(sides) if side <= most]
         self._leading = [i for i, side in enumerate(sides) if side > most]
         self._groups = {
@@ -89,14 +93,19 @@ class TrackedSolver:
                 SpectrumTracker(self._k, tolerance=tolerance, reuse_buffers=True),
             ),
         }
-        # Matrices of which all values are known, and those with k of them.
-        self._complete = list(range(len(matrices))) if k is None else whole
-        self._partial = [] if k is None else self._leading
+        # Matrices of which all values are known, and those with k of them; parts have no rows.
+        own = [i for i in self._leading if i < self._count]
+        self._partial = [] if k is None else own
+        self._complete = [i for i in range(self._count) if i not in set(self._partial)]
+        # Those whose values are computed from scratch.
+        self._replaced = own if k is None else []
         # Large matrices whose vectors are tracked.
         self._followed = self._leading
         self._follow(needed)
         self._solved: list[SVD] = []
-        self._spectra = Spectra([], [], [])
+        self._lifted: list[SVD] = []
+        self._own: list[SVD] = []
+        self._spectra = self._wide = self._own_spectra = Spectra([], [], [])
         self._identities: list[Tensor] = []
         self._identity_block: Array | None = None
         self._places: dict[str, slice] = {}
@@ -104,7 +113,7 @@ class TrackedSolver:
 
     @property
     def trackers(self) -> list[tuple[list[int], SpectrumTracker]]:
-        """The matrices that each follows, by their place; none may be in it."""
+        """The matrices, and parts after them, that each follows by their place; it may be none."""
         return list(self._groups.values())
 
     @property
@@ -118,6 +127,11 @@ class TrackedSolver:
         return self._partial
 
     @property
+    def leading(self) -> list[int]:
+        """Those, and parts, of which leading triplets alone are followed."""
+        return self._leading
+
+    @property
     def k(self) -> int:
         """How many triplets of the partial ones, or vectors of large ones, are followed."""
         return self._k
@@ -125,7 +139,7 @@ class TrackedSolver:
     @property
     def tracks_all_values(self) -> bool:
         """Whether no value is computed from scratch at every step."""
-        return not self._leading or bool(self._partial)
+        return not self._replaced
 
     @property
     def resolves(self) -> int:
@@ -137,7 +151,7 @@ class TrackedSolver:
 
     def measure(self, vectors: Sequence[bool]) -> Measured:
         """Bring every decomposition up to date. CPU parameters are read where they are."""
-        read = self._cores.take([matrix.read() for matrix in self._matrices], vectors)
+        read = self._cores.take([matrix.read() for matrix in self._measured], vectors)
         if not self._leading:
             return self._measure_whole(read)
         self._follow(vectors)
@@ -145,19 +159,25 @@ class TrackedSolver:
         for members, tracker in self._groups.values():
             if members:
                 found |= zip(members, _update(tracker, [read[i] for i in members]), strict=True)
-        if self._leading and not self._partial:
+        if self._replaced:
             self._replace_values(read, found)
         solved = [found[i] for i in range(len(read))]
         tracked = self._whole(solved)
         rows = {**self._complete_rows(tracked), **self._partial_rows(solved)}
         if self._partial:
             rows = {matrix.name: rows[matrix.name] for matrix in self._matrices}
-        finite = [entry.work != NOT_FINITE for entry in tracked]
+        own = tracked[: self._count]
         identities = {
             matrix.name: entry.identities.cpu().numpy().copy()
-            for matrix, entry in zip(self._matrices, tracked, strict=True)
+            for matrix, entry in zip(self._matrices, own, strict=True)
         }
-        return Measured([entry.svd for entry in tracked], finite, rows, identities)
+        return Measured(
+            [entry.svd for entry in own],
+            [entry.svd for entry in tracked],
+            [entry.work != NOT_FINITE for entry in own],
+            rows,
+            identities,
+        )
 
     def _whole(self, solved: list[_Tracked]) -> list[_Tracked]:
         """Of the matrices themselves, where cores of some were solved."""
@@ -174,7 +194,7 @@ class TrackedSolver:
 
     def _follow(self, vectors: Sequence[bool]) -> None:
         """Track vectors of large matrices only where they are needed, unless values come of it."""
-        followed = self._leading if self._partial else [i for i in self._leading if vectors[i]]
+        followed = [i for i in self._leading if vectors[i] or not self._replaced]
         if followed != self._followed:
             tracker = self._groups["leading"][1]
             tracker.reset()
@@ -185,19 +205,28 @@ class TrackedSolver:
         _, tracker = self._groups["whole"]
         svds: Any = tracker.update(read)
         if svds is not self._solved:
+            self._solved, count = svds, self._count
             bounds: Any = tracker.bounds
             norms: Any = tracker.error_norms
-            self._solved, self._spectra = svds, Spectra([svd.S for svd in svds], bounds, norms)
+            self._spectra = Spectra([svd.S for svd in svds], bounds, norms)
             names: Any = tracker.identities
-            self._identities, self._identity_block = names, shared_block(names)
-            lengths = [len(svd.S) for svd in svds]
+            self._identities = names[:count]
+            self._identity_block = shared_block(self._identities)
+            lengths = [len(svd.S) for svd in svds[:count]]
             self._places = consecutive([matrix.name for matrix in self._matrices], lengths)
-        work = tracker.work
+        work = tracker.work[: self._count]
         finite = [entry != NOT_FINITE for entry in work]
-        rows = self._rows.rows(self._cores.widen(self._spectra), finite, work)
+        wide, lifted = self._cores.widen(self._spectra), self._cores.lift(svds)
+        # The same objects for the same ones: what is behind prepares itself for them once.
+        if wide is not self._wide:
+            self._wide = wide
+            self._own_spectra = Spectra(*(part[: self._count] for part in wide))
+        if lifted is not self._lifted:
+            self._lifted, self._own = lifted, lifted[: self._count]
+        rows = self._rows.rows(self._own_spectra, finite, work)
         identities = copied(self._identity_block, self._identities)
         views = ArrayViews(identities, self._places)
-        return Measured(self._cores.lift(svds), finite, rows, views)
+        return Measured(self._own, lifted, finite, rows, views)
 
     def _complete_rows(self, tracked: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
         own = [tracked[i] for i in self._complete]
@@ -222,7 +251,7 @@ class TrackedSolver:
             [self._matrices[i] for i in self._partial],
             "tracked",
             [entry.svd.S for entry in own],
-            torch.stack(norms),
+            torch.stack(norms[: len(self._partial)]),
             finite=[entry != NOT_FINITE for entry in work],
             work=work,
             bounds=[entry.bounds for entry in own],
@@ -231,13 +260,13 @@ class TrackedSolver:
 
     def _replace_values(self, read: Sequence[Tensor], found: dict[int, _Tracked]) -> None:
         """Give large matrices all their values, which are those of no approximate vectors."""
-        values = svdvals_list([read[i] for i in self._leading])
-        known = [found.get(i) for i in self._leading]
+        values = svdvals_list([read[i] for i in self._replaced])
+        known = [found.get(i) for i in self._replaced]
         missing = [self._missing(entry, S) for entry, S in zip(known, values, strict=True)]
         # One copy to the host for all.
         told = torch.stack(missing).tolist()
         for i, entry, S, bounds, norm, gap in zip(
-            self._leading, known, *rounding(values), told, strict=True
+            self._replaced, known, *rounding(values), told, strict=True
         ):
             if entry is None:
                 none, nobody = S.new_empty((0, 0)), torch.empty(0, dtype=torch.int64)
@@ -262,7 +291,7 @@ class TrackedSolver:
         cores = self._cores.memory()
         return {
             matrix.name: self._bytes(i, matrix) + cores.get(matrix.name, 0)
-            for i, matrix in enumerate(self._matrices)
+            for i, matrix in enumerate(self._measured)
         }
 
     def _bytes(self, i: int, matrix: Matrix) -> int:
@@ -271,7 +300,7 @@ class TrackedSolver:
         r = min(m, n)
         if i in self._leading:
             k = min(self._k, r)
-            values = 0 if self._partial else result * r
+            values = result * r if i in self._replaced else 0
             if i not in self._followed:
                 return values
             # The results and the block, float64 numbers and integers for each of them.
@@ -282,21 +311,25 @@ class TrackedSolver:
         return result * r * (m + n + 1) + 16 * r + sweep * r * r
 
     def state(self) -> dict[str, Any]:
-        """The vectors of all trackers, and of which large matrices those are."""
+        """The vectors of all trackers, and of which matrices and parts those are."""
         trackers = {name: tracker.state_dict() for name, (_, tracker) in self._groups.items()}
-        return {**trackers, "followed": list(self._followed)}
+        measured = [matrix.name for matrix in self._measured]
+        return {**trackers, "followed": list(self._followed), "measured": measured}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; the next step is then the same, bit by bit.
 
         Where another device draws the line between whole spectra and leading triplets elsewhere,
-        the next step starts from scratch.
+        or pairs have other parts, the next step starts from scratch.
         """
-        # States from before there was a choice have the vectors of all.
+        # States from before there was a choice have the vectors of all, and no parts.
         followed = list(state.get("followed", self._leading))
+        names = [matrix.name for matrix in self._measured]
+        measured = list(state.get("measured", names[: self._count]))
         shapes = state["whole"]["shapes"]
         whole = len(self._groups["whole"][0])
-        if not set(followed) <= set(self._leading) or (shapes and len(shapes) != whole):
+        is_same = set(followed) <= set(self._leading) and measured == names
+        if not is_same or (shapes and len(shapes) != whole):
             for _, tracker in self._groups.values():
                 tracker.reset()
             return

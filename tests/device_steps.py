@@ -73,6 +73,7 @@ def as_device(watch: SpectralMonitor, streams: HostStreams | None = None) -> Spe
     """The monitor, taking its steps as on a GPU."""
     watch._device = DeviceStep(
         watch._matrices,
+        watch._parts,
         watch._solver,
         watch._meetings,
         watch._over_time,

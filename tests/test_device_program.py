@@ -79,7 +79,7 @@ def test_no_number_is_read_and_nothing_crosses_between_devices(options: dict[str
     program = Program(
         prepared.asked,
         [(members, Results(tracker.k)) for members, tracker in watch._solver.trackers],  # type: ignore
-        [torch.empty(matrix.shape, device="meta") for matrix in watch.matrices],
+        [torch.empty(matrix.shape, device="meta") for matrix in (*watch.matrices, *watch.parts)],
         Compared([torch.zeros(2, 0)] * len(watch.matrices), [True] * len(watch.matrices)),
     )
     scalar = torch.zeros((), device="meta")

@@ -513,8 +513,9 @@ def test_the_monitor_holds_few_times_the_weights(method: Any, reference: Any) ->
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     held = held_bytes(vars(watch), own)
     assert held > 0.1 * weights  # the references are there, so the walk does see tensors
-    # The tracker has its vectors and, so that a step allocates nothing, the last results too.
-    assert held <= (3 if method == "tracked" else 2) * weights
+    # The tracker has its vectors and, so that a step allocates nothing, the last results too, of
+    # the heads of the attention as well.
+    assert held <= (4 if method == "tracked" else 2) * weights
 
 
 @pytest.mark.parametrize("kind", ["flat", "decaying", "low rank"])

@@ -203,7 +203,9 @@ def test_tracked_vectors_meet_as_exact_ones(backend: str) -> None:
         kept.append(tracked._solver._cores)  # type: ignore[attr-defined]
         assert all(row.finite for row in frame.matrices.values())
     # Meetings rely on vectors that stay where they are.
-    assert len({id(part.Vh) for x in kept for part in x._lifted}) == len(LAYERS)
+    assert len({id(part.Vh) for x in kept for part in x._lifted}) == len(LAYERS) + len(
+        tracked.parts
+    )
 
 
 class Convolutions(nn.Module):
@@ -251,7 +253,7 @@ def test_one_dimensional_convolutions_have_a_centre() -> None:
     watch = SpectralMonitor(model)
     assert [m.source.centre for m in watch.matrices] == [1, 1]
     (pair,) = watch.pairs
-    assert (len(pair.first), len(pair.second)) == (4, 4)
+    assert [len(port) for port in pair.ports] == [4, 4]
     assert len(due(watch.step()).alignment[pair.key]) == 2
 
 
@@ -363,9 +365,16 @@ def test_a_rule_that_turns_the_weight_is_refused() -> None:
 
 def test_heads_of_the_fused_projection() -> None:
     model = decomposed(Net(12))
-    names = [f"block.self_attn.in_proj_weight[{r}, head {h}]" for h in (0, 1) for r in "qk"]
-    pairs = {p.key for p in SpectralMonitor(model).pairs}
-    assert {(names[0], names[1]), (names[2], names[3])} <= pairs
+    fused = "block.self_attn.in_proj_weight"
+    names = [f"{fused}[{r}, head {h}]" for h in (0, 1) for r in "qk"]
+    (pair,) = [p for p in SpectralMonitor(model).pairs if p.key == (f"{fused}[q]", f"{fused}[k]")]
+    assert [port.label for port in pair.ports] == names
+    # Their vectors are those of the blocks of the product.
+    frame = due(SpectralMonitor(model, method="exact").step())
+    W = product(model, "block.self_attn.in_proj").numpy()
+    (U, _, _), (K, _, _) = (np.linalg.svd(W[i : i + 12].reshape(2, 6, 12)) for i in (0, 12))
+    expected = np.abs(np.diagonal(U.swapaxes(1, 2) @ K, axis1=1, axis2=2)).mean(axis=0)
+    np.testing.assert_allclose(frame.alignment[pair.key], expected, atol=2e-3)
     watch = SpectralMonitor(model, include="*in_proj_weight[q, head 1]", pairs=None)
     (block,) = watch.matrices
     assert (block.name, block.shape, block.rank) == (names[2], (6, 12), 6)

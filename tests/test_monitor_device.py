@@ -320,7 +320,7 @@ def test_lost_matrices_are_solved_anew_at_a_later_step(monkeypatch: pytest.Monke
         frames.append(due(watch.step(step, number=torch.tensor(step))))
         if step in (3, 6):
             streams.catch_up()
-    names = [matrix.name for matrix in watch.matrices]
+    names = [matrix.name for matrix in (*watch.matrices, *watch.parts)]
     # The flags of steps 2 and 3 arrive together, before step 4; that of 5 before step 7.
     assert solved == [
         (4, [[0] if name == names[1] else [] for name in names]),
@@ -442,7 +442,7 @@ def test_updates_that_read_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch
     def why(k: int | None) -> str | None:
         solver = SpectralMonitor(Net(), k=k)._solver
         assert isinstance(solver, TrackedSolver)
-        views = [torch.empty(matrix.shape, device="meta") for matrix in solver._matrices]
+        views = [torch.empty(matrix.shape, device="meta") for matrix in solver._measured]
         return not_these(views, solver, "meta")
 
     plain = "tracking runs in plain torch, which reads its bounds as it goes"

@@ -139,9 +139,7 @@ def test_alignment_has_the_first_index_on_top(run: Run) -> None:
     assert "0 → 1.self_attn.in_proj_weight" in ax.get_title()
     averaged = ("1.self_attn.in_proj_weight[q]", "1.self_attn.in_proj_weight[k]")
     heads = plots.alignment_heatmap(run, averaged)
-    np.testing.assert_allclose(
-        np.asarray(mesh(heads).get_array()), run.alignment_over_heads()[averaged].T
-    )
+    np.testing.assert_allclose(np.asarray(mesh(heads).get_array()), run.alignment[averaged].T)
     with pytest.raises(ValueError, match=r"no alignment 0.weight -> 2"):
         plots.alignment_heatmap(run, ("0.weight", "2"))
 

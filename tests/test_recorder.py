@@ -290,22 +290,6 @@ def test_a_failed_write_leaves_no_half_record(
     assert load_run(tmp_path).steps.tolist() == [0, 1, 2]
 
 
-def test_heads_are_averaged(tmp_path: Path) -> None:
-    attention = torch.nn.MultiheadAttention(8, 2)
-    watch = SpectralMonitor(attention, recorder=Recorder(tmp_path))
-    frame = watch.step()
-    watch.close()
-    assert frame is not None
-    means = load_run(tmp_path).alignment_over_heads()
-    key = ("in_proj_weight[q]", "in_proj_weight[k]")
-    heads = [
-        frame.alignment[f"in_proj_weight[q, head {h}]", f"in_proj_weight[k, head {h}]"]
-        for h in (0, 1)
-    ]
-    np.testing.assert_allclose(means[key][0], np.mean(heads, axis=0))
-    assert ("in_proj_weight[v]", "out_proj.weight") in means
-
-
 def test_an_empty_run(tmp_path: Path) -> None:
     Recorder(tmp_path).close()
     run = load_run(tmp_path)

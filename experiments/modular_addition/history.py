@@ -77,5 +77,5 @@ def read_history(folder: Path) -> History:
         sides=sides,
         ranks={name: exponential[name] / side for name, side in sides.items()},
         stable_ranks=run.metrics["stable_rank"],
-        alignment=run.alignment_over_heads(),
+        alignment=run.alignment,
     )

@@ -22,6 +22,7 @@ class PreparedDiagonals:
 
     def __init__(self, pairs: list[tuple[Tensor, Tensor]], k: int) -> None:
         self.counts = [min(k, U.shape[1], Vh.shape[0]) for U, Vh in pairs]
+        self.device = pairs[0][0].device
         module = dispatch.backend("alignment", pairs[0][0].device.type)
         self._diagonals = module.Diagonals(pairs, k)
 

@@ -1,0 +1,139 @@
+"""Parts of matrices that have singular vectors of their own.
+
+Where two layers meet in some rows or columns only, as the heads of an attention do, it is the block
+of these rows or columns that is decomposed, as in the papers' code. Rows cut out of the singular
+vectors of the whole are something else: what is perfectly aligned in every head has an alignment of
+1 by the blocks, and near chance by the cut. (Gates of recurrent layers and taps of kernels are cut
+out of the whole's vectors, in the papers' code too: `python_api.pairs.Port`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from python_api.matrix import Kept, Matrix, MatrixView
+from spectral_kernels.results import Decomposed
+
+__all__ = ["Range", "part_of", "stacked"]
+
+Range = tuple[int, int]
+"""Rows or columns ``start:stop``."""
+_Cut = Callable[[Tensor], Tensor]
+
+
+def part_of(
+    whole: Matrix,
+    label: str,
+    *,
+    rows: Sequence[Range] | None = None,
+    columns: Sequence[Range] | None = None,
+) -> Matrix:
+    """Some rows and columns of a matrix, called ``whole.name[label]``.
+
+    A view of the live parameter where the ranges follow each other without a gap, otherwise a copy
+    at every read. Of a decomposed matrix it is the product of U's rows, Sigma and Vh's columns.
+
+    Args:
+        whole: a matrix, or a part.
+        label: what the part is, such as ``head 2``.
+        rows, columns: which, in order; all by default.
+
+    Raises:
+        ValueError: ranges that are empty or go beyond the matrix.
+    """
+    name = f"{whole.name}[{label}]"
+    m, n = whole.shape
+    rows, columns = _joined(rows, m, f"rows of {name}"), _joined(columns, n, f"columns of {name}")
+
+    def cut(A: Tensor) -> Tensor:
+        return _take(_take(A, rows, -2), columns, -1)
+
+    source = MatrixView(whole.kind, _after(whole.source.view, cut), is_table=whole.source.is_table)
+    get = whole.get
+    if whole.is_decomposed:
+        get = _of_factors(get, lambda U: _take(U, rows, -2), lambda Vh: _take(Vh, columns, -1))
+    return replace(
+        whole,
+        name=name,
+        shape=(_length(rows), _length(columns)),
+        source=source,
+        get=get,
+        whole=whole.whole or whole.name,
+    )
+
+
+def stacked(matrices: Sequence[Matrix], name: str, *, columns: bool = False) -> Matrix:
+    """The matrices of one parameter, such as one for each head, as one: a copy at every read.
+
+    Args:
+        matrices: in order, at least one.
+        name: of the result.
+        columns: side by side rather than one above the other.
+
+    Raises:
+        ValueError: they are decomposed, of several parameters, or their shapes do not fit.
+    """
+    first, side = matrices[0], int(columns)
+    others = {matrix.shape[1 - side] for matrix in matrices}
+    parameters = {matrix.parameter for matrix in matrices}
+    if len(others) > 1 or len(parameters) > 1 or any(m.is_decomposed for m in matrices):
+        raise ValueError(
+            f"{name}: expected matrices of one parameter with {('columns', 'rows')[side]} of one "
+            f"length, not decomposed; got {', '.join(f'{m.name} {m.shape}' for m in matrices)}"
+        )
+    views = [matrix.source.view for matrix in matrices]
+    total, other = sum(matrix.shape[side] for matrix in matrices), first.shape[1 - side]
+
+    def joined(A: Tensor) -> Tensor:
+        return torch.cat([A if view is None else view(A) for view in views], dim=side)
+
+    return replace(
+        first,
+        name=name,
+        shape=(other, total) if columns else (total, other),
+        source=MatrixView(first.kind, joined),
+        whole=first.parameter,
+    )
+
+
+def _joined(ranges: Sequence[Range] | None, length: int, what: str) -> list[Range]:
+    """Ranges with those that follow each other made one."""
+    found: list[Range] = []
+    for start, stop in [(0, length)] if ranges is None else ranges:
+        if not 0 <= start < stop <= length:
+            raise ValueError(f"{what}: expected ranges within 0:{length}, got {start}:{stop}")
+        if found and found[-1][1] == start:
+            start = found.pop()[0]
+        found.append((start, stop))
+    if not found:
+        raise ValueError(f"{what}: expected at least one range")
+    return found
+
+
+def _length(ranges: Sequence[Range]) -> int:
+    return sum(stop - start for start, stop in ranges)
+
+
+def _take(A: Tensor, ranges: Sequence[Range], dim: int) -> Tensor:
+    pieces = [A.narrow(dim, start, stop - start) for start, stop in ranges]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dim)
+
+
+def _after(view: _Cut | None, cut: _Cut) -> _Cut:
+    return cut if view is None else lambda tensor: cut(view(tensor))
+
+
+def _of_factors(
+    get: Callable[[], Kept | None], rows: _Cut, columns: _Cut
+) -> Callable[[], Kept | None]:
+    def part() -> Kept | None:
+        kept = get()
+        if not isinstance(kept, Decomposed):
+            return kept
+        return kept._replace(U=rows(kept.U), Vh=columns(kept.Vh))
+
+    return part
