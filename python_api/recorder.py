@@ -40,6 +40,7 @@ from python_api.frame import SpectralFrame
 from python_api.loggers import Sink
 from python_api.metric_lines import MetricLines
 from python_api.packed_rows import PackedRows, spectra_of
+from python_api.run_lock import RunLock
 from python_api.saved_vectors import VectorWriter, truncate_vectors
 from python_api.views import ArrayViews
 
@@ -62,8 +63,12 @@ class Recorder:
         vectors: "float16" or "float32": how vectors are saved, where the monitor gives them
             (``reference="final"``); see `python_api.saved_vectors`.
 
+    The folder is this recorder's until it is closed, see `python_api.run_lock`: another one, of this
+    or another process, is refused. What a killed process has left is taken over with a warning.
+
     Raises:
-        ValueError: the folder holds something that this class did not write, or another dtype.
+        ValueError: another writer has the folder, it holds something that this class did not write,
+            or another dtype.
     """
 
     def __init__(
@@ -75,6 +80,14 @@ class Recorder:
     ) -> None:
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock(self.run_dir)
+        try:
+            self._open(resume_from, vectors)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, resume_from: int | None, vectors: str) -> None:
         self.last_step = repair(self.run_dir, resume_from)
         self.vector_dtype = vectors
         self._vectors = VectorWriter(self.run_dir, vectors)
@@ -90,11 +103,12 @@ class Recorder:
         """Append one frame.
 
         Raises:
-            ValueError: the recorder is closed, the step does not come after the last one, or
-                the frame has other matrices than those recorded before.
+            ValueError: the recorder is closed, the step does not come after the last one, the frame
+                has other matrices than those recorded before, or this is a forked child.
         """
         if self._metrics is None:
             raise ValueError(f"the recorder of {self.run_dir} is closed")
+        self._lock.check()
         if self.last_step is not None and frame.step <= self.last_step:
             raise ValueError(
                 f"{self.run_dir} has records up to step {self.last_step}, got step {frame.step}; "
@@ -120,6 +134,7 @@ class Recorder:
             self._arrays.close()
             self._vectors.close()
             self._metrics = None
+            self._lock.release()
 
     def __enter__(self) -> Recorder:
         return self

@@ -22,8 +22,9 @@ _SummaryJob = tuple[int, int, int, int, int, int, float, int]
 # (s_ptr, dtype, batch, r, m, n, rtol, out_ptr, b_ptr, beta_ptr, bounds_ptr); errors of s (batch, r)
 # are at most b (batch, r), together beta (batch) in the 2-norm; bounds (batch, 7) are those of out
 _BoundedSummaryJob = tuple[int, int, int, int, int, int, float, int, int, int, int]
-# (s_ptr, dtype, b_ptr, last_ptr, r, open, first_ptr, alone_ptr): values s (r) of errors b (r)
-# float64, the values before, last (r) float64, replaced by s; first (r) int64, alone (r) bool
+# (s_ptr, dtype, b_ptr, other_s_ptr, other_b_ptr, r, unseen, follow, first_ptr, alone_ptr): values s
+# (r) of errors b (r) float64; those compared with, float64, replaced by them where follow is 1;
+# first (r) int64, alone (r) bool
 _ClusterJob = tuple[int, int, int, int, int, int, int, int, int, int]
 # 12 numbers: (u_ptr, dtype, u_stride_row, u_stride_col, v_ptr, v_stride_row, v_stride_col, length,
 # k, out_ptr, first_ptr, cosine_ptr); first (k) int64: the first index of each cluster; both 0 for
