@@ -63,8 +63,9 @@ class Recorder:
         vectors: "float16" or "float32": how vectors are saved, where the monitor gives them
             (``reference="final"``); see `python_api.saved_vectors`.
 
-    The folder is this recorder's until it is closed, see `python_api.run_lock`: another one, of this
-    or another process, is refused. What a killed process has left is taken over with a warning.
+    The folder is this recorder's until it is closed, see `python_api.run_lock`: another one, of
+    this or another process, is refused. What a killed process has left is taken over with a
+    warning.
 
     Raises:
         ValueError: another writer has the folder, it holds something that this class did not write,

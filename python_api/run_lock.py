@@ -1,15 +1,15 @@
 """One writer for a run folder: ``writer.lock`` names the process that has it.
 
-The file is made with O_EXCL, which is atomic on local disks and on NFS of version 3 and later. It is
-removed by `RunLock.release`, by garbage collection and at the end of the process; a process that was
-killed leaves it, and who comes next finds out whether the holder still lives:
+The file is made with O_EXCL, which is atomic on local disks and on NFS of version 3 and later. It
+is removed by `RunLock.release`, by garbage collection and at the end of the process; a process that
+was killed leaves it, and who comes next finds out whether the holder still lives:
 
 - on this host by its id, and, since ids are used again, by when it was started (Linux);
 - on another host by the age of the file, which a holder renews as it writes. One that was silent
   for a minute is taken for dead.
 
-Both are judgements, so a holder looks before each write whether the file is still its own, and stops
-with an error where it is not: rows of two writers never mix. Reading needs no lock.
+Both are judgements, so a holder looks before each write whether the file is still its own, and
+stops with an error where it is not: rows of two writers never mix. Reading needs no lock.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class RunLock:
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / LOCK_FILE
         self._token, self._pid = uuid.uuid4().hex, os.getpid()
+        self._identity, self._renewed = (0, 0), 0.0
         self._take()
         self._finalizer = weakref.finalize(self, _remove, self.path, self._token, self._pid)
 
