@@ -8,17 +8,17 @@ one of a group. What is a guess carries a note that says so.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from python_api.orientation import Stored, plain_orientation, stored_as
 
-__all__ = ["Inferred", "infer_layers"]
+__all__ = ["Inferred", "Layers", "infer_layers"]
 
 Shape = tuple[int, ...]
 Family = Literal[
-    "linear", "embedding", "conv", "deconv", "recurrent", "attention", "scale", "plain"
+    "linear", "embedding", "conv", "deconv", "recurrent", "attention", "scale", "packed", "plain"
 ]
 
 # Children that hold nothing but a table of rows to look up; a bias is never among them.
@@ -50,6 +50,24 @@ class Inferred:
     """What was guessed."""
 
 
+class Layers:
+    """What `infer_layers` tells of a model, found when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._shapes: Mapping[str, Shape] = {}
+        self._found: dict[str, Inferred] | None = None
+
+    def know(self, shapes: Mapping[str, Shape]) -> None:
+        """The shapes of all parameters, in order."""
+        self._shapes, self._found = shapes, None
+
+    def get(self, name: str) -> Inferred | None:
+        """What a parameter is; None where it has fewer than two dimensions."""
+        if self._found is None:
+            self._found = infer_layers(self._shapes)
+        return self._found.get(name)
+
+
 def infer_layers(shapes: Mapping[str, Shape]) -> dict[str, Inferred]:
     """What each parameter of two and more dimensions is.
 
@@ -62,7 +80,7 @@ def infer_layers(shapes: Mapping[str, Shape]) -> dict[str, Inferred]:
         scopes.setdefault(path, {})[leaf] = shape
     stored = stored_as(shapes)
     found = {
-        name: _one(name, shape, scopes[name.rpartition(".")[0]], stored)
+        name: _one(name, shape, scopes[name.rpartition(".")[0]], stored, scopes.get(name, {}))
         for name, shape in shapes.items()
         if len(shape) >= 2
     }
@@ -70,9 +88,15 @@ def infer_layers(shapes: Mapping[str, Shape]) -> dict[str, Inferred]:
 
 
 def _one(
-    name: str, shape: Shape, siblings: Mapping[str, Shape], stored: Mapping[str, Stored]
+    name: str,
+    shape: Shape,
+    siblings: Mapping[str, Shape],
+    stored: Mapping[str, Stored],
+    inside: Collection[str],
 ) -> Inferred:
     path, _, leaf = name.rpartition(".")
+    if "absmax" in inside:
+        return Inferred("packed")
     if re.match(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?$", leaf):
         return _recurrent(leaf, siblings)
     if leaf in _FUSED:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from python_api.declared import holds_a_layer, misfit
 from python_api.distinct_names import check_distinct, distinct_name, renamed
 from python_api.globs import check_all_matched, matches
-from python_api.inferred import Inferred
+from python_api.inferred import Layers
 from python_api.matrix import Block, Form, Kept, Matrix, MatrixView, joined
 from python_api.not_matrices import why_no_matrix
 from python_api.parts import part_of
@@ -77,8 +77,8 @@ class ParameterInfo:
     """Attention heads of the module or its parent, if anything tells."""
     parent: nn.Module | None = None
     """The module that holds that module."""
-    inferred: Inferred | None = None
-    """What names and shapes of the whole model tell of it, for rules that know no better."""
+    layers: Layers | None = None
+    """What names and shapes of the whole model tell of each of its parameters."""
     factors: Decomposed | None = None
     """What there is in place of the weight of a decomposed layer."""
     factor_of: str | None = None

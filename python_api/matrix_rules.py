@@ -165,8 +165,8 @@ def _groups(
 
 def _recurrent(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     gates = next((names for kind, names in _GATES.items() if isinstance(info.module, kind)), ())
-    if info.module is None and info.inferred is not None:
-        gates = info.inferred.gates
+    if info.module is None:
+        gates = _told(info).gates
     # weight_hr is the projection of an LSTM's output: no gates in it.
     if not gates or not info.leaf.startswith(("weight_ih", "weight_hh")):
         return [MatrixView("recurrent")]
@@ -239,9 +239,14 @@ def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     return [replace(view, note=layer.note) for view in views]
 
 
+def _told(info: ParameterInfo) -> Inferred:
+    found = None if info.layers is None else info.layers.get(info.name)
+    return found or Inferred("plain")
+
+
 def _layer(info: ParameterInfo) -> Inferred:
     """What the names tell, where nothing that is known speaks against it."""
-    found = info.inferred or Inferred("plain")
+    found = _told(info)
     # A module that is there and is no convolution has no kernel, and factors are stacked by groups.
     is_kernel = info.factors is None and (
         info.module is None or hasattr(info.module, "kernel_size")
@@ -270,6 +275,8 @@ def _declared(info: ParameterInfo) -> Sequence[MatrixView] | Skip | None:
 
 def _inferred(info: ParameterInfo, layer: Inferred) -> Sequence[MatrixView] | Skip:
     match layer.family:
+        case "packed":
+            return Skip("packed, 4 bits a weight: its scales are listed beside it", is_layer=True)
         case "scale":
             return Skip("scale of a normalisation, by its name or its bias")
         case "embedding":
@@ -282,6 +289,9 @@ def _inferred(info: ParameterInfo, layer: Inferred) -> Sequence[MatrixView] | Sk
             return _kernels(info, layer.groups)
         case "deconv":
             return _conv_transpose(info)
+    fused = info.factors is not None and info.name.endswith("in_proj.weight")
+    if fused and info.tensor.shape[0] == 3 * info.tensor.shape[1]:
+        return _attention(info)  # Of a decomposed `nn.MultiheadAttention`.
     kind = "linear" if layer.family == "linear" else "parameter"
     if info.tensor.dim() == 2:
         return [MatrixView(kind, _transposed if layer.transposed else None)]

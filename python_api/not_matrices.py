@@ -8,6 +8,7 @@ matrix, so nothing else tells them apart.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 __all__ = ["why_no_matrix"]
 
@@ -67,4 +68,9 @@ def why_no_matrix(name: str, *, may_be_buffer: bool) -> str | None:
         return _LEAVES[0][1]
     if may_be_buffer and _BUFFERS.fullmatch(leaf):
         return "a buffer by its name"
+    return _by_leaf(leaf)
+
+
+@lru_cache(maxsize=1024)
+def _by_leaf(leaf: str) -> str | None:
     return next((reason for pattern, reason in _LEAVES if pattern.fullmatch(leaf)), None)

@@ -9,7 +9,7 @@ mapping does not tell these from linear layers of that name, and has ``attn.in_p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeGuard, TypeVar
 
@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.decomposed.layer import DecomposedLayer
 from python_api.factors import Factors, Shown
-from python_api.inferred import infer_layers
+from python_api.inferred import Layers
 from python_api.matrices import Parameter, ParameterInfo
 from python_api.natural_order import natural_order
 from python_api.parametrized import parametrized_in, parametrized_names
@@ -30,8 +30,8 @@ __all__ = ["clean", "modules_of", "parameter_names", "parameters_of", "unwrap"]
 
 
 # Of torch.compile, FSDP, activation checkpointing and TransformerLens' bridge.
-_WRAPPERS = frozenset(
-    {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_original_component"}
+_WRAPPED = re.compile(
+    "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_original_component"
 )
 _HOOKED = re.compile(r"_(orig|v)$")
 _PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
@@ -68,14 +68,18 @@ def modules_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, nn.Module]:
     return {clean(path): module for path, module in model.named_modules(remove_duplicate=False)}
 
 
-def parameter_names(model: nn.Module | Mapping[str, Tensor]) -> list[str]:
+def parameter_names(model: nn.Module | Mapping[str, Tensor]) -> Iterator[str]:
     """The clean name of every parameter and weight, tied ones under each of their names."""
-    return [info.name for info, _ in parameters_of(model, lambda name: None, "raw")]
+    # A generator, since the names are seldom asked for, and parameters may be many.
+    for info, _ in parameters_of(model, lambda name: None, "raw"):
+        yield info.name
 
 
 def clean(name: str) -> str:
     """A qualified name without the parts that wrappers put into it."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    if not _WRAPPED.search(name):
+        return name
+    return ".".join(part for part in name.split(".") if not _WRAPPED.fullmatch(part))
 
 
 def parameters_of(
@@ -90,19 +94,17 @@ def parameters_of(
     and name, ``conv.weight``. A getter answers None once its module has left the model, as
     `decompose_model` and `recompose_model` replace layers.
     """
+    layers = Layers()
     if isinstance(model, nn.Module):
-        return _with_inferred(_of_module(model, heads, parametrized))
-    return _with_inferred(_of_mapping(model, heads, parametrized))
-
-
-def _with_inferred(rows: Sequence[Parameter]) -> list[Parameter]:
-    shapes = {i.name: tuple(i.tensor.shape) for i, _ in rows if not is_lazy(i.tensor)}
-    inferred = infer_layers(shapes)
-    return [(replace(info, inferred=inferred.get(info.name)), get) for info, get in rows]
+        rows = _of_module(model, heads, parametrized, layers)
+    else:
+        rows = _of_mapping(model, heads, parametrized, layers)
+    layers.know({i.name: tuple(i.tensor.shape) for i, _ in rows if not is_lazy(i.tensor)})
+    return rows
 
 
 def _of_module(
-    model: nn.Module, heads: Callable[[str], int | None], parametrized: Shown
+    model: nn.Module, heads: Callable[[str], int | None], parametrized: Shown, layers: Layers
 ) -> list[Parameter]:
     rows: list[Parameter] = []
     modules = modules_of(model)
@@ -115,19 +117,21 @@ def _of_module(
             weight = _weight_name(path, parent)
             get = _all_of(module._parameters, Decomposed._fields)
             info = _weight(weight, module.weight_shape, get(), heads)
-            rows.append((replace(info, module=module, parent=parent), _on(way, get)))
+            rows.append((replace(info, module=module, parent=parent, layers=layers), _on(way, get)))
         for made in parametrized_in(module):
             raw = _by_name(module, made.raw)
             if raw is not None:
                 factors.note(clean(path), made)
                 now, read = factors.weight(clean(path), made, raw, _raw_of(module, made.raw))
-                info = replace(now, module=module, heads=heads(now.name), parent=parent)
+                info = replace(
+                    now, module=module, heads=heads(now.name), parent=parent, layers=layers
+                )
                 rows.append((info, _on(way, read)))
         for leaf, parameter in module._parameters.items():
             if parameter is not None and not factors.is_shown(_name(path, leaf)):
                 name, of = _name(path, leaf), weight if leaf in Decomposed._fields else None
                 info = ParameterInfo(
-                    name, leaf, parameter, module, heads(name), parent, factor_of=of
+                    name, leaf, parameter, module, heads(name), parent, layers, factor_of=of
                 )
                 table = module._parameters
                 rows.append((factors.marked(info), _on(way, _from_table(table, leaf))))
@@ -178,6 +182,7 @@ def _of_mapping(
     model: Mapping[str, Tensor],
     heads: Callable[[str], int | None],
     parametrized: Shown,
+    layers: Layers,
 ) -> list[Parameter]:
     rows: list[Parameter] = []
     weights: dict[str, str] = {}
@@ -195,7 +200,7 @@ def _of_mapping(
             if raw not in shown:
                 shown.add(raw)
                 now, read = factors.weight(path, made, model[raw], _from_table(model, raw))
-                rows.append((replace(now, heads=heads(now.name)), read))
+                rows.append((replace(now, heads=heads(now.name), layers=layers), read))
         if factors.is_shown(name):
             continue
         path, _, leaf = name.rpartition(".")
@@ -205,8 +210,8 @@ def _of_mapping(
             weights.update(dict.fromkeys(names, weight))
             get = _all_of(model, names)
             shape = (*tensor.shape[:-1], model[names[2]].shape[-1])
-            rows.append((_weight(weight, shape, get(), heads), get))
-        info = ParameterInfo(name, leaf, tensor, None, heads(name))
+            rows.append((replace(_weight(weight, shape, get(), heads), layers=layers), get))
+        info = ParameterInfo(name, leaf, tensor, None, heads(name), None, layers)
         rows.append((factors.marked(info), _from_table(model, name)))
     return [
         (replace(info, factor_of=weights.get(info.name, info.factor_of)), get) for info, get in rows

@@ -57,13 +57,19 @@ def parametrized_in(module: nn.Module) -> list[Parametrized]:
     """The computed weights of one module, not of its children."""
     found = [
         _of_list(module, leaf, chain)
-        for leaf, chain in getattr(module, "parametrizations", {}).items()
+        for leaf, chain in _chains(module).items()
         if isinstance(chain, ParametrizationList)
     ]
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, SpectralNorm | WeightNorm | BasePruningMethod):
             found.append(_of_hook(module, hook))
     return found
+
+
+def _chains(module: nn.Module) -> Mapping[str, nn.Module | None]:
+    # The table itself: a missing attribute of a module is slow.
+    chains = module._modules.get("parametrizations")
+    return {} if chains is None else chains._modules
 
 
 def _of_list(module: nn.Module, leaf: str, chain: ParametrizationList) -> Parametrized:
@@ -115,9 +121,8 @@ class _Chain:
         return tensor
 
     def _chain(self) -> ParametrizationList | None:
-        chains = getattr(self.module, "parametrizations", {})
-        # A ModuleDict has no `get`.
-        return chains[self.leaf] if self.leaf in chains else None  # noqa: SIM401
+        chain = _chains(self.module).get(self.leaf)
+        return chain if isinstance(chain, ParametrizationList) else None
 
 
 def _aside(module: nn.Module) -> nn.Module:

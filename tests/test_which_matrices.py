@@ -168,6 +168,22 @@ def test_a_weight_of_another_shape_than_its_layer_is_named_and_not_bridged(
     assert watch.pairs == ()
 
 
+def test_four_bits_in_a_state_dict_are_told_by_their_scales() -> None:
+    state = {
+        "0.weight": torch.randn(16, 8),
+        "1.weight": torch.randn(64, 1),
+        "1.weight.absmax": torch.randn(8),
+        "1.weight.quant_map": torch.randn(16),
+        "2.weight": torch.randn(8, 32),
+    }
+    watch = SpectralMonitor(state)
+    assert [m.name for m in watch.matrices] == ["0.weight", "2.weight"]
+    row = skipped(watch)["1.weight"]
+    assert row.is_layer
+    assert "packed, 4 bits" in row.reason
+    assert watch.pairs == ()
+
+
 def test_a_partition_of_zero3_is_called_so() -> None:
     model = chain(torch.empty(0))
     model[1].weight = zero3_placeholder()
