@@ -24,7 +24,9 @@ from torch import Tensor
 from python_api.differences import difference, remembered, unknown
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Skipped
-from python_api.matrix import Kept, Matrix, MatrixView, shape_of
+from python_api.matrix import Kept, Matrix, MatrixView, UnreadableMatrixError, shape_of
+from python_api.packed_rows import tell_reasons
+from python_api.readings import Readings
 from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
 from spectral_kernels.alignment.clusters import cluster_cosines_list
 from spectral_kernels.numerics import default_rtol
@@ -37,6 +39,8 @@ Watchable = Literal["weights", "updates", "gradients"]
 WATCHABLE = ("weights", "updates", "gradients")
 _KINDS = {"updates": "update", "gradients": "gradient"}
 _NO_GRADIENT = "its factors have gradients, and the matrix, which is no parameter, has none"
+_NO_UPDATE = "there is no measured step before this one"
+_GRADIENT_IS_NONE = "the parameter has no gradient: before backward, or after zero_grad"
 _EXACT_SIDE = 384
 _TRIPLETS = 32
 _SUBSPACE = 10  # As many as an alignment score averages (Eq. 4).
@@ -108,11 +112,14 @@ class Changes:
             return {}
         return {m.name: m.nbytes // m.dtype.itemsize * m.result_bytes for m in self._matrices}
 
-    def measure(self, svds: Sequence[SVD]) -> tuple[dict[str, MatrixRow], dict[str, Array]]:
+    def measure(
+        self, svds: Sequence[SVD], readings: Readings
+    ) -> tuple[dict[str, MatrixRow], dict[str, Array]]:
         """Rows by name, and the overlaps with the weights.
 
         Args:
             svds: of the weights as they are now.
+            readings: these weights.
 
         Returns:
             The rows, and by name (2,): `spectral_kernels.subspace_overlap` of the leading
@@ -122,7 +129,7 @@ class Changes:
         """
         if not self._changed:
             return {}, {}
-        read = self._read()
+        read, reasons = self._read(readings)
         found: dict[str, SVD] = {}
         rows: dict[str, MatrixRow] = {}
         for solver, wanted in ((self._exact, True), (self._randomized, False)):
@@ -134,21 +141,26 @@ class Changes:
                 rows.update(solver.rows(snapshot, solved))
                 lifted = solver.cores.lift(solved)
                 found.update(zip((m.name for m in solver.matrices), lifted, strict=True))
+        tell_reasons(rows, reasons)
         names = [matrix.name for matrix in self._changed]
         weights = [svds[i] for own in self._of.values() for i in own]
         floors = [self._rounding(kind, i) for kind, own in self._of.items() for i in own]
         overlap = _overlaps([found[name] for name in names], weights, floors, self.subspace)
         return {name: rows[name] for name in names}, dict(zip(names, overlap, strict=True))
 
-    def remember(self) -> None:
-        """Take the weights as they are now for those before the next update."""
+    def remember(self, readings: Readings) -> None:
+        """Take the weights as they are now for those before the next update.
+
+        Of one that cannot be read, those of the last step at which it could be stay.
+        """
         if "update" not in self._of:
             return
         places = [None] * len(self._matrices) if self._before is None else self._before
         self._before = [
-            remembered(matrix.read(), place)
-            for matrix, place in zip(self._matrices, places, strict=True)
-        ]
+            remembered(now, place) if place is None or matrix.name not in readings.reasons
+            else place
+            for matrix, now, place in zip(self._matrices, readings.last, places, strict=False)
+        ]  # fmt: skip
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``: the weights of the last measured step, and warm starts."""
@@ -182,17 +194,27 @@ class Changes:
         """
         return 2 * torch.finfo(self._matrices[i].dtype).eps if kind == "update" else 0.0
 
-    def _read(self) -> list[Kept]:
+    def _read(self, readings: Readings) -> tuple[list[Kept], dict[str, str]]:
+        """Updates, then gradients, NaN where there are none; and why there are none."""
         read: list[Kept] = []
+        reasons: dict[str, str] = {}
         for i in self._of.get("update", []):
-            now = _detached(self._matrices[i].read())
+            now, name = _detached(readings.last[i]), f"{self._matrices[i].name}[update]"
+            if self._before is None:
+                reasons[name] = _NO_UPDATE
+            elif self._matrices[i].name in readings.reasons:
+                reasons[name] = readings.reasons[self._matrices[i].name]
             read.append(unknown(now) if self._before is None else difference(now, self._before[i]))
         gradients = self._changed[len(read) :]
         for i, gradient in zip(self._of.get("gradient", []), gradients, strict=True):
-            known = gradient.get() is not None
-            now = (gradient if known else self._matrices[i]).view().detach()
-            read.append(now if known else unknown(now))
-        return read
+            try:
+                if gradient.get() is None:
+                    raise UnreadableMatrixError(gradient.name, _GRADIENT_IS_NONE)
+                read.append(gradient.view().detach())
+            except UnreadableMatrixError as error:
+                reasons[gradient.name] = error.reason
+                read.append(unknown(_detached(readings.last[i])))
+        return read, reasons
 
 
 def _changed(matrix: Matrix, kind: str) -> Matrix:

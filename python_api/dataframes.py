@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["long_form", "read_metrics"]
 
-COLUMNS = ("step", "matrix", "metric", "value", "bound")
+COLUMNS = ("step", "matrix", "metric", "value", "bound", "reason")
 
 
 def _pandas() -> Any:
@@ -24,7 +24,7 @@ def _pandas() -> Any:
 
 
 def long_form(records: Iterable[dict[str, Any]]) -> DataFrame:
-    """Records of one or more frames as a table: step, matrix, metric, value, bound."""
+    """Records of one or more frames as a table: step, matrix, metric, value, bound, reason."""
     return _pandas().DataFrame.from_records(list(records), columns=list(COLUMNS))
 
 

@@ -26,8 +26,10 @@ from python_api.device_results import SCALARS, Asked
 from python_api.device_runner import Reading, Runner
 from python_api.device_streams import CudaStreams, Mark, Streams
 from python_api.matrices import Matrix
+from python_api.matrix import UnreadableMatrixError
 from python_api.meetings import Meetings
 from python_api.over_time import OverTime
+from python_api.readings import not_readable, told
 from python_api.solvers import Solver
 from python_api.tracked_solver import TrackedSolver
 from spectral_kernels.numerics import result_dtype
@@ -173,7 +175,12 @@ class DeviceStep:
     @property
     def refusal(self) -> str | None:
         """Why the next step is not taken here."""
-        return self._never or self._refused([matrix.view() for matrix in self._measured])
+        if self._never:
+            return self._never
+        unreadable = not_readable(self._matrices)
+        if unreadable:
+            return told(unreadable)
+        return self._refused([matrix.view() for matrix in self._measured])
 
     @property
     def described(self) -> str:
@@ -189,7 +196,7 @@ class DeviceStep:
 
     def memory(self) -> dict[str, dict[str, int]]:
         """``{"packed copy": {matrix: bytes}}``; of steps that are not taken here nothing."""
-        if self._solver is None:
+        if self._solver is None or not_readable(self._matrices):
             return {}
         views = [matrix.view() for matrix in self._measured]
         if not_these(views, self._solver, self._kind):
@@ -216,7 +223,10 @@ class DeviceStep:
         """The matrices where they are now; None where the step is not taken here."""
         if self._solver is None or not self._is_here():
             return None
-        views = [matrix.view() for matrix in self._measured]
+        try:
+            views = [matrix.view() for matrix in self._measured]
+        except UnreadableMatrixError:
+            return None
         return None if self._refused(views) else views
 
     def _refused(self, views: Sequence[Tensor]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from python_api.chance import Chance
 from python_api.matrices import Skipped
@@ -22,6 +22,7 @@ def explain(
     reference: str,
     chance: Chance,
     *,
+    unreadable: Mapping[str, str] | None = None,
     full: bool = False,
 ) -> str:
     """Tables of matrices, skipped parameters, pairs and rejected pairs, with every reason.
@@ -57,6 +58,9 @@ def explain(
             (2, "{count} of these: {cell}"),
         ),
     ]  # fmt: skip
+    if unreadable:
+        rows = [(name, "", reason) for name, reason in unreadable.items()]
+        sections.insert(1, (f"{len(rows)} of them cannot be read now", rows, (2, "{cell}")))
     lines: list[str] = []
     shortened = False
     for title, rows, counted in sections:

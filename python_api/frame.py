@@ -30,7 +30,7 @@ class MatrixRow:
     kind: str
     method: str
     finite: bool
-    """Whether every entry of the matrix is a finite number."""
+    """Whether every entry of the matrix could be read and is a finite number; see ``reason``."""
     work: str
     """What method "tracked" did: "kept" (the last vectors still hold), "rotated", "solved" anew
     and so on, see `spectral_kernels.SpectrumTracker.work`; where the values are computed from
@@ -54,6 +54,10 @@ class MatrixRow:
     frobenius_norm: float
     metric_bounds: Sequence[float] = field(repr=False)
     """Bounds of the seven numbers above, in their order; see `bounds`."""
+    reason: str = ""
+    """Why there are no numbers: NaN or infinity in the matrix, a parameter that cannot be read now
+    (a DTensor, a shard, freed memory, another shape), a gradient that is None. Empty where there
+    are some."""
 
     @property
     def is_weight(self) -> bool:
@@ -193,6 +197,7 @@ class SpectralFrame:
                     "method": row.method,
                     "finite": row.finite,
                     "work": row.work,
+                    "reason": row.reason,
                     "singular_values": row.singular_values.tolist(),
                     "singular_value_bounds": row.singular_value_bounds.tolist(),
                     **{metric: getattr(row, metric) for metric in METRICS},
@@ -214,13 +219,15 @@ class SpectralFrame:
         }
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Rows of the long form: step, matrix, metric, value, bound (NaN where none is known)."""
+        """Rows of the long form: step, matrix, metric, value, bound (NaN where none is known), and
+        the reason where a matrix has no numbers."""
+        reasons = {name: row.reason for name, row in self.matrices.items()}
 
         def record(
             matrix: str | None, metric: str, value: float, bound: float = math.nan
         ) -> dict[str, Any]:
-            return {"step": self.step, "matrix": matrix, "metric": metric,
-                    "value": value, "bound": bound}  # fmt: skip
+            return {"step": self.step, "matrix": matrix, "metric": metric, "value": value,
+                    "bound": bound, "reason": reasons.get(matrix or "", "")}  # fmt: skip
 
         for name, value in self.scalars.items():
             yield record(None, name, value)

@@ -19,7 +19,7 @@ from python_api.declared import holds_a_layer, misfit
 from python_api.distinct_names import check_distinct, distinct_name, renamed
 from python_api.globs import check_all_matched, matches
 from python_api.inferred import Layers
-from python_api.matrix import Block, Form, Kept, Matrix, MatrixView, joined
+from python_api.matrix import Block, Form, Kept, Matrix, MatrixView, joined, why_not_now
 from python_api.not_matrices import why_no_matrix
 from python_api.parts import part_of
 from python_api.ties import group_tied
@@ -145,16 +145,9 @@ def why_not_a_matrix(tensor: Tensor) -> str | None:
     """Why a parameter cannot be analysed at all, whatever module owns it; else ``None``."""
     if torch.nn.parameter.is_lazy(tensor):
         return "not initialised yet (lazy): make the monitor after the first forward pass"
-    if tensor.layout != torch.strided:
-        return f"layout {tensor.layout} has no strides"
-    if tensor.is_quantized:
-        return f"quantised ({tensor.dtype})"
-    if tensor.device.type == "meta":
-        return "on the meta device: it has no values"
-    if hasattr(type(tensor), "__tensor_flatten__") or type(tensor).__name__ == "DTensor":
-        return f"{type(tensor).__name__} holds its values in other tensors"
-    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        return f"dtype {tensor.dtype} is not float16, bfloat16, float32 or float64"
+    reason = why_not_now(tensor)
+    if reason is not None:
+        return reason
     if tensor.dim() < 2:
         return f"{tensor.dim()}-D: biases, scales and other vectors are not matrices"
     if tensor.numel() == 0:
@@ -252,6 +245,7 @@ def _matrix(
         get,
         form=info.form,
         made_of=info.made_of,
+        stored=tuple(info.tensor.shape),
         sample=info.sample,
     )
 

@@ -9,16 +9,41 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spectral_kernels.numerics import result_dtype
+from python_api.declared import misfit
+from spectral_kernels.numerics import DTYPE_CODES, result_dtype
+from spectral_kernels.readable import is_readable, resolved, why_unreadable
 from spectral_kernels.results import Decomposed
 
-__all__ = ["Block", "Form", "Kept", "Matrix", "MatrixView", "joined", "shape_of"]
+__all__ = [
+    "Block",
+    "Form",
+    "Kept",
+    "Matrix",
+    "MatrixView",
+    "UnreadableMatrixError",
+    "joined",
+    "shape_of",
+    "why_not_now",
+]
 
 Kept = Tensor | Decomposed
 """How a matrix is kept: as a parameter, or as the factors of a decomposed layer."""
 
 Form = Literal["", "raw", "effective"]
 """Of a parametrized weight: the parameter behind it, or what the layer computes of it."""
+
+
+class UnreadableMatrixError(ValueError):
+    """A matrix whose values are not to be had now.
+
+    Args:
+        name: of the matrix.
+        reason: what `python_api.frame.MatrixRow.reason` says.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +113,8 @@ class Matrix:
     made_of: tuple[str, ...] = ()
     """The parameters that a parametrized weight is computed of; the raw one alone where it is
     that which is shown."""
+    stored: tuple[int, ...] | None = None
+    """Shape of what ``source`` views, where it is known."""
     sample: Callable[[], Tensor | None] | None = field(default=None, repr=False, compare=False)
     """Of a computed weight, gives a parameter of its dtype and device without computing it."""
 
@@ -155,23 +182,45 @@ class Matrix:
         convolutions and kernels in ``channels_last``; torch copies those for the moment.
 
         Raises:
-            ValueError: the parameter is gone, its layer replaced, or it has another shape.
+            UnreadableMatrixError: the parameter is gone, its layer replaced, it has another shape,
+                or its values are not in its memory (a DTensor, a shard, freed); it may be readable
+                again at a later step.
         """
-        kept = self.get()
+        kept = self._computed() if self.form == "effective" else self.get()
         if kept is None:
-            raise ValueError(
-                f"{self.name}: the parameter is gone, or its layer was replaced; make a new "
-                "SpectralMonitor"
+            raise UnreadableMatrixError(
+                self.name,
+                "the parameter is gone, or its layer was replaced; make a new SpectralMonitor",
             )
         if isinstance(kept, Decomposed):
-            return self._factors(kept)
+            return self._factors(Decomposed(*map(self._readable, kept)))
+        kept = self._readable(kept)
+        if self.stored is not None and tuple(kept.shape) != self.stored:
+            raise UnreadableMatrixError(self.name, _another_shape(kept, self.stored))
         matrix = kept if self.source.view is None else self.source.view(kept)
         if matrix.shape != self.shape:
-            raise ValueError(
-                f"{self.name}: its shape was {self.shape} when the monitor was made and is "
-                f"{tuple(matrix.shape)} now; make a new SpectralMonitor"
-            )
+            raise UnreadableMatrixError(self.name, _another_shape(matrix, self.shape))
         return matrix
+
+    def _readable(self, kept: Tensor) -> Tensor:
+        if is_readable(kept) and kept.dtype in DTYPE_CODES:
+            return kept
+        reason = why_not_now(kept)
+        if reason is not None:
+            raise UnreadableMatrixError(self.name, reason)
+        return resolved(kept, self.name)
+
+    def _computed(self) -> Kept | None:
+        if self.sample is not None:
+            one = self.sample()
+            if one is not None:
+                self._readable(one)
+        try:
+            return self.get()
+        # Code of anybody's, for parameters that are not what they were when the monitor was made.
+        except Exception as error:
+            reason = f"it cannot be computed: {type(error).__name__}: {error}"
+            raise UnreadableMatrixError(self.name, reason) from error
 
     def view(self) -> Tensor:
         """`read` of a matrix that is not decomposed.
@@ -189,11 +238,34 @@ class Matrix:
         (m, n), k = self.shape, self.inner
         if (found.U.shape, found.Sigma.shape, found.Vh.shape) != ((m, k), (k, k), (k, n)):
             now = ", ".join(str(tuple(x.shape)) for x in found)
-            raise ValueError(
-                f"{self.name}: its factors were ({m}, {k}), ({k}, {k}), ({k}, {n}) when the "
-                f"monitor was made and are {now} now; make a new SpectralMonitor"
+            raise UnreadableMatrixError(
+                self.name,
+                f"its factors were ({m}, {k}), ({k}, {k}), ({k}, {n}) when the monitor was made "
+                f"and are {now} now; make a new SpectralMonitor",
             )
         return found
+
+
+def why_not_now(tensor: Tensor) -> str | None:
+    """Why the values of a parameter cannot be read, whatever its shape; else ``None``."""
+    problem = why_unreadable(tensor)
+    if problem is not None:
+        return str(problem)
+    if tensor.dtype not in DTYPE_CODES:
+        told = "quantised, " if tensor.is_quantized else ""
+        return f"{told}dtype {tensor.dtype} is not float16, bfloat16, float32 or float64"
+    return None
+
+
+def _another_shape(tensor: Tensor, before: tuple[int, ...]) -> str:
+    """What a parameter is that has not the shape it had when the monitor was made."""
+    placeholder = misfit(None, "", tensor)
+    if placeholder is not None:
+        return placeholder
+    told = f"its shape was {before} when the monitor was made and is {tuple(tensor.shape)} now"
+    if tensor.numel() == 0 or (tensor.dim() == 1 and len(before) > 1):
+        return f"{told}: a shard, or a placeholder for values that are partitioned or offloaded"
+    return f"{told}; make a new SpectralMonitor"
 
 
 def joined(*notes: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from python_api.frame import Array, MatrixRow, SpectralFrame, alignment_score, pair_name
-from python_api.packed_rows import PackedRows
+from python_api.packed_rows import PackedRows, reasons_of
 from python_api.views import ArrayViews
 from spectral_kernels.results import METRICS
 
@@ -55,6 +55,9 @@ class MetricLines:
         values = _numbers(rows)
         values += self._scores_of(frame)
         head = self._items({"step": frame.step, **_of_frame(frame)})
+        reasons = reasons_of(rows)
+        if reasons:
+            head += f', "reasons": {json.dumps(reasons)}'
         if math.isfinite(sum(values)):
             return f"{{{head}, {self._format % tuple(values)}}}"
         return f"{{{head}, {self._items(dict(zip(self._names, values, strict=True)))}}}"

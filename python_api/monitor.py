@@ -31,9 +31,11 @@ from python_api.meetings import Meetings
 from python_api.memory import MemoryPlan, solver_memory
 from python_api.natural_order import REORDERED, natural_order
 from python_api.over_time import OverTime
+from python_api.packed_rows import tell_reasons
 from python_api.pair_discovery import discover_pairs
 from python_api.pairs import Pair, Rejected, parts_of
 from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
+from python_api.readings import Readings, not_readable
 from python_api.recorder import saves_vectors
 from python_api.reference import Given
 from python_api.solvers import ExactSolver, RandomizedSolver, Solver
@@ -46,7 +48,7 @@ _VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
 _TRIPLETS = 32
 _TOLERANCE = 1e-3
 _STATE_VERSION = 4
-_RESERVED = frozenset({"every", "overhead", "not_finite"})
+_RESERVED = frozenset({"every", "overhead", "not_finite", "reasons"})
 _CAPTURED = (
     "SpectralMonitor.step was called while a CUDA graph is captured: nothing is measured, neither "
     "now nor when the graph is replayed; call it after the replay"
@@ -146,6 +148,7 @@ class SpectralMonitor:
                    parametrized, config)  # fmt: skip
         self._vectors = k or _VECTORS
         self._parts = parts_of(self._pairs, self._matrices)
+        self._readings = Readings(self._matrices, self._parts)
         self._meetings = Meetings(
             self._pairs,
             [*self._matrices, *self._parts],
@@ -184,7 +187,9 @@ class SpectralMonitor:
         self._spent = 0.0
         if self._reference.wants_init:
             with _plain_arithmetic():
-                first = self._solver.measure([True] * len(self._needs_vectors))
+                first = self._solver.measure(
+                    self._readings.take(), [True] * len(self._needs_vectors)
+                )
                 self._over_time.start(first.svds, first.rows, first.finite)
                 self._device.started(first.finite)
 
@@ -303,6 +308,7 @@ class SpectralMonitor:
             self._rejected,
             self._reference.described,
             self._over_time.chance,
+            unreadable=not_readable(self._matrices),
             full=full,
         )
         return "\n".join(
@@ -331,6 +337,10 @@ class SpectralMonitor:
     def step(self, step: int | None = None, **scalars: float | Tensor) -> SpectralFrame | None:
         """Measure if this step is due; call it after ``optimizer.step()``.
 
+        A matrix that cannot be read now (its parameter is gone, sharded, freed or of another shape)
+        has a row of NaN with the reason, and a warning the first time; it is measured again as
+        soon as it can be, and all others are at every step.
+
         Args:
             step: number of the training step; counted from 0 where it is not given.
             scalars: numbers to keep with the frame, such as ``loss=loss``; tensors of one
@@ -345,7 +355,7 @@ class SpectralMonitor:
 
         Raises:
             ValueError: a scalar of more than one element or with a name of the monitor's own
-                ("every", "overhead", "not_finite"), or a parameter that changed its shape.
+                ("every", "overhead", "not_finite", "reasons").
         """
         if is_being_captured():
             warnings.warn(_CAPTURED, stacklevel=2)
@@ -398,10 +408,13 @@ class SpectralMonitor:
 
     def _measure(self, number: int, scalars: dict[str, float]) -> SpectralFrame:
         """A step of the monitor's own: every number of it is here when it returns."""
-        svds, with_parts, finite, rows, identities = self._solver.measure(self._needs_vectors)
+        read = self._readings.take()
+        svds, with_parts, finite, rows, identities = self._solver.measure(read, self._needs_vectors)
+        tell_reasons(rows, self._readings.reasons)
         self._device.started(finite)
         alignment = self._meetings.alignment(with_parts)
-        rows, comparison = self._over_time.measure(svds, rows)
+        rows, comparison = self._over_time.measure(svds, rows, self._readings)
+        self._readings.forget()
         return SpectralFrame(
             number, scalars, math.nan, rows, alignment, *comparison,
             every=self.every, identities=identities,

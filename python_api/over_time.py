@@ -14,6 +14,7 @@ from python_api.clusters import ClusterFinder
 from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
 from python_api.pairs import Pair
+from python_api.readings import Readings
 from python_api.reference import Given, Reference
 from python_api.saved_vectors import bytes_per_step
 from spectral_kernels.results import SVD
@@ -80,7 +81,7 @@ class OverTime:
         )
 
     def measure(
-        self, svds: Sequence[SVD], rows: Mapping[str, MatrixRow]
+        self, svds: Sequence[SVD], rows: Mapping[str, MatrixRow], readings: Readings
     ) -> tuple[Mapping[str, MatrixRow], Comparison]:
         """Compare a step; ``rows``, with those of updates and gradients, come back."""
         clusters: list[Tensor] = []
@@ -90,8 +91,8 @@ class OverTime:
         agreement, subspaces = self.reference.agreement(svds, clusters)
         if self.reference.wants_previous:
             self.reference.remember(svds, [rows[m.name].finite for m in self._matrices])
-        changed, overlap = self.changes.measure(svds)
-        self.changes.remember()
+        changed, overlap = self.changes.measure(svds, readings)
+        self.changes.remember(readings)
         saved = self.reference.leading if self.reference.wants_final else None
         return ({**rows, **changed} if changed else rows), Comparison(
             agreement,

@@ -11,7 +11,19 @@ from python_api.frame import Array, MatrixRow
 from python_api.matrices import Matrix
 from python_api.views import ArrayViews, consecutive
 
-__all__ = ["PackedRows", "RowPlan", "Told", "make_row", "spectra_of"]
+__all__ = [
+    "NOT_FINITE",
+    "PackedRows",
+    "RowPlan",
+    "Told",
+    "make_row",
+    "reasons_of",
+    "spectra_of",
+    "tell_reasons",
+]
+
+NOT_FINITE = "the matrix has NaN or infinity in it"
+"""`python_api.frame.MatrixRow.reason`, where it is the numbers themselves."""
 
 Told = tuple[str, tuple[int, int], str, str]
 """Name, shape, kind and method of a row."""
@@ -62,6 +74,7 @@ class PackedRows(Mapping[str, MatrixRow]):
         self.values_of = ArrayViews(values, plan.slices)
         self.bounds_of = ArrayViews(bounds, plan.slices)
         self.finite, self.work = finite, work
+        self.reasons: Mapping[str, str] = {}
         self._made: dict[str, MatrixRow] = {}
 
     @property
@@ -73,9 +86,11 @@ class PackedRows(Mapping[str, MatrixRow]):
         row = self._made.get(name)
         if row is None:
             i = self.plan.numbers[name]
+            metrics, bounds = self.tables[:, i].tolist()
             row = self._made[name] = make_row(
                 self.plan.told[i], self.finite[i], self.work[i],
-                self.values_of[name], self.bounds_of[name], *self.tables[:, i].tolist(),
+                self.values_of[name], self.bounds_of[name], metrics, bounds,
+                self.reasons.get(name, ""),
             )  # fmt: skip
         return row
 
@@ -101,6 +116,25 @@ def spectra_of(
     )
 
 
+def tell_reasons(rows: Mapping[str, MatrixRow], reasons: Mapping[str, str]) -> None:
+    """Say why rows have no numbers, where that is not for what is in the matrices."""
+    if isinstance(rows, PackedRows):
+        rows.reasons = dict(reasons)
+        return
+    for name, reason in reasons.items():
+        rows[name].reason = reason
+
+
+def reasons_of(rows: Mapping[str, MatrixRow]) -> dict[str, str]:
+    """Name -> `python_api.frame.MatrixRow.reason`, of those that have one."""
+    if isinstance(rows, PackedRows):
+        if all(rows.finite):
+            return {}
+        unknown = [name for name, ok in zip(rows, rows.finite, strict=True) if not ok]
+        return {name: rows.reasons.get(name, NOT_FINITE) for name in unknown}
+    return {name: row.reason for name, row in rows.items() if row.reason}
+
+
 def make_row(
     told: Told,
     finite: bool,
@@ -109,11 +143,16 @@ def make_row(
     value_bounds: Array,
     metrics: Sequence[float],
     bounds: Sequence[float],
+    reason: str = "",
 ) -> MatrixRow:
-    """A row from its numbers, metrics and bounds in the order of ``METRICS``."""
+    """A row from its numbers, metrics and bounds in the order of ``METRICS``.
+
+    ``reason``: why it is not finite, where that is not for its numbers.
+    """
     name, shape, kind, method = told
     entropy, exponential, stable, rank, spectral, nuclear, frobenius = metrics
     return MatrixRow(
         name, shape, kind, method, finite, work, values, value_bounds,
         entropy, exponential, stable, rank, spectral, nuclear, frobenius, bounds,
+        "" if finite else reason or NOT_FINITE,
     )  # fmt: skip

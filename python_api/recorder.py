@@ -4,11 +4,11 @@ Three files, and two of `python_api.saved_vectors` where vectors are saved:
 
 ``metrics.jsonl``
     One JSON object per frame with flat keys: ``step``, the caller's scalars, ``overhead``,
-    ``every`` (steps between measurements), ``not_finite`` (how many matrices have a NaN or
-    infinity), ``<metric>/<matrix>``, ``alignment_score/<a> -> <b>``,
-    ``agreement_score/<matrix>``; where the method is not exact, ``bound/<metric>/<matrix>``;
-    and ``work/<what>``, how many matrices a tracker kept, rotated or solved anew. What is not a
-    finite number is ``null``.
+    ``every`` (steps between measurements), ``not_finite`` (how many matrices have no numbers: NaN
+    or infinity is in them, or they could not be read) and, where there are such, ``reasons`` (why,
+    by name), ``<metric>/<matrix>``, ``alignment_score/<a> -> <b>``, ``agreement_score/<matrix>``;
+    where the method is not exact, ``bound/<metric>/<matrix>``; and ``work/<what>``, how many
+    matrices a tracker kept, rotated or solved anew. What is not a finite number is ``null``.
     ``pandas.read_json(path, lines=True)`` reads it.
 
 ``spectra.bin``, ``spectra.json``

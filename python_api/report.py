@@ -102,6 +102,7 @@ def write_report(
         # The script is the only markup that is not escaped; charts escape their own texts.
         plotly_js=Markup(get_plotlyjs()),
         claims=_claims(run.summary.get("claims", [])),
+        unknown=_unknown(run),
         summary=[
             (key, _text(value))
             for key, value in run.summary.items()
@@ -137,6 +138,23 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         row = {key: _text(claim.get(key)) for key in ("claim", "source", "expected", "measured")}
         rows.append({**row, "holds": text, "style": style})
     return rows
+
+
+def _unknown(run: Run) -> list[dict[str, str]]:
+    """Matrices that had no numbers at some steps: which, when, and why."""
+    steps: dict[tuple[str, str], list[int]] = {}
+    for step, reasons in run.reasons.items():
+        for name, reason in reasons.items():
+            steps.setdefault((name, reason), []).append(step)
+    return [
+        {
+            "name": name,
+            "reason": reason,
+            "steps": f"{at[0]} to {at[-1]}" if len(at) > 1 else str(at[0]),
+            "count": f"{len(at)} of {len(run.steps)}",
+        }
+        for (name, reason), at in steps.items()
+    ]
 
 
 def _is_table(value: Any) -> bool:
@@ -245,7 +263,7 @@ def _charts(run: Run) -> list[Markup]:
                chance=run.chance.agreement),
         _Chart("What the monitor takes", "share of the time", own["overhead"]),
         _Chart("How often it measures", "steps between measurements", own["every"]),
-        _Chart("Matrices with NaN or infinity", "matrices", own["not_finite"]),
+        _Chart("Matrices without numbers", "matrices", own["not_finite"]),
     ]  # fmt: skip
     return [_draw(run, chart) for chart in wanted if chart.lines]
 

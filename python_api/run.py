@@ -55,6 +55,8 @@ class Run:
     """``name[update]`` or ``name[gradient]`` -> (T, 2), left and right."""
     chance: Chance = field(default_factory=Chance)
     """What random directions would give."""
+    reasons: dict[int, dict[str, str]] = field(default_factory=dict)
+    """Step -> matrix -> why it has no numbers, see `python_api.frame.MatrixRow.reason`."""
     work: dict[str, Array] = field(default_factory=dict)
     """What a tracker did ("kept", "solved") -> (T,), to how many matrices."""
     config: dict[str, Any] = field(default_factory=dict)
@@ -106,9 +108,10 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     steps = steps[known]
     # The writer is append-only and in order: the metrics are a prefix of the arrays.
     values = records["values"][: len(steps)] if columns else np.zeros((len(steps), 0))
+    reasons = {row["step"]: row.pop("reasons") for row in rows if "reasons" in row}
     scalars, metrics = _by_key(rows)
     run = Run(path, steps, scalars, metrics, {}, {}, {}, work=_take_work(scalars),
-              chance=Chance.from_json(layout.get("chance", {})),
+              chance=Chance.from_json(layout.get("chance", {})), reasons=reasons,
               config=_read_json(path / "config.json"),
               summary=_read_json(path / "summary.json"))  # fmt: skip
     start = 0

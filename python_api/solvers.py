@@ -13,7 +13,7 @@ from torch import Tensor
 
 from python_api.cores import Cores
 from python_api.frame import Array, MatrixRow
-from python_api.matrices import Matrix
+from python_api.matrix import Kept, Matrix
 from python_api.rows import RowMaker, Spectra, leading_rows, rounding, to_arrays
 from spectral_kernels.results import SVD, Snapshot
 from spectral_kernels.rsvd.op import rsvd_list
@@ -49,9 +49,9 @@ class Solver(Protocol):
         """How often a matrix had to be solved anew because tracking lost it."""
         ...
 
-    def measure(self, vectors: Sequence[bool]) -> Measured:
-        """Read all matrices; ``vectors`` says of which singular vectors are needed, those of parts
-        at the end."""
+    def measure(self, read: Sequence[Kept], vectors: Sequence[bool]) -> Measured:
+        """Solve all matrices, as they were read; ``vectors`` says of which singular vectors are
+        needed. Those of parts are at the end of both."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -87,9 +87,9 @@ class ExactSolver:
         """0: nothing is tracked."""
         return 0
 
-    def measure(self, vectors: Sequence[bool]) -> Measured:
+    def measure(self, read: Sequence[Kept], vectors: Sequence[bool]) -> Measured:
         """Copies of all matrices, solved."""
-        return _measure_copies(self, vectors)
+        return _measure_copies(self, read, vectors)
 
     def solve(self, snapshot: Snapshot, vectors: Sequence[bool]) -> list[SVD]:
         """Whole SVDs where vectors are needed, values alone elsewhere."""
@@ -119,8 +119,9 @@ class ExactSolver:
         """Nothing to load."""
 
 
-def _measure_copies(solver: ExactSolver | RandomizedSolver, vectors: Sequence[bool]) -> Measured:
-    read = [matrix.read() for matrix in solver.measured]
+def _measure_copies(
+    solver: ExactSolver | RandomizedSolver, read: Sequence[Kept], vectors: Sequence[bool]
+) -> Measured:
     snapshot = snapshot_list(solver.cores.take(read, vectors))
     svds = solver.solve(snapshot, vectors)
     rows = solver.rows(snapshot, svds)
@@ -153,9 +154,9 @@ class RandomizedSolver:
         """0: every step is a solution of its own."""
         return 0
 
-    def measure(self, vectors: Sequence[bool]) -> Measured:
+    def measure(self, read: Sequence[Kept], vectors: Sequence[bool]) -> Measured:
         """Copies of all matrices, their leading triplets."""
-        return _measure_copies(self, vectors)
+        return _measure_copies(self, read, vectors)
 
     def solve(self, snapshot: Snapshot, vectors: Sequence[bool]) -> list[SVD]:
         """Leading triplets; the right vectors are kept for the next step."""

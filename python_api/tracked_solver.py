@@ -11,7 +11,7 @@ from torch import Tensor
 
 from python_api.cores import Cores
 from python_api.frame import Array, MatrixRow
-from python_api.matrix import Matrix
+from python_api.matrix import Kept, Matrix
 from python_api.rows import RowMaker, Spectra, copied, leading_rows, rounding, shared_block
 from python_api.solvers import Measured
 from python_api.views import ArrayViews, consecutive
@@ -149,19 +149,19 @@ class TrackedSolver:
         """
         return sum(tracker.resolves for _, tracker in self._groups.values())
 
-    def measure(self, vectors: Sequence[bool]) -> Measured:
+    def measure(self, read: Sequence[Kept], vectors: Sequence[bool]) -> Measured:
         """Bring every decomposition up to date. CPU parameters are read where they are."""
-        read = self._cores.take([matrix.read() for matrix in self._measured], vectors)
+        dense = self._cores.take(read, vectors)
         if not self._leading:
-            return self._measure_whole(read)
+            return self._measure_whole(dense)
         self._follow(vectors)
         found: dict[int, _Tracked] = {}
         for members, tracker in self._groups.values():
             if members:
-                found |= zip(members, _update(tracker, [read[i] for i in members]), strict=True)
+                found |= zip(members, _update(tracker, [dense[i] for i in members]), strict=True)
         if self._replaced:
-            self._replace_values(read, found)
-        solved = [found[i] for i in range(len(read))]
+            self._replace_values(dense, found)
+        solved = [found[i] for i in range(len(dense))]
         tracked = self._whole(solved)
         rows = {**self._complete_rows(tracked), **self._partial_rows(solved)}
         if self._partial:

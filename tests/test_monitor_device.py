@@ -249,7 +249,7 @@ def _leaves(state: Any) -> list[Any]:
     return [state.numpy() if isinstance(state, torch.Tensor) else state]
 
 
-def test_parameters_that_move_make_a_new_program_and_other_shapes_an_error() -> None:
+def test_parameters_that_move_make_a_new_program_and_other_shapes_a_reason() -> None:
     model, streams = Net(), LateStreams()
     plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model), streams)
     for seed in range(6):
@@ -262,8 +262,11 @@ def test_parameters_that_move_make_a_new_program_and_other_shapes_an_error() -> 
     assert streams.log.count("record") == 2
     with torch.no_grad():
         model.head.weight = nn.Parameter(torch.randn(7, 13))
-    with pytest.raises(ValueError, match=r"head\.weight: its shape was \(7, 12\)"):
-        watch.step()
+    with pytest.warns(UserWarning, match=r"head\.weight: its shape was \(7, 12\)"):
+        frame = due(watch.step())
+    # Such a step is waited for, and the other matrices have their numbers.
+    assert [n for n, row in frame.matrices.items() if row.reason] == ["head.weight"]
+    assert "a step waits for its numbers: head.weight: its shape was" in watch.explain()
 
 
 def test_parameters_that_move_at_every_step_are_copied() -> None:
