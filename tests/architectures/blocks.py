@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from architectures.truth import Side, Truth, Weight
+from .truth import Side, Truth, Weight
 
 __all__ = [
     "Attention",

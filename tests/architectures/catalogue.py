@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from architectures.truth import Truth
+from .truth import Truth
 
 __all__ = ["CATALOGUE", "Architecture", "Example", "architecture", "prepare"]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from architectures.blocks import Attention, Feeder, image, serial, tokens
-from architectures.catalogue import Example, architecture
-from architectures.decoders import HEADS, LAYERS, SIZES
-from architectures.truth import Side, Truth, Weight
+from .blocks import Attention, Feeder, image, serial, tokens
+from .catalogue import Example, architecture
+from .decoders import HEADS, LAYERS, SIZES
+from .truth import Side, Truth, Weight
 
 
 @architecture("BERT", "transformers")

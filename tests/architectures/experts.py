@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from architectures.blocks import Attention, Feeder, gated, tokens
-from architectures.catalogue import Example, architecture
-from architectures.decoders import GROUPED, HEADS, KV_HEADS, LAYERS, SIZES
-from architectures.truth import Truth, Weight
+from .blocks import Attention, Feeder, gated, tokens
+from .catalogue import Example, architecture
+from .decoders import GROUPED, HEADS, KV_HEADS, LAYERS, SIZES
+from .truth import Truth, Weight
 
 EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2}
 

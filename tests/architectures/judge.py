@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from architectures.truth import Place, Truth, places
 from python_api.monitor import SpectralMonitor
+
+from .truth import Place, Truth
 
 __all__ = ["Judgement", "judge"]
 
@@ -76,4 +77,4 @@ def _places(monitor: SpectralMonitor, truth: Truth, port: Any) -> tuple[Place, .
     elements = truth.indices(matrix.parameter)
     view = elements if matrix.source.view is None else matrix.source.view(elements)
     side = view if port.side == "U" else view.T
-    return places(truth.name_of(matrix.parameter), side[port.start : port.stop : port.step])
+    return truth.places(matrix.parameter, side[port.start : port.stop : port.step])

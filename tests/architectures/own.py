@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from architectures.blocks import Feeder, image, tokens
-from architectures.catalogue import Example, architecture
-from architectures.truth import Truth, Weight
+from .blocks import Feeder, image, tokens
+from .catalogue import Example, architecture
+from .truth import Truth, Weight
 
 HEADS, LAYERS = 4, 2
 

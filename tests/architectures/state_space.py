@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from architectures.blocks import Feeder, tokens
-from architectures.catalogue import Example, architecture
-from architectures.decoders import LAYERS
-from architectures.truth import Truth
+from .blocks import Feeder, tokens
+from .catalogue import Example, architecture
+from .decoders import LAYERS
+from .truth import Truth
 
 
 @architecture("Mamba", "transformers")

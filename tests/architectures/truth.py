@@ -29,17 +29,20 @@ from torch import Tensor, nn
 
 __all__ = ["Entry", "Place", "Side", "Truth", "Weight", "places"]
 
-Place = tuple[str, int, int, int]
-"""A parameter, and the least, the greatest and the sum of its elements' indices that make one
-output or input: different ones differ in at least one of the three."""
+Place = tuple[str, tuple[int, ...]]
+"""A parameter, and the indices that all elements of an output or input share, -1 where they differ:
+row 3 of a matrix is (3, -1) and column 5 is (-1, 5), also of a part of it."""
 
 Relation = frozenset[tuple[Place, Place]]
 
 
-def places(parameter: str, elements: Tensor) -> tuple[Place, ...]:
-    """One place per row of ``elements``, (places, elements of each)."""
-    low, high, total = (x.tolist() for x in (*elements.aminmax(dim=1), elements.sum(1)))
-    return tuple((parameter, *row) for row in zip(low, high, total, strict=True))
+def places(parameter: str, shape: tuple[int, ...], elements: Tensor) -> tuple[Place, ...]:
+    """One place per row of ``elements``, (places, elements of each), which holds flat indices."""
+    shared = []
+    for index in torch.unravel_index(elements, shape):
+        low, high = index.aminmax(dim=1)
+        shared.append(torch.where(low == high, low, -1))
+    return tuple((parameter, tuple(row)) for row in torch.stack(shared, dim=1).tolist())
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,10 @@ class Truth:
         shape = self._shapes[parameter]
         return torch.arange(torch.Size(shape).numel()).view(shape)
 
+    def places(self, parameter: str, elements: Tensor) -> tuple[Place, ...]:
+        """Of the rows of ``elements``, see `places`."""
+        return places(self.name_of(parameter), self._shapes[parameter], elements)
+
     def linear(self, name: str, outputs: int = 0, inputs: int = 1) -> Weight:
         """A 2-D weight; ``outputs`` and ``inputs`` tell its dimensions."""
         return self._weight(name, self.indices(name), outputs, inputs)
@@ -112,7 +119,7 @@ class Truth:
     def table(self, name: str) -> Side:
         """What rows of a table write: its last dimension."""
         elements = self.indices(name).flatten(0, -2)
-        return Side(name, places(self.name_of(name), elements.T))
+        return self._side(name, elements.T)
 
     def stack(self, name: str, outputs: int, inputs: int) -> list[Weight]:
         """Weights along the first dimension of a 3-D parameter: experts or heads."""
@@ -123,12 +130,8 @@ class Truth:
         kernel = self.indices(name)
         kernel = kernel.transpose(0, 1) if transposed else kernel
         centre = tuple(size // 2 for size in kernel.shape[2:])
-        parameter = self.name_of(name)
         inputs = kernel[(slice(None), slice(None), *centre)]
-        return Weight(
-            Side(name, places(parameter, kernel.flatten(1))),
-            Side(name, places(parameter, inputs.T)),
-        )
+        return Weight(self._side(name, kernel.flatten(1)), self._side(name, inputs.T))
 
     def feeds(self, writers: Sequence[Weight | Side], readers: Sequence[Weight | Side]) -> None:
         """Every output of every writer meets the input of the same index of every reader."""
@@ -165,10 +168,11 @@ class Truth:
         return self.allowed.union(*required)
 
     def _weight(self, name: str, elements: Tensor, outputs: int, inputs: int) -> Weight:
-        parameter = self.name_of(name)
-        rows = elements.movedim(outputs, 0).flatten(1)
-        columns = elements.movedim(inputs, 0).flatten(1)
-        return Weight(Side(name, places(parameter, rows)), Side(name, places(parameter, columns)))
+        rows, columns = (elements.movedim(dim, 0).flatten(1) for dim in (outputs, inputs))
+        return Weight(self._side(name, rows), self._side(name, columns))
+
+    def _side(self, name: str, elements: Tensor) -> Side:
+        return Side(name, self.places(name, elements))
 
     def _entry(self, first: Side, second: Side) -> Entry:
         key = (first.label, second.label)

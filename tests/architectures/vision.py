@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
-from architectures.blocks import Feeder, fused, image, serial
-from architectures.catalogue import Example, architecture
-from architectures.truth import Side, Truth, Weight
+from .blocks import Feeder, fused, image, serial
+from .catalogue import Example, architecture
+from .truth import Side, Truth, Weight
 
 PACKAGES = ("timm", "torchvision")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from architectures.blocks import Attention, Feeder, serial, tokens
-from architectures.catalogue import Example, architecture
-from architectures.decoders import GROUPED, HEADS, KV_HEADS, LAYERS, OLD_SIZES, SIZES
-from architectures.truth import Truth
+from .blocks import Attention, Feeder, serial, tokens
+from .catalogue import Example, architecture
+from .decoders import GROUPED, HEADS, KV_HEADS, LAYERS, OLD_SIZES, SIZES
+from .truth import Truth
 
 
 @architecture("Llama with LoRA", "transformers", "peft")
