@@ -15,7 +15,6 @@ from python_api.monitor import SpectralMonitor
 
 # Not right yet without inputs.
 WRONG = {
-    "BiLSTM",
     "CodeGen",
     "BART",
     "DeepSeek-V3",

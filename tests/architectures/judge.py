@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from python_api.monitor import SpectralMonitor
+from python_api.pairs import Port
 
 from .truth import Place, Truth
 
@@ -40,8 +39,8 @@ def judge(monitor: SpectralMonitor, truth: Truth) -> Judgement:
     for pair in monitor.pairs:
         fault = None
         met: set[tuple[Place, Place]] = set()
-        for first, second in _meetings(pair):
-            ours, theirs = _places(monitor, truth, first), _places(monitor, truth, second)
+        for first, second in pair.meetings:
+            ours, theirs = _places(truth, first), _places(truth, second)
             if len(ours) != len(theirs):
                 fault = fault or f"{len(ours)} entries meet {len(theirs)}"
                 continue
@@ -62,18 +61,9 @@ def judge(monitor: SpectralMonitor, truth: Truth) -> Judgement:
     )
 
 
-def _meetings(pair: Any) -> Iterator[tuple[Any, Any]]:
-    if hasattr(pair, "meetings"):
-        yield from pair.meetings
-    else:
-        yield pair.first, pair.second
-
-
-def _places(monitor: SpectralMonitor, truth: Truth, port: Any) -> tuple[Place, ...]:
+def _places(truth: Truth, port: Port) -> tuple[Place, ...]:
     """What the entries of a port are in the parameter: its matrix's view, of indices."""
     matrix = port.matrix
-    if isinstance(matrix, str):
-        matrix = next(m for m in monitor.matrices if m.name == matrix)
     elements = truth.indices(matrix.parameter)
     view = elements if matrix.source.view is None else matrix.source.view(elements)
     side = view if port.side == "U" else view.T
