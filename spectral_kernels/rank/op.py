@@ -107,13 +107,16 @@ def feature_rank(
     """Return the numerical rank of the covariance of activations.
 
     Fan, Pascanu, Jaggi, "Deep Grokking", 2024: the singular values of the covariance above
-    max(samples, features) * eps times the largest. They are the squared singular values of the
-    centred activations, so the covariance is not formed: sigma_i > sqrt(rtol) * sigma_1.
+    features * eps times the largest. They are the squared singular values of the centred
+    activations, so the covariance is not formed: sigma_i > sqrt(rtol) * sigma_1.
+
+    Computed in float64, with float64's eps, whatever the dtype of ``H``, as the authors do: by
+    float32's eps a fresh network has layers of low rank already. Values that were rounded before
+    they come here, to float16 or around a large mean, have the rank of their rounding errors.
 
     Args:
         H: (..., samples, features) as for ``svd``; a list or tuple gives a list.
-        rtol: threshold on the covariance's values; max(samples, features) * eps of the dtype of
-            the computation if None.
+        rtol: threshold on the covariance's values; features * 2.2e-16 if None.
         check_finite: raise on NaN or Inf instead of returning NaN.
 
     Returns:
@@ -221,15 +224,12 @@ def _metric(
 
 def _feature_rank(H: Tensor, rtol: float) -> Tensor:
     m, n = _sides(H)
-    dtype = result_dtype(H.dtype)
     if rtol < 0:
-        rtol = default_rtol(m, n, dtype)
-    # Centred in float64: the mean may be far larger than the spread.
+        rtol = default_rtol(n, n, torch.float64)
     wide = H.double()
-    centred = (wide - wide.mean(dim=-2, keepdim=True)).to(dtype)
-    spectra = singular_values([centred])
+    spectra = singular_values([wide - wide.mean(dim=-2, keepdim=True)])
     table = _differentiable_tables(spectra, [(m, n)], math.sqrt(rtol))[0]
-    return table[..., METRICS.index("numerical_rank")].to(dtype)
+    return table[..., METRICS.index("numerical_rank")].to(result_dtype(H.dtype))
 
 
 def _leave_summaries(
