@@ -39,6 +39,8 @@ from python_api.readings import Readings, not_readable
 from python_api.recorder import saves_vectors
 from python_api.reference import Given
 from python_api.solvers import ExactSolver, RandomizedSolver, Solver
+from python_api.tracing.map import Trace
+from python_api.tracing.matching import traced_pairs
 from python_api.tracked_solver import TrackedSolver
 
 __all__ = ["METHODS", "SpectralMonitor"]
@@ -92,8 +94,9 @@ class SpectralMonitor:
             may stand before more work is done, up to a new solution (1e-3). Bounds of leading
             triplets of a flat spectrum may exceed it: no work on them alone can lower these.
         include, exclude: patterns of names, with ``*`` and ``?``; see `monitor.explain()`.
-        pairs: "auto": consecutive layers found from the structure of the model; a list of
-            (name, name of the next layer); or ``None`` for no alignment.
+        pairs: "auto": consecutive layers found from the structure of the model; what
+            `spectral_kernels.trace` found in a forward pass; a list of (name, name of the next
+            layer); or ``None`` for no alignment.
         reference: what ``frame.agreement`` compares singular vectors with. "init": the weights
             when the monitor was made; "previous": the last measured step (NaN at the first);
             "final": the last step of the run, for which the recorder saves the vectors of every
@@ -131,7 +134,7 @@ class SpectralMonitor:
         tolerance: float | None = None,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
-        pairs: Literal["auto"] | Sequence[tuple[str, str]] | None = "auto",
+        pairs: Literal["auto"] | Trace | Sequence[tuple[str, str]] | None = "auto",
         reference: Given = "init",
         watch: Sequence[str] = ("weights",),
         heads: int | Mapping[str, int] | None = None,
@@ -212,7 +215,7 @@ class SpectralMonitor:
         model: nn.Module | Mapping[str, Tensor],
         include: str | Sequence[str] | None,
         exclude: str | Sequence[str] | None,
-        pairs: Literal["auto"] | Sequence[tuple[str, str]] | None,
+        pairs: Literal["auto"] | Trace | Sequence[tuple[str, str]] | None,
         heads: int | Mapping[str, int] | None,
         registry: MatrixRegistry,
         parametrized: Shown,
@@ -232,12 +235,18 @@ class SpectralMonitor:
         # Factors are not layers, and what holds them is none of the model's scopes.
         names = (info.name for info, _ in parameters if info.factor_of is None)
         tree = build_tree(names, modules, self._matrices, self._skipped)
+        if isinstance(pairs, Trace):
+            self._pairs, self._rejected = traced_pairs(pairs, self._matrices)
+            self._notes += [f"trace: {note}" for note in pairs.notes()]
+            return
         found, self._rejected = discover_pairs(tree, counts)
         if pairs is None:
             self._pairs, self._rejected = [], []
         elif isinstance(pairs, str):
             if pairs != "auto":
-                raise ValueError(f"pairs: expected 'auto', a list of names or None, got {pairs!r}")
+                raise ValueError(
+                    f"pairs: expected 'auto', a trace, a list of names or None, got {pairs!r}"
+                )
             self._pairs = found
         else:
             self._pairs, self._rejected = resolve_pairs(pairs, found, self._matrices), []

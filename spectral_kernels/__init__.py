@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from python_api.frame import SpectralFrame
     from python_api.monitor import SpectralMonitor
     from python_api.recorder import Recorder
+    from python_api.tracing.trace import trace
 
 __version__ = "0.1.0"
 
@@ -80,6 +81,7 @@ _TRAINING_SIDE = {
     "decomposition_drift": "python_api.decomposed.drift",
     "parameter_groups": "python_api.decomposed.groups",
     "recompose_model": "python_api.decomposed.recomposition",
+    "trace": "python_api.tracing.trace",
 }
 
 __all__ = [
@@ -129,6 +131,7 @@ __all__ = [
     "summary_bounds",
     "svd",
     "svdvals",
+    "trace",
     "usv_matmul",
     "usv_svd",
     "usv_svdvals",

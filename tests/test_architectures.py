@@ -62,7 +62,6 @@ def test_without_inputs_no_pair_is_wrong(
     assert not judgement.wrong, judgement.text
 
 
-@pytest.mark.skipif(not hasattr(spectral_kernels, "trace"), reason="no trace yet")
 def test_traced_no_pair_is_wrong_and_none_is_missed(architecture: Architecture) -> None:
     example = architecture.example()
     trace = spectral_kernels.trace(example.model, *example.args, **example.kwargs)

@@ -1,0 +1,1 @@
+"""A map of a model that is traced: which weight feeds which."""

@@ -1,0 +1,86 @@
+"""From numbers of elements, which mean places in memory, to names of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from python_api.tracing.elements import Elements
+from python_api.tracing.ledger import Ledger, Met
+from python_api.tracing.map import Edge, Side, Trace
+from python_api.tracing.siblings import with_siblings
+
+__all__ = ["named_trace"]
+
+
+def named_trace(ledger: Ledger, parameters: Mapping[str, Tensor]) -> Trace:
+    """The trace of a finished pass."""
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    edges = [edge for i, met in enumerate(ledger.met)
+             for edge in _edges(ledger, met, is_scores=i in ledger.attention)]  # fmt: skip
+    stream = [edge for met in ledger.stream for edge in _edges(ledger, met)]
+    reached = _reached(ledger)
+    aliases = _aliases(parameters)
+    inferred = with_siblings(edges, shapes, reached, aliases)
+    touched = torch.tensor(sorted(ledger.touched), dtype=torch.int64)
+    seen = {name for name, *_ in ledger.elements.named(touched)}
+    known = {
+        *reached,
+        *seen,
+        *(side.parameter for edge in inferred for side in (edge.first, edge.second)),
+    }
+    tied = {other for name in known for other in aliases.get(name, ())}
+    unreached = tuple(
+        name
+        for name, shape in shapes.items()
+        if name not in known and name not in tied and _is_matrix(shape)
+    )
+    return Trace((*edges, *inferred), shapes, aliases, unreached, dict(ledger.ended), tuple(stream))
+
+
+def _is_matrix(shape: tuple[int, ...]) -> bool:
+    return sum(size > 1 for size in shape) >= 2
+
+
+def _edges(ledger: Ledger, met: Met, *, is_scores: bool = False) -> Iterator[Edge]:
+    """The edges that what met is: one for each pair of parameters in it."""
+    kind = met.kind if met.kind != "meet" else "scores" if is_scores else "multiplied"
+    elements = ledger.elements
+    for first, own, mine in elements.named(met.first):
+        for second, theirs, others in elements.named(met.second):
+            both = own & theirs
+            if bool(both.any()):
+                yield Edge(
+                    kind,
+                    Side(first, mine[both[own]].numpy(), _across(elements, met.beside, first)),
+                    Side(second, others[both[theirs]].numpy(),
+                         _across(elements, met.others, second)),
+                    met.head,
+                )  # fmt: skip
+
+
+def _across(elements: Elements, numbers: Tensor | None, name: str) -> np.ndarray | None:
+    if numbers is None:
+        return None
+    found = [mine.numpy() for other, _, mine in elements.named(numbers) if other == name]
+    return found[0] if found else None
+
+
+def _reached(ledger: Ledger) -> dict[str, set[int]]:
+    """Parameter -> indices of some of its elements that took part."""
+    found: dict[str, set[int]] = {}
+    if ledger.used:
+        for name, _, flat in ledger.elements.named(torch.unique(torch.cat(ledger.used))):
+            found.setdefault(name, set()).update(flat.tolist())
+    return found
+
+
+def _aliases(parameters: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """First name -> other names of the same parameter."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in parameters.items():
+        names.setdefault(id(parameter), []).append(name)
+    return {first: tuple(others) for first, *others in names.values() if others}

@@ -1,0 +1,90 @@
+"""`trace`: which weight of a model feeds which, by one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from python_api.parameters import clean, unwrap
+from python_api.tracing.context import Context
+from python_api.tracing.elements import Elements
+from python_api.tracing.ledger import Ledger
+from python_api.tracing.map import Trace
+from python_api.tracing.mode import Operations, Wholes
+from python_api.tracing.named import named_trace
+from python_api.tracing.running import undisturbed
+from python_api.tracing.store import Store
+
+__all__ = ["trace"]
+
+
+def trace(model: nn.Module, *inputs: Any, **kwargs: Any) -> Trace:
+    """Run ``model(*inputs, **kwargs)`` once, and record which weight feeds which.
+
+    ::
+
+        traced = sk.trace(model, tokens)
+        print(traced)
+        monitor = sk.SpectralMonitor(model, pairs=traced)
+
+    The pass is made in evaluation mode and without gradients. It leaves the model as it was: flags,
+    attributes, buffers, gradients and random states; no hook is placed. Every activation carries
+    which output of which weight wrote it, through views, heads, elementwise operations, norms,
+    residual additions and gathers, to the next product with a weight, so orientation, heads,
+    grouped heads and fused layouts are those that the forward method itself uses. Queries and keys
+    are found where they are multiplied, values where they reach the output through the
+    probabilities.
+
+    At a residual addition the nearest writers count; `Trace.with_stream` keeps the others too.
+    Experts that no input reached have the edges of those beside them, and are marked so. What no
+    rule knows ends the labels there, and the trace names it.
+
+    Args:
+        model: a module; compiled or wrapped for data parallelism too.
+        inputs, kwargs: of its forward method; small ones are enough, such as one sequence of eight
+            tokens or one image. Meta tensors serve a model on the meta device.
+
+    Raises:
+        TypeError: the model is no module (a state dict has no forward pass).
+        Exception: whatever the forward method raises, with the model as it was.
+    """
+    module = unwrap(model)
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"model: expected a torch.nn.Module with a forward pass, got {type(model).__name__}; "
+            "trace the module and give the result with its state dict"
+        )
+    parameters = _parameters(module)
+    elements = Elements(parameters)
+    context = Context(Ledger(elements), Store(elements, list(parameters.values())))
+    for tensor in _tensors((inputs, kwargs)):
+        context.store.put(tensor)
+    operations = Operations(context)
+    with undisturbed(module), Wholes(context, operations), operations:
+        module(*inputs, **kwargs)
+    return named_trace(context.ledger, parameters)
+
+
+def _parameters(module: nn.Module) -> dict[str, Tensor]:
+    """By name, tied ones under each: a wrapper's own ``named_parameters`` may hide some."""
+    return {
+        clean(f"{path}.{leaf}" if path else leaf): parameter
+        for path, owner in module.named_modules(remove_duplicate=False)
+        for leaf, parameter in owner._parameters.items()
+        if parameter is not None
+    }
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in nested containers, objects with fields among them."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [t for entry in value.values() for t in _tensors(entry)]
+    if isinstance(value, (list, tuple, set)):
+        return [t for entry in value for t in _tensors(entry)]
+    if hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
+        return [t for entry in vars(value).values() for t in _tensors(entry)]
+    return []
