@@ -10,31 +10,21 @@ The layer before feeds a fused weight as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import nn
-
-from python_api.heads import HeadCounts
-from python_api.layer_tree import Scope
-from python_api.matrices import Block, Matrix
-from python_api.matrix_rules import fused_attention_blocks
+from python_api.fused_layouts import rows_by_head
+from python_api.matrices import Matrix
 from python_api.pairs import Meeting, Pair, Port, Rejected, connect, entry_port, exit_port
-from python_api.parts import part_of, stacked
+from python_api.parts import Range, part_of, stacked
 
-__all__ = ["Attention", "find_attention"]
+__all__ = ["Attention", "by_head", "outputs_of"]
 
-_ROLES = {
-    "q": ("q", "q_proj", "q_proj_weight", "query", "wq", "w_q", "to_q", "q_lin", "q_linear"),
-    "k": ("k", "k_proj", "k_proj_weight", "key", "wk", "w_k", "to_k", "k_lin", "k_linear"),
-    "v": ("v", "v_proj", "v_proj_weight", "value", "wv", "w_v", "to_v", "v_lin", "v_linear"),
-    "o": ("o", "o_proj", "out_proj", "wo", "w_o", "out_lin", "o_linear", "c_proj", "proj", "dense",
-          "output", "out"),
-    "qkv": ("in_proj_weight", "qkv", "qkv_proj", "wqkv", "w_qkv", "c_attn", "query_key_value"),
-}  # fmt: skip
-_ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
-# GPT-NeoX and BLOOM store the roles inside each head.
-_INTERLEAVED = "query_key_value"
+_UNKNOWN = (
+    "{} is queries, keys and values in one, and its shape does not tell which rows belong to which "
+    "head: sk.trace(model, inputs) sees it, config= tells it for known models, and so does a rule "
+    "with blocks (MatrixRegistry)"
+)
 
 
 @dataclass(slots=True)
@@ -42,15 +32,33 @@ class Attention:
     """The weights of one attention layer by role; a role may be one matrix per head."""
 
     roles: dict[str, list[Matrix]] = field(default_factory=dict)
-    parameters: set[str] = field(default_factory=set)
+    """"q", "k", "v", "o", or "qkv" in place of the first three."""
     heads: int = 1
     kv_heads: int | None = None
-    interleaved: bool = False
+    layout: str | None = None
+    """Of a fused weight without blocks, see `python_api.fused_layouts`; ``None``: not known."""
 
-    def entries(self) -> list[Port]:
+    def entries(self, roles: Sequence[str] = ("qkv", "q", "k", "v")) -> list[Port]:
         """Where the layer's input arrives."""
-        into = [m for role in ("qkv", "q", "k", "v") for m in self.roles.get(role, [])]
-        return [entry_port(matrix) for matrix in into]
+        return [entry_port(matrix) for role in roles for matrix in self.roles.get(role, [])]
+
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether it is known which rows are queries, keys and values."""
+        fused = self.roles.get("qkv")
+        return not fused or bool(fused[0].source.blocks) or self.layout is not None
+
+    def queries(self) -> list[Port]:
+        """Where that of the queries alone arrives."""
+        if self.roles.get("qkv"):
+            return [entry_port(self._rows_of("q"))]
+        return self.entries("q")
+
+    def memory(self) -> list[Port]:
+        """Where that of the keys and values arrives."""
+        if self.roles.get("qkv"):
+            return [entry_port(self._rows_of(role)) for role in "kv"]
+        return self.entries("kv")
 
     def exits(self) -> list[Port]:
         """Where the layer's output leaves; the values where the projection is elsewhere."""
@@ -67,17 +75,28 @@ class Attention:
             outputs = self._outputs()
         except ValueError as error:
             names = [matrix.name for matrices in self.roles.values() for matrix in matrices]
-            yield Rejected(names[0], names[-1], str(error))
+            yield Rejected(names[0], "", str(error))
             return
         if queries and keys:
-            yield _by_head(
+            yield by_head(
                 (self._label("q"), self._label("k")),
-                [_outputs_of(matrix) for matrix in queries],
-                [_outputs_of(matrix) for matrix in keys],
+                [outputs_of(matrix) for matrix in queries],
+                [outputs_of(matrix) for matrix in keys],
                 "queries meet keys in each head",
             )
         if values and outputs:
             yield from self._values_meet_output(values, outputs)
+
+    def pairs_with(self, role: str, other: Matrix) -> Iterator[Pair | Rejected]:
+        """The same where another matrix stands beside that of a role, as an adapter does."""
+        partners = {"q": "k", "k": "q", "v": "o", "o": "v"}
+        if role == "qkv":
+            roles = {"qkv": [other], "o": self.roles.get("o", [])}
+        elif role in partners and self.roles.get(partners[role]):
+            roles = {role: [other], partners[role]: self.roles[partners[role]]}
+        else:
+            return
+        yield from replace(self, roles=roles).pairs()
 
     def _values_meet_output(
         self, values: list[Matrix], outputs: list[Matrix]
@@ -92,9 +111,9 @@ class Attention:
                 "two do not chain; they are paired by head",
             )
         if len(outputs) > 1:
-            yield _by_head(
+            yield by_head(
                 (_with(ends[0], "by head"), _with(ends[1], "by head")),
-                [_outputs_of(matrix) for matrix in values],
+                [outputs_of(matrix) for matrix in values],
                 [entry_port(matrix) for matrix in outputs],
                 "values meet the output in each head",
             )
@@ -103,7 +122,7 @@ class Attention:
         self, ends: tuple[str, str], values: list[Matrix], outputs: list[Matrix]
     ) -> Pair | Rejected:
         try:
-            first = _outputs_of(self._all_of("v", values))
+            first = outputs_of(self._all_of("v", values))
             answer = connect(
                 first, entry_port(self._all_of("o", outputs)), "values meet the output"
             )
@@ -124,41 +143,60 @@ class Attention:
     def _all_of(self, role: str, heads: list[Matrix]) -> Matrix:
         """All heads of the values, or of the output, as one matrix."""
         if role == "v" and self.roles.get("qkv"):
-            return part_of(self.roles["qkv"][0], "v", rows=[
-                (block.start, block.stop) for block in self._blocks("v")
-            ])  # fmt: skip
+            return self._rows_of(role)
         matrices = self.roles[role]
         if len(matrices) == 1:
             return matrices[0]
         return stacked(heads, self._label(role), columns=role == "o")
 
-    def _blocks(self, role: str) -> list[Block]:
-        """Rows of a fused weight that belong to the heads of a role."""
+    def _rows_of(self, role: str) -> Matrix:
+        """The rows of a fused weight that belong to a role."""
+        return part_of(self.roles["qkv"][0], role, rows=[rows for _, rows in self._blocks(role)])
+
+    def _blocks(self, role: str) -> list[tuple[str, Range]]:
+        """Label and rows of every head of a role, in a fused weight."""
         fused = self.roles["qkv"][0]
-        blocks = fused.source.blocks or fused_attention_blocks(
-            fused.shape[0], self.heads, kv_heads=self.kv_heads, interleaved=self.interleaved
-        )
-        return [block for block in blocks if block.label.startswith(f"{role}, ")]
+        known = fused.source.blocks
+        if known:
+            return [(b.label, (b.start, b.stop)) for b in known if b.label.startswith(f"{role}, ")]
+        if self.layout is None:
+            raise ValueError(_UNKNOWN.format(fused.name))
+        rows = rows_by_head(self.layout, fused.shape[0], self.heads, self.kv_heads)[role]
+        return [(f"{role}, head {head}", found) for head, found in enumerate(rows)]
 
     def _heads_of(self, role: str) -> list[Matrix]:
         """A matrix for each head."""
         if self.roles.get("qkv"):
             fused = self.roles["qkv"][0]
-            return [part_of(fused, b.label, rows=[(b.start, b.stop)]) for b in self._blocks(role)]
+            return [part_of(fused, label, rows=[rows]) for label, rows in self._blocks(role)]
         matrices = self.roles.get(role, [])
         if len(matrices) != 1 or self.heads == 1:
             return matrices
-        size, rest = divmod(self.roles["q"][0].shape[0], self.heads)
-        count, odd = divmod(matrices[0].shape[0], max(size, 1))
-        if rest or odd:
+        size = self._head_size()
+        count, odd = divmod(matrices[0].shape[0], size)
+        if odd or not count:
             raise ValueError(
                 f"{matrices[0].name} has {matrices[0].shape[0]} rows, which do not divide into "
-                f"heads of {self.roles['q'][0].shape[0]} / {self.heads}"
+                f"heads of {size}"
             )
         return [
             part_of(matrices[0], f"head {h}", rows=[(h * size, (h + 1) * size)])
             for h in range(count)
         ]
+
+    def _head_size(self) -> int:
+        """Rows of one query head, or where there are none, columns of the output's."""
+        queries, outputs = self.roles.get("q"), self.roles.get("o")
+        found = queries or outputs
+        if not found:
+            raise ValueError("neither queries nor an output tell the size of a head")
+        size, rest = divmod(found[0].shape[0 if queries else 1], self.heads)
+        if rest or not size:
+            raise ValueError(
+                f"{found[0].name} has {found[0].shape[0 if queries else 1]} "
+                f"{'rows' if queries else 'columns'}, not a multiple of {self.heads} heads"
+            )
+        return size
 
     def _outputs(self) -> list[Matrix]:
         matrices = self.roles.get("o", [])
@@ -176,7 +214,7 @@ class Attention:
         ]
 
 
-def _outputs_of(matrix: Matrix) -> Port:
+def outputs_of(matrix: Matrix) -> Port:
     """All rows, whatever channels of a larger layer they are."""
     m = matrix.shape[0]
     return Port(matrix, matrix.name, "U", 0, m, channels=m)
@@ -187,7 +225,7 @@ def _with(label: str, word: str) -> str:
     return f"{label[:-1]}, {word}]" if label.endswith("]") else f"{label}[{word}]"
 
 
-def _by_head(
+def by_head(
     ends: tuple[str, str], firsts: list[Port], seconds: list[Port], reason: str
 ) -> Pair | Rejected:
     """A pair that meets in every head; with grouped queries a head of the fewer serves several."""
@@ -203,34 +241,3 @@ def _by_head(
             return answer or Rejected(*ends, f"{first.label} and {second.label} share no channel")
         meetings.extend(answer.meetings)
     return Pair(*ends, tuple(meetings), reason)
-
-
-def find_attention(scope: Scope, counts: HeadCounts) -> Attention | None:
-    """The attention layer whose weights are direct parts of this scope, if there is one."""
-    found = Attention()
-    for unit, names in scope.units():
-        matrices = scope.of(names)
-        role = _ROLE_OF.get(unit.lower())
-        if unit == "in_proj" and scope.module is None and _holds_all_three(matrices):
-            role = "qkv"
-        if role is None or not matrices or role in found.roles:
-            continue
-        found.roles[role] = matrices
-        found.parameters.update(names)
-        found.interleaved |= unit.lower() == _INTERLEAVED
-    if isinstance(scope.module, nn.MultiheadAttention):
-        found.heads = scope.module.num_heads
-    else:
-        weights = (matrix.parameter for role in found.roles.values() for matrix in role)
-        first = next(weights, scope.path)
-        found.heads = counts.queries(first) or 1
-        found.kv_heads = counts.keys_and_values(first)
-    # One role alone says nothing: many layers are called "proj" or "out".
-    is_attention = "qkv" in found.roles or {"q", "k"} <= found.roles.keys()
-    return found if is_attention else None
-
-
-def _holds_all_three(matrices: list[Matrix]) -> bool:
-    """Whether a child called ``in_proj``, as many are, is the fused one of a decomposed attention
-    in a state dict: told by its factors and its shape."""
-    return [m.is_decomposed and m.shape[0] == 3 * m.shape[1] for m in matrices] == [True]

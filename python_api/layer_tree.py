@@ -1,11 +1,13 @@
 """A model as a tree of names, with the watched matrices of every layer.
 
-The tree is made of qualified names, so a state dict without modules has one too.
+The tree is made of qualified names, so a state dict without modules has one too. Wrappers around
+layers are no part of it: a layer inside one is where it would be without, and the low-rank factors
+that an adapter puts beside it are noted at the layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -13,6 +15,15 @@ from torch import nn
 from python_api.matrices import Matrix, Skipped
 
 __all__ = ["Scope", "build_tree"]
+
+
+# Names under which a wrapper has what it wraps: TransformerLens' bridge, FSDP, checkpointing, PEFT.
+_WRAPPED = frozenset({
+    "_original_component", "original_component", "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module", "_orig_mod", "base_layer", "modules_to_save",
+})  # fmt: skip
+_FACTORS = {"lora_A": "lora_B"}
+_ADAPTER = "beside a layer that PEFT wraps: what it does there is not known without sk.trace"
 
 
 @dataclass(slots=True)
@@ -28,6 +39,10 @@ class Scope:
     """Qualified parameter name -> its matrices, shared by the whole tree."""
     hidden: frozenset[str] = frozenset()
     """Parameters that are layers but are not watched, shared by the whole tree."""
+    adapters: list[tuple[str, str]] = field(default_factory=list)
+    """(down, up), the names of low-rank factors whose product is added to the layer's."""
+    aside: dict[str, str] = field(default_factory=dict)
+    """Parameter -> why it has no place among the layers."""
 
     @property
     def name(self) -> str:
@@ -69,16 +84,54 @@ def build_tree(
         for name in (matrix.parameter, *matrix.aliases):
             table.setdefault(name, []).append(matrix)
     hidden = frozenset(row.name for row in skipped if row.is_layer) - frozenset(table)
+    names = dict.fromkeys(names)
+    wrapped = {name.partition(".base_layer.")[0] for name in names if ".base_layer." in name}
     root = Scope("", modules.get(""), matrices=table, hidden=hidden)
     for name in names:
-        scope = root
-        *path, leaf = name.split(".")
-        for depth, part in enumerate(path, start=1):
-            if part not in scope.children:
-                prefix = ".".join(path[:depth])
-                scope.children[part] = Scope(
-                    prefix, modules.get(prefix), matrices=table, hidden=hidden
-                )
-            scope = scope.children[part]
-        scope.parameters[leaf] = name
+        _place(name, root, modules, wrapped, names)
     return root
+
+
+def _place(
+    name: str,
+    root: Scope,
+    modules: Mapping[str, nn.Module],
+    wrapped: set[str],
+    names: Container[str],
+) -> None:
+    scope = root
+    *path, leaf = name.split(".")
+    for depth, part in enumerate(path, start=1):
+        prefix = ".".join(path[:depth])
+        before = ".".join(path[: depth - 1])
+        if part in _WRAPPED or path[max(depth - 2, 0)] == "modules_to_save":
+            # The inner one is the layer: its type tells what it does.
+            scope.module = modules.get(prefix)
+            continue
+        if part == "original_module":
+            scope.aside[name] = "replaced by the copy of it that is trained (modules_to_save)"
+            return
+        if before in wrapped:
+            _beside(scope, name, before, path[depth - 1 :], names)
+            return
+        if part not in scope.children:
+            scope.children[part] = Scope(
+                prefix, modules.get(prefix), matrices=root.matrices, hidden=root.hidden
+            )
+        scope = scope.children[part]
+    if ".".join(path) in wrapped:
+        scope.aside[name] = _ADAPTER
+        return
+    scope.parameters[leaf] = name
+
+
+def _beside(
+    scope: Scope, name: str, layer: str, path: Sequence[str], names: Container[str]
+) -> None:
+    """Note what an adapter has beside the layer that it wraps."""
+    up = _FACTORS.get(path[0])
+    other = name.replace(f"{layer}.{path[0]}.", f"{layer}.{up}.")
+    if up is not None and other in names:
+        scope.adapters.append((name, other))
+    elif path[0] not in _FACTORS.values():
+        scope.aside[name] = _ADAPTER

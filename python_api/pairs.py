@@ -10,7 +10,7 @@ the vectors and not renormalised, as in the papers' code.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -143,6 +143,8 @@ class Rejected:
     first: str
     second: str
     reason: str
+    kind: object = field(default=None, repr=False, compare=False)
+    """What it has in common with others that are rejected for the same reason."""
 
 
 def exit_port(matrix: Matrix) -> Port:
@@ -197,12 +199,25 @@ def connect(
     of two convolutions may.
     """
     if first.channels != second.channels:
-        return Rejected(first.label, second.label, _mismatch(first, second))
+        sizes = first.channels, second.channels
+        return Rejected(first.label, second.label, _mismatch(first, second), sizes)
+    if _is_same_place(first, second):
+        return Rejected(first.label, second.label, "same weight: a layer is no neighbour of itself",
+                        "same weight")  # fmt: skip
     low = max(first.first_channel, second.first_channel)
     high = min(first.first_channel + len(first), second.first_channel + len(second))
     if high <= low:
         return None
     return Pair.of(first.narrowed(low, high), second.narrowed(low, high), reason, found)
+
+
+def _is_same_place(first: Port, second: Port) -> bool:
+    """Whether the two are the same vectors, wholly or in part, as of tied weights."""
+    if first.side != second.side:
+        return False
+    if first.matrix.name == second.matrix.name:
+        return max(first.start, second.start) < min(first.stop, second.stop)
+    return second.matrix.name == first.matrix.whole or first.matrix.name == second.matrix.whole
 
 
 def _mismatch(first: Port, second: Port) -> str:

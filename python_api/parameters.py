@@ -43,9 +43,12 @@ Edge = tuple[Mapping[str, nn.Module | None], str, nn.Module]
 
 
 def unwrap(model: nn.Module | Mapping[str, Tensor]) -> nn.Module | Mapping[str, Tensor]:
-    """The user's module inside ``torch.compile`` and data-parallel wrappers."""
+    """The user's module inside ``torch.compile``, data-parallel wrappers and other bridges."""
     while isinstance(model, nn.Module):
         inner = model._modules.get("_orig_mod")
+        if inner is None and type(model).__name__ == "TransformerBridge":
+            # No child of the bridge, whose own children are parts of this model.
+            inner = vars(model).get("original_model")
         if inner is None and isinstance(
             model, (nn.DataParallel, nn.parallel.DistributedDataParallel)
         ):

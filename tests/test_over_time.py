@@ -606,7 +606,9 @@ def test_random_weights_align_as_chance_says(tmp_path: Path) -> None:
     run = load_run(tmp_path)
     assert run.chance == chance
     told = next(line for line in watch.explain().splitlines() if f"-> {keys}" in line)
-    assert "queries meet keys in each head, mean of 2 (guessed)" in told
+    assert (
+        "queries meet keys in each head, as in torch.MultiheadAttention, mean of 2 (preset)" in told
+    )
     assert told.endswith(f"by chance {per_head:.2g}")
 
 

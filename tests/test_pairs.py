@@ -266,11 +266,18 @@ def test_blocks_follow_each_other() -> None:
 
 def test_an_encoder_does_not_feed_the_decoders_tokens() -> None:
     model = nn.Transformer(8, 2, 1, 1, 12)
+    found = keys(model)
     assert not any(
-        a.startswith("encoder") and b.startswith("decoder.layers.0.self_attn")
-        for a, b in keys(model)
+        a.startswith("encoder") and b.startswith("decoder.layers.0.self_attn") for a, b in found
     )
     assert "decoder reads its own tokens" in watch(model).explain()
+    # Queries of the cross attention read the decoder, keys and values the encoder.
+    cross = "decoder.layers.0.multihead_attn.in_proj_weight"
+    assert [(a, b) for a, b in found if b.startswith(cross) and not a.startswith(cross)] == [
+        ("decoder.layers.0.self_attn.out_proj.weight", f"{cross}[q]"),
+        ("encoder.layers.0.linear2.weight", f"{cross}[k]"),
+        ("encoder.layers.0.linear2.weight", f"{cross}[v]"),
+    ]
 
 
 def attention(heads: int | None = 2, kv: int = 8, **extra: nn.Module) -> nn.Module:
@@ -326,7 +333,7 @@ def test_heads_are_taken_from_the_option() -> None:
     with pytest.raises(ValueError, match="positive whole"):
         keys(model, heads=0)
     uneven = watch(model, heads=3)
-    assert "do not divide" in uneven.explain()
+    assert "has 8 rows, not a multiple of 3 heads" in uneven.explain()
 
 
 def test_heads_as_leading_dimension_of_plain_parameters() -> None:
@@ -368,17 +375,17 @@ def test_gated_mlps_are_not_chains() -> None:
     ]
 
 
-def test_side_branches_and_hidden_layers_make_no_pair() -> None:
+def test_side_branches_read_and_write_with_their_block_and_hidden_layers_make_no_pair() -> None:
     block = Named(conv1=nn.Conv2d(3, 4, 3), conv2=nn.Conv2d(4, 4, 3), downsample=nn.Conv2d(3, 4, 1))
     model = nn.Sequential(block, nn.Conv2d(4, 2, 3))
     assert keys(model) == [
         ("0.conv1.weight", "0.conv2.weight"),
         ("0.conv2.weight", "1.weight"),
+        ("0.downsample.weight", "1.weight"),
     ]
-    assert "side branch" in watch(model).explain()
     # 0.conv1 and 1 are not neighbours, even if the layer between them is not watched.
     without = watch(model, exclude="0.conv2.weight")
-    assert without.pairs == ()
+    assert [pair.key for pair in without.pairs] == [("0.downsample.weight", "1.weight")]
     assert "0.conv2.weight between them is not watched" in without.explain()
 
 

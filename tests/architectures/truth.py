@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from python_api.parameters import clean
+
 __all__ = ["Entry", "Place", "Side", "Truth", "Weight", "places"]
 
 Place = tuple[str, tuple[int, ...]]
@@ -93,8 +95,10 @@ class Truth:
         self._shapes: dict[str, tuple[int, ...]] = {}
         first: dict[int, str] = {}
         for name, parameter in _all_parameters(model):
-            self._names[name] = first.setdefault(id(parameter), name)
-            self._shapes[name] = tuple(parameter.shape)
+            # A monitor calls it by its name without wrappers.
+            for known in (name, clean(name)):
+                self._names[known] = first.setdefault(id(parameter), name)
+                self._shapes[known] = tuple(parameter.shape)
         self.entries: dict[tuple[str, str], Entry] = {}
         self.allowed: set[tuple[Place, Place]] = set()
         """Right, but not required."""
