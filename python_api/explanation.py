@@ -8,6 +8,7 @@ from python_api.chance import Chance
 from python_api.matrices import Skipped
 from python_api.matrix import Matrix
 from python_api.pairs import Pair, Rejected
+from python_api.plan_fit import Unwatched
 from python_api.similar_rows import together
 
 __all__ = ["explain"]
@@ -23,6 +24,7 @@ def explain(
     chance: Chance,
     *,
     unreadable: Mapping[str, str] | None = None,
+    unwatched: Sequence[Unwatched] = (),
     full: bool = False,
 ) -> str:
     """Tables of matrices, skipped parameters, pairs and rejected pairs, with every reason.
@@ -58,6 +60,10 @@ def explain(
             (2, "{count} of these: {cell}"),
         ),
     ]  # fmt: skip
+    if unwatched:
+        rows = [(row.name, _shape(row.shape), row.reason) for row in unwatched]
+        title = f"{len(rows)} parameters came after the monitor was made"
+        sections.insert(2, (title, rows, (1, "{count} x ({cell})")))
     if unreadable:
         rows = [(name, "", reason) for name, reason in unreadable.items()]
         sections.insert(1, (f"{len(rows)} of them cannot be read now", rows, (2, "{cell}")))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from python_api.declared import misfit
+from python_api.ways import Found
 from spectral_kernels.numerics import DTYPE_CODES, result_dtype
 from spectral_kernels.readable import is_readable, resolved, why_unreadable
 from spectral_kernels.results import Decomposed
@@ -188,10 +189,8 @@ class Matrix:
         """
         kept = self._computed() if self.form == "effective" else self.get()
         if kept is None:
-            raise UnreadableMatrixError(
-                self.name,
-                "the parameter is gone, or its layer was replaced; make a new SpectralMonitor",
-            )
+            told = self.get.why() if isinstance(self.get, Found) else "the parameter is gone"
+            raise UnreadableMatrixError(self.name, f"{told}; make a new SpectralMonitor")
         if isinstance(kept, Decomposed):
             return self._factors(Decomposed(*map(self._readable, kept)))
         kept = self._readable(kept)

@@ -35,6 +35,7 @@ from python_api.packed_rows import tell_reasons
 from python_api.pair_discovery import discover_pairs
 from python_api.pairs import Pair, Rejected, parts_of
 from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
+from python_api.plan_fit import PlanFit
 from python_api.readings import Readings, not_readable
 from python_api.recorder import saves_vectors
 from python_api.reference import Given
@@ -229,6 +230,7 @@ class SpectralMonitor:
         self._matrices, self._skipped = find_matrices(
             parameters, registry, include=_patterns(include), exclude=_patterns(exclude)
         )
+        self._fit = PlanFit(model, parameters, self._matrices, self._skipped)
         if not self._matrices:
             reasons = "; ".join(f"{row.name}: {row.reason}" for row in self._skipped[:8])
             raise ValueError(f"no matrix to watch in the model ({reasons or 'no parameters'})")
@@ -318,6 +320,7 @@ class SpectralMonitor:
             self._reference.described,
             self._over_time.chance,
             unreadable=not_readable(self._matrices),
+            unwatched=self._fit.unwatched(),
             full=full,
         )
         return "\n".join(
@@ -383,6 +386,7 @@ class SpectralMonitor:
             self._cadence.leave(number, entered)
             self._device.left(number)
             return None
+        self._check_fit()
         kept = self._device.keeps(scalars)
         values = _as_floats(scalars, kept)
         with _plain_arithmetic():
@@ -414,6 +418,15 @@ class SpectralMonitor:
             self._cadence.leave(number, done)
         self._device.left(number)
         return frame
+
+    def _check_fit(self) -> None:
+        new = self._fit.news()
+        if new:
+            others = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            warnings.warn(
+                f"not watched: {new[0].name}{others}: {new[0].reason} (see monitor.explain())",
+                stacklevel=3,
+            )
 
     def _measure(self, number: int, scalars: dict[str, float]) -> SpectralFrame:
         """A step of the monitor's own: every number of it is here when it returns."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeGuard, TypeVar
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -24,22 +24,14 @@ from python_api.inferred import Layers
 from python_api.matrices import Parameter, ParameterInfo
 from python_api.natural_order import natural_order
 from python_api.parametrized import parametrized_in, parametrized_names
+from python_api.ways import FactorsAt, ParameterAt, Still, Way, without_wrappers
 from spectral_kernels.results import Decomposed
 
 __all__ = ["clean", "modules_of", "parameter_names", "parameters_of", "unwrap"]
 
 
-# Of torch.compile, FSDP, activation checkpointing and TransformerLens' bridge.
-_WRAPPED = re.compile(
-    "_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_original_component"
-)
 _HOOKED = re.compile(r"_(orig|v)$")
 _PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
-
-K = TypeVar("K", Tensor, Decomposed)
-
-Edge = tuple[Mapping[str, nn.Module | None], str, nn.Module]
-"""The children of a module, the name of one of them, and that one."""
 
 
 def unwrap(model: nn.Module | Mapping[str, Tensor]) -> nn.Module | Mapping[str, Tensor]:
@@ -80,9 +72,7 @@ def parameter_names(model: nn.Module | Mapping[str, Tensor]) -> Iterator[str]:
 
 def clean(name: str) -> str:
     """A qualified name without the parts that wrappers put into it."""
-    if not _WRAPPED.search(name):
-        return name
-    return ".".join(part for part in name.split(".") if not _WRAPPED.fullmatch(part))
+    return without_wrappers(name)
 
 
 def parameters_of(
@@ -94,8 +84,9 @@ def parameters_of(
 
     A parameter that modules share (tied weights) comes once per name. The weight of a decomposed
     layer comes before its factors, and so does a parametrized one, which has its layer's module
-    and name, ``conv.weight``. A getter answers None once its module has left the model, as
-    `decompose_model` and `recompose_model` replace layers.
+    and name, ``conv.weight``. A getter answers None once its module has left the model or is one
+    of another kind, as `decompose_model` and `recompose_model` replace layers; see
+    `python_api.ways`.
     """
     layers = Layers()
     if isinstance(model, nn.Module):
@@ -114,13 +105,13 @@ def _of_module(
     factors = Factors(parametrized)
     for path, module in model.named_modules(remove_duplicate=False):
         parent = modules.get(clean(path).rpartition(".")[0]) if path else None
-        way = _way(model, path)
+        way = Way(model, path)
         weight = None
         if _has_factors(module):
             weight = _weight_name(path, parent)
-            get = _all_of(module._parameters, Decomposed._fields)
+            get = FactorsAt(way)
             info = _weight(weight, module.weight_shape, get(), heads)
-            rows.append((replace(info, module=module, parent=parent, layers=layers), _on(way, get)))
+            rows.append((replace(info, module=module, parent=parent, layers=layers), get))
         for made in parametrized_in(module):
             raw = _by_name(module, made.raw)
             if raw is not None:
@@ -129,15 +120,14 @@ def _of_module(
                 info = replace(
                     now, module=module, heads=heads(now.name), parent=parent, layers=layers
                 )
-                rows.append((info, _on(way, read)))
+                rows.append((info, Still(way, read)))
         for leaf, parameter in module._parameters.items():
             if parameter is not None and not factors.is_shown(_name(path, leaf)):
                 name, of = _name(path, leaf), weight if leaf in Decomposed._fields else None
                 info = ParameterInfo(
                     name, leaf, parameter, module, heads(name), parent, layers, factor_of=of
                 )
-                table = module._parameters
-                rows.append((factors.marked(info), _on(way, _from_table(table, leaf))))
+                rows.append((factors.marked(info), ParameterAt(way, leaf)))
     return rows
 
 
@@ -154,31 +144,6 @@ def _raw_of(module: nn.Module, name: str) -> Callable[[], Tensor | None]:
 def _by_name(module: nn.Module, name: str) -> Tensor | None:
     path, _, leaf = name.rpartition(".")
     return module.get_submodule(path)._parameters.get(leaf)
-
-
-def _way(model: nn.Module, path: str) -> list[Edge]:
-    """How a module is reached from the model."""
-    way: list[Edge] = []
-    for name in path.split(".") if path else ():
-        table = way[-1][2]._modules if way else model._modules
-        module = table[name]
-        assert module is not None
-        way.append((table, name, module))
-    return way
-
-
-def _on(way: Sequence[Edge], get: Callable[[], K | None]) -> Callable[[], K | None]:
-    """The getter, while all modules on the way are where they were."""
-
-    def found() -> K | None:
-        for table, name, module in way:
-            now = table.get(name)
-            # A wrapper put around the module, such as torch.compile's, still has it.
-            if now is not module and (now is None or all(x is not module for x in now.modules())):
-                return None
-        return get()
-
-    return found
 
 
 def _of_mapping(
@@ -266,8 +231,7 @@ def _chain(model: Mapping[str, Tensor], names: Sequence[str]) -> bool:
 
 
 def _from_table(table: Mapping[str, Tensor | None], name: str) -> Callable[[], Tensor | None]:
-    # The dictionary itself is asked at every read, so `module.weight = nn.Parameter(...)`,
-    # `param.data = ...` and `load_state_dict` are all seen.
+    # The mapping itself is asked at every read, so replacements are seen.
     return lambda: table.get(name)
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from python_api.matrices import Parameter, ParameterInfo
     from python_api.matrix import Kept
 
-__all__ = ["group_tied"]
+__all__ = ["group_tied", "same_memory"]
 
 
 def group_tied(
@@ -42,6 +42,11 @@ def _key(info: ParameterInfo) -> Hashable:
     if info.origin is not None and info.form == "effective":
         return (info.made_by, _memory(info.origin))
     return _memory(info.tensor)
+
+
+def same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are tied, see `group_tied`."""
+    return a is b or _memory(a) == _memory(b)
 
 
 def _memory(tensor: Tensor) -> Hashable:

@@ -53,18 +53,15 @@ def is_readable(x: Tensor) -> bool:
     """
     if type(x) not in _PLAIN and _is_wrapper(x):
         return False
-    if x.layout is not torch.strided or x.is_nested or x.is_neg() or x.is_conj():
+    # What is conjugated is complex, and refused for its dtype.
+    if x.layout is not torch.strided or x.is_nested or x.is_neg():
         return False
-    count = x.numel()
-    if not count:
+    if not x.nbytes:
         return True
     try:
-        if not x.data_ptr():
-            return False
-        held = x.untyped_storage().nbytes()
+        return x.data_ptr() != 0 and x.untyped_storage().nbytes() >= _reach(x)
     except (RuntimeError, NotImplementedError):
         return False
-    return held >= _reach(x, count) * x.element_size()
 
 
 def why_unreadable(x: Tensor) -> Unreadable | None:
@@ -114,12 +111,13 @@ def resolved_list(tensors: Sequence[Tensor], name: str = "A") -> list[Tensor]:
     return found
 
 
-def _reach(x: Tensor, count: int) -> int:
-    """How many entries of the storage there must be for the last one of ``x`` to exist."""
+def _reach(x: Tensor) -> int:
+    """How many bytes of the storage there must be for the last entry of ``x`` to exist."""
     first = int(x.storage_offset())
     if x.is_contiguous():
-        return first + count
-    return first + 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+        return x.nbytes + (first * x.element_size() if first else 0)
+    last = sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    return (first + last + 1) * x.element_size()
 
 
 def _is_wrapper(x: Tensor) -> bool:
@@ -174,7 +172,7 @@ def _told(x: Tensor) -> Unreadable:
             "a call outside of these",
             ValueError,
         )
-    held, needed = x.untyped_storage().nbytes(), _reach(x, x.numel()) * x.element_size()
+    held, needed = x.untyped_storage().nbytes(), _reach(x)
     return Unreadable(
         f"has a storage of {held} bytes where its shape needs {needed}: its memory was freed, as "
         "FSDP does with parameters that are not in use",
