@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from python_api.kernel_groups import kernel_groups
 from python_api.orientation import Stored, plain_orientation, stored_as
 
 __all__ = ["Inferred", "Layers", "infer_layers"]
@@ -143,7 +144,10 @@ def _kernel(shape: Shape, bias: Shape, owner: str, stack: Inferred) -> Inferred:
     """A weight of three and more dimensions: a kernel, or a stack of matrices."""
     if len(bias) > 1:
         return stack
-    if len(shape) == 3 and not bias and shape[2] > min(_LONG_KERNEL, shape[0]):
+    if len(shape) == 3 and not bias and shape[1] != 1 and shape[2] > _LONG_KERNEL:
+        return stack
+    # Fewer outputs than taps are rare, but for the last layer's one; a few experts are not.
+    if len(shape) == 3 and not bias and 1 < shape[0] < shape[2]:
         return stack
     turned = bias == (shape[1],) != (shape[0],) or (
         not (bias == (shape[0],) != (shape[1],)) and _DECONV.fullmatch(owner) is not None
@@ -170,28 +174,12 @@ def _with_first_table(
 
 
 def _with_groups(shapes: Mapping[str, Shape], found: dict[str, Inferred]) -> dict[str, Inferred]:
-    """Groups of convolutions: a kernel reads so few channels that no layer gives as many."""
-    given = {_outputs(shapes[name], layer) for name, layer in found.items()}
-    before = 0
-    for name, layer in found.items():
-        shape = shapes[name]
-        if layer.family == "conv" and before and shape[1] not in given:
-            groups = _groups(shape, before, given)
-            if groups > 1:
-                note = "depthwise" if shape[1] == 1 else f"{groups} groups"
-                note = f"guessed to be {note}: no layer gives {shape[1]} channels"
-                found[name] = replace(layer, groups=groups, note=note)
-        before = _outputs(shape, layer) or before
+    kernels = {name: shapes[name] for name, layer in found.items() if layer.family == "conv"}
+    outputs = {name: _outputs(shapes[name], layer) for name, layer in found.items()}
+    tables = {name for name, layer in found.items() if layer.family == "embedding"}
+    for name, (groups, note) in kernel_groups(kernels, outputs, tables).items():
+        found[name] = replace(found[name], groups=groups, note=note)
     return found
-
-
-def _groups(shape: Shape, before: int, given: set[int]) -> int:
-    if shape[1] == 1:
-        # As many channels as outputs, those of some layer or a part of them (Mamba halves them).
-        is_given = shape[0] % before == 0 or any(size and size % shape[0] == 0 for size in given)
-        return shape[0] if is_given else 1
-    groups, rest = divmod(before, shape[1])
-    return 1 if rest or shape[0] % groups else groups
 
 
 def _outputs(shape: Shape, layer: Inferred) -> int:

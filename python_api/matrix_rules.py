@@ -30,6 +30,7 @@ from python_api.matrices import (
     Rule,
     Skip,
 )
+from python_api.matrix import joined
 from python_api.not_matrices import why_no_matrix
 
 __all__ = ["default_registry", "fused_attention_blocks"]
@@ -234,8 +235,10 @@ def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
         return declared
     layer = _layer(info)
     views = _inferred(info, layer)
-    if isinstance(views, Skip) or not layer.note:
+    if not layer.note:
         return views
+    if isinstance(views, Skip):
+        return replace(views, reason=joined(views.reason, layer.note))
     return [replace(view, note=layer.note) for view in views]
 
 
@@ -261,7 +264,7 @@ def _declared(info: ParameterInfo) -> Sequence[MatrixView] | Skip | None:
     shape, declared = tuple(info.tensor.shape), declared_shape(info.module, info.leaf)
     # Hugging Face's Conv1D is a linear layer that stores its weight as (inputs, outputs).
     if type(info.module).__name__ == "Conv1D" and hasattr(info.module, "nf"):
-        return [MatrixView("linear", _transposed)]
+        return [MatrixView("linear", _transposed, note="stored as (inputs, outputs)")]
     if declared is None:
         return None
     if hasattr(info.module, "num_embeddings"):

@@ -28,6 +28,8 @@ _ROLES: tuple[tuple[re.Pattern[str], int], ...] = tuple(
     for rank, pattern in (
         (10, r"embed(s|ding|dings|der|_in|_tokens|_positions)?|emb|.*_embed(ding|dings)?|wte|wpe|"
              r"tok_.*|shared|stem|conv_stem|patch_embed.*|inc|conv_in|w_e|w_pos|input.*_embed.*"),
+        (12, r"feature_extractor"),
+        (13, r"feature_projection"),
         (20, r"encoder|downs?\d*|down_blocks|text_model|vision_model"),
         (25, r"mid|mid_block|bottleneck|bridge"),
         (30, r"decoder|ups?\d*|up_blocks|self|in_proj|in_proj_weight"),

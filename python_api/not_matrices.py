@@ -39,7 +39,7 @@ _LEAVES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             "decays of a recurrence, which are multiplied entry by entry",
         ),
         (
-            r"(?!.*embed).*_tokens?|class_embedding|latents",
+            r"(?!.*embed).*_tokens?(_?\d+)?|class_embedding|latents",
             "tokens that join the sequence: each row is a vector",
         ),
         (r"rel_pos(_[hwd])?|rel_embeddings?_[hw]", "relative positions: offsets, not a layer"),

@@ -105,6 +105,18 @@ MODELS = {
     "GPT-2": tied,
     "gray images": lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 6, 3), nn.Linear(6, 3)),
     "groups": separable,
+    "groups beside layers that give as few": lambda: Table(
+        stem=nn.Conv2d(3, 12, 3),
+        block=Table(
+            conv1=nn.Conv2d(12, 16, 1),
+            conv2=nn.Conv2d(16, 16, 3, groups=2),
+            conv3=nn.Conv2d(16, 8, 1),
+        ),
+    ),
+    "branches side by side": lambda: Table(
+        stem=Table(one=nn.Conv2d(3, 12, 1), three=nn.Conv2d(3, 12, 3)),
+        block=Table(one=nn.Conv2d(12, 24, 1), three=nn.Conv2d(12, 24, 3)),
+    ),
     "sound": lambda: nn.Sequential(nn.Conv1d(1, 16, 10, bias=False), nn.Conv1d(16, 12, 3)),
     "LSTM": lambda: Table(
         embed=nn.Embedding(30, 7),
@@ -184,6 +196,7 @@ def test_what_multiplies_from_the_right_is_shown_as_outputs_by_inputs() -> None:
 def test_what_was_guessed_is_said() -> None:
     told = SpectralMonitor(dict(separable().state_dict())).explain()
     assert "guessed to be 4 groups: no layer gives 8 channels" in told
+    assert "vector; guessed to be depthwise: no layer gives 1 channel" in told
     told = SpectralMonitor(dict(MODELS["embedding, linear"]().state_dict())).explain()
     assert "guessed to be an embedding: the next layer reads its columns" in told
     told = SpectralMonitor(dict(MODELS["GPT-2"]().state_dict())).explain()
