@@ -53,7 +53,7 @@ class Walk:
             self.model = Transformer(2, 128, 4, TOKENS).requires_grad_(False)
         self.at = 0
         self.copy()
-        self.monitor = sk.SpectralMonitor(self.model, heads=4)
+        self.monitor = sk.SpectralMonitor(self.model, every=1, heads=4)
         self.truths = [_truths(state) for state in trained(share)[1]]
 
     def copy(self) -> None:

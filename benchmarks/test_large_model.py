@@ -38,7 +38,9 @@ LIMIT = 1e-6
 
 def monitored(at: Walk, options: dict[str, Any]) -> Callable[[], dict[str, Tensor]]:
     """A step of a monitor that has followed the walk for a while."""
-    monitor = sk.SpectralMonitor(at.model, method="tracked", include="blocks.*", **options)
+    monitor = sk.SpectralMonitor(
+        at.model, method="tracked", include="blocks.*", **{"every": 1, **options}
+    )
 
     def step() -> dict[str, Tensor]:
         frame = monitor.step()

@@ -92,7 +92,7 @@ class Tracked:
     def __init__(self, **options: Any) -> None:
         self.model = copy.deepcopy(trained_model())
         self.weights = [list(trained_model(n).parameters()) for n in (100, 101)]
-        self.monitor = sk.SpectralMonitor(self.model, method="tracked", **options)
+        self.monitor = sk.SpectralMonitor(self.model, method="tracked", **{"every": 1, **options})
         self.at = 0
         self.truth = [
             {name: ranks(torch.linalg.svdvals(A.double()))[0] for name, A in model.items()}
@@ -125,7 +125,7 @@ def compare_monitor(case: str) -> Comparison:
         "pairs": PAIRS if vectors else None,
         "reference": "init" if vectors else None,
     }
-    monitor = sk.SpectralMonitor(model, method="exact", **asked)
+    monitor = sk.SpectralMonitor(model, method="exact", **{"every": 1, **asked})
     tracked = Tracked(**asked)
     names = [matrix.name for matrix in monitor.matrices]
     matrices = {name: matrices[name] for name in names}

@@ -13,21 +13,26 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["Cadence"]
+__all__ = ["OVERHEAD", "Cadence", "every_for"]
+
+OVERHEAD = 0.05
+"""The share of the time that a monitor may take where nothing else is asked for."""
 
 # Weight of the newest observation. Measurements are rarer than training steps.
 _NEW_COST, _NEW_TRAINING = 0.1, 0.05
 # A pause of the training (a validation, a checkpoint) counts as a few steps at most.
 _LARGEST = 4.0
 _TOLERATED = 1.25
+_TOO_MUCH = 0.2
 
 
 class Cadence:
     """Which steps are due.
 
     Args:
-        every: steps that are multiples of this; 1 where neither is given.
-        overhead: the share of the time that measurements may take, 0 < overhead < 1.
+        every: steps that are multiples of this.
+        overhead: the share of the time that measurements may take, 0 < overhead < 1; `OVERHEAD`
+            where neither is given.
 
     Raises:
         ValueError: both are given, or one is out of range.
@@ -44,7 +49,7 @@ class Cadence:
         if overhead is not None and not 0 < overhead < 1:
             raise ValueError(f"overhead: expected a share between 0 and 1, got {overhead!r}")
         self.every = every or 1
-        self.overhead = overhead
+        self.overhead = OVERHEAD if every is None and overhead is None else overhead
         self._cost = math.nan
         self._training = math.nan
         self._measured = 0
@@ -54,7 +59,7 @@ class Cadence:
 
     def enter(self, number: int, now: float) -> None:
         """The training step before ``number`` is over."""
-        if self.overhead is None or self._left is None or self._is_told:
+        if self._left is None or self._is_told:
             return
         steps = number - self._left[0]
         if steps > 0:
@@ -78,8 +83,6 @@ class Cadence:
 
     def leave(self, number: int, now: float, cost: float | None = None) -> None:
         """The next training step starts; ``cost``: seconds of the measurement, if there was one."""
-        if self.overhead is None:
-            return
         self._left = (number, now)
         if cost is not None:
             self.measured(number)
@@ -87,13 +90,10 @@ class Cadence:
 
     def measured(self, number: int) -> None:
         """This step was measured; what it cost is told by `charge`, maybe some steps later."""
-        if self.overhead is not None:
-            self._last = number
+        self._last = number
 
     def charge(self, cost: float) -> None:
         """A measurement took so many seconds; they are told in the order of the steps."""
-        if self.overhead is None:
-            return
         # The first measurement decomposes everything anew, the second one is like the rest.
         self._cost = cost if self._measured < 2 else _mean(self._cost, cost, _NEW_COST)
         self._measured += 1
@@ -107,15 +107,33 @@ class Cadence:
     def described(self) -> str:
         """One line for `explain`."""
         unit = "step" if self.every == 1 else f"{self.every} steps"
-        if self.overhead is None:
-            return f"measured every {unit}"
-        goal = f"chosen to take {self.overhead:.3g} of the time at most"
-        if math.isnan(self._cost + self._training):
-            return f"measured every {unit} until the times are known, then as {goal}"
-        return (
-            f"measured every {unit}, {goal}: a measurement takes {1e3 * self._cost:.3g} ms, a "
-            f"training step {1e3 * self._training:.3g} ms"
+        goal = (
+            ""
+            if self.overhead is None
+            else f"chosen to take {self.overhead:.3g} of the time at most"
         )
+        if not self.is_known:
+            until = f" until the times are known, then as {goal}" if goal else ""
+            return f"measured every {unit}{until}"
+        share = self._cost / (self.every * self._training + self._cost)
+        times = (
+            f"a measurement takes {1e3 * self._cost:.3g} ms, a training step "
+            f"{1e3 * self._training:.3g} ms: {share:.2g} of the time"
+        )
+        if goal:
+            return f"measured every {unit}, {goal}: {times}"
+        if share <= _TOO_MUCH:
+            return f"measured every {unit}; {times}"
+        fitting = every_for(self._cost, self._training, OVERHEAD)
+        return (
+            f"measured every {unit}; {times}; overhead={OVERHEAD:g} in place of every would "
+            f"measure every {fitting} steps, and leading triplets alone (k=32) cost less"
+        )
+
+    @property
+    def is_known(self) -> bool:
+        """Whether both times were measured."""
+        return not math.isnan(self._cost + self._training)
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``."""
@@ -123,8 +141,11 @@ class Cadence:
         return {
             "every": self.every,
             "overhead": self.overhead,
-            # None for what is not known yet: NaN is not equal to itself.
-            **{name: None if math.isnan(value) else value for name, value in times.items()},
+            # None for what is not known yet, since NaN is not equal to itself, or not needed.
+            **{
+                name: None if self.overhead is None or math.isnan(value) else value
+                for name, value in times.items()
+            },
             "measured": self._measured,
             "last": self._last,
         }
@@ -146,13 +167,18 @@ class Cadence:
     def _adapt(self) -> None:
         if self.overhead is None or math.isnan(self._cost + self._training):
             return
-        fitting = self._cost * (1 - self.overhead) / (self.overhead * max(self._training, 1e-9))
-        # Not one more for the last bit of the quotient.
-        wanted = max(1, math.ceil(fitting * (1 - 1e-6)))
+        wanted = every_for(self._cost, self._training, self.overhead)
         if self._measured < 3:
             self.every = wanted
         elif not self.every / _TOLERATED <= wanted <= self.every * _TOLERATED:
             self.every = max(1, min(max(wanted, self.every // 2), 2 * self.every))
+
+
+def every_for(cost: float, training: float, overhead: float) -> int:
+    """Steps from one measurement to the next at which they take this share of the time at most."""
+    fitting = cost * (1 - overhead) / (overhead * max(training, 1e-9))
+    # Not one more for the last bit of the quotient.
+    return max(1, math.ceil(fitting * (1 - 1e-6)))
 
 
 def _mean(before: float, now: float, weight: float) -> float:

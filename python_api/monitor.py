@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from python_api.cadence import Cadence
 from python_api.changes import check_watch
+from python_api.cost import forecast
 from python_api.delivery import Delivery
 from python_api.device_capture import is_being_captured
 from python_api.device_step import DeviceStep
@@ -66,7 +67,7 @@ class SpectralMonitor:
         monitor = SpectralMonitor(model, recorder=Recorder("runs/first"))
         for step in range(1000):
             loss = train_step()
-            frame = monitor.step(step, loss=loss)
+            frame = monitor.step(step, loss=loss)  # None where the step is not measured
         monitor.close()
 
     The model gains no hook and no attribute; its parameters are read when ``step`` is called. A
@@ -81,11 +82,12 @@ class SpectralMonitor:
             1024: values from scratch, 100 leading vectors tracked); "exact": the same from
             scratch, to rounding; "randomized": k leading triplets, warm-started from the step
             before, with bounds for what they leave open.
-        every: measure at steps that are multiples of this (1).
-        overhead: instead of ``every``, the share of the time that the monitor may take, such as
-            0.02: measured as often as that allows, see `python_api.cadence`. ``monitor.every``
-            and ``frame.every`` tell the cadence, ``frame.overhead`` the share that it took. For a
-            step that is left to a GPU this is the GPU's time, though it works beside training.
+        every: measure at steps that are multiples of this; 1 for every step.
+        overhead: instead of ``every``, the share of the time that the monitor may take (0.05):
+            measured as often as that allows, first at the first step, see `python_api.cadence`.
+            ``monitor.every`` and ``frame.every`` tell the cadence, ``frame.overhead`` the share
+            that it took. For a step that is left to a GPU this is the GPU's time, though it works
+            beside training.
         k: for "exact", how many vectors take part in alignment and agreement (100); for
             "randomized", how many triplets are computed (32). For "tracked", None gives all
             values and compares 100 vectors; a number tracks so many leading triplets and computes
@@ -146,7 +148,7 @@ class SpectralMonitor:
         seed: int = 0,
     ) -> None:
         _check_options(method, k, tolerance)
-        self.method = method
+        self.method, self._k, self._tolerance = method, k, tolerance
         self._cadence = Cadence(every, overhead)
         self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry(),
                    parametrized, config)  # fmt: skip
@@ -309,7 +311,8 @@ class SpectralMonitor:
 
         Repeated layers and experts are one row, ``layers.{0..41}.fc.weight``, unless ``full``.
         Also what chance would give for each comparison, the memory that is kept between steps
-        (`memory`), whether a step waits for its numbers and why, and the cadence as chosen so far.
+        (`memory`), whether a step waits for its numbers and why, and the cadence as chosen so far;
+        before steps were timed, what a measurement will take by a dry run (`python_api.cost`).
         """
         told = explain(
             self._matrices,
@@ -329,9 +332,28 @@ class SpectralMonitor:
                 *self._notes,
                 *self.memory().lines(full=full),
                 self._device.described,
+                *self._forecast(),
                 self._cadence.described,
             ]
         )
+
+    def _forecast(self) -> list[str]:
+        """What a measurement will take, while none was timed."""
+        if self._cadence.is_known:
+            return []
+        devices = {matrix.device.type for matrix in self._matrices}
+        if devices != {"cpu"}:
+            return [f"what a measurement takes on {', '.join(sorted(devices))} is told once some "
+                    "were timed"]  # fmt: skip
+
+        def alike(weights: Mapping[str, Tensor], k: int | None) -> SpectralMonitor:
+            return SpectralMonitor(
+                weights, method=self.method, every=1, k=k, tolerance=self._tolerance, pairs=None,
+                reference="init" if any(self._needs_vectors) else None,
+            )  # fmt: skip
+
+        told = forecast([*self._matrices, *self._parts], self._k, alike)
+        return told.described(self._cadence.overhead).splitlines()
 
     def memory(self) -> MemoryPlan:
         """What the monitor keeps between steps, in bytes, and what a step adds to the disk."""

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from python_api import cost as cost_file
 from python_api import monitor as monitor_file
 from python_api.cadence import Cadence
+from python_api.cost import Forecast, forecast
 from python_api.monitor import SpectralMonitor
 
 
@@ -147,6 +149,81 @@ def test_the_monitor_says_what_it_chose() -> None:
     fixed = SpectralMonitor(weights, every=4)
     assert fixed.every == 4
     assert "measured every 4 steps" in fixed.explain()
+
+
+def test_a_monitor_takes_a_twentieth_of_the_time_unless_told_otherwise() -> None:
+    run = Run(Cadence())
+    run.steps(10_000, training=10e-3, cost=10e-3)
+    assert run.cadence.every == 19
+    assert run.share() <= 0.05 * 1.1
+    assert run.due[0] == 0
+    watch = SpectralMonitor({"a": torch.eye(3)})
+    assert watch.step() is not None
+    assert watch.frame is not None
+    assert "chosen to take 0.05 of the time at most" in watch.explain()
+
+
+def test_a_fixed_cadence_says_what_it_takes() -> None:
+    run = Run(Cadence(every=2))
+    run.steps(50, training=10e-3, cost=20e-3)
+    assert run.due == list(range(0, 50, 2))
+    told = run.cadence.described
+    assert told.startswith("measured every 2 steps; a measurement takes 20 ms, a training step 10")
+    assert "0.5 of the time; overhead=0.05 in place of every would measure every 38 steps" in told
+    run = Run(Cadence(every=1))
+    run.steps(50, training=10e-3, cost=1e-3)
+    assert run.cadence.described.endswith("0.091 of the time")
+
+
+class Counted:
+    """A monitor that takes a second for each of its matrices, or a tenth with k."""
+
+    def __init__(self, clock: list[float], count: int, k: int | None) -> None:
+        self.clock, self.seconds = clock, count * (1.0 if k is None else 0.1)
+
+    def step(self) -> None:
+        self.clock[0] += self.seconds
+
+
+def test_a_forecast_counts_every_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, made = [0.0], []
+    monkeypatch.setattr(cost_file.time, "perf_counter", lambda: clock[0])
+
+    def make(weights: Any, k: int | None) -> Counted:
+        made.append((len(weights), *next(iter(weights.values())).shape, k))
+        return Counted(clock, len(weights), k)
+
+    weights = {f"w{i}": torch.zeros(20, 50) for i in range(7)}
+    watch = SpectralMonitor({**weights, "b": torch.zeros(50, 50)}, pairs=None, reference=None)
+    told = forecast(watch.matrices, None, make)
+    # Four copies stand for seven.
+    assert made == [(4, 50, 20, None), (1, 50, 50, None), (4, 50, 20, 20), (1, 50, 50, 32)]
+    assert told == Forecast(pytest.approx(8.0), pytest.approx(0.8))
+    words = told.described(0.05)
+    assert "a measurement takes about 8 s; 0.05 of the time allows" in words
+    assert "every 1520 training steps of 100 ms" in words
+    assert "cheaper: k=32, leading triplets alone, about 800 ms" in words
+    # Of a large one, a smaller of the same proportions; its time grows with m n^2, m n with k.
+    made.clear()
+    large = SpectralMonitor({"a": torch.zeros(1, 1).expand(2000, 4000)}, k=1, pairs=None,
+                            reference=None, method="randomized")  # fmt: skip
+    told = forecast(large.matrices, None, make)
+    assert made[0] == (1, 800, 400, None)
+    assert told.seconds == pytest.approx(5 * 5 * 5)
+    assert told.with_few == pytest.approx(0.1 * 5 * 5)
+    assert "overhead=0.05 in place of every would allow" in told.described(None)
+
+
+@pytest.mark.parametrize("method", ["tracked", "exact", "randomized"])
+def test_the_cost_is_predicted_before_the_first_step(method: Any) -> None:
+    weights = {f"w{i}": torch.randn(48, 32) for i in range(6)}
+    watch = SpectralMonitor(weights, method=method)
+    told = watch.explain()
+    assert "predicted by a dry run on random matrices of these shapes: a measurement takes" in told
+    for step in range(4):
+        watch.step(step)
+    assert "predicted" not in watch.explain()
+    assert "a measurement takes" in watch.explain()
 
 
 def test_paused_time_is_not_training(monkeypatch: pytest.MonkeyPatch) -> None:

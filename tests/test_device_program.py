@@ -66,7 +66,7 @@ class Results:
 )
 def test_no_number_is_read_and_nothing_crosses_between_devices(options: dict[str, Any]) -> None:
     """Tensors on the meta device have no numbers: what reads one is an error."""
-    watch = as_device(SpectralMonitor(Net(), **options))
+    watch = as_device(SpectralMonitor(Net(), **{"every": 1, **options}))
     for _ in range(2):
         watch.step()
     prepared = watch._device._prepared
@@ -146,7 +146,7 @@ def test_a_step_is_three_launches(options: dict[str, Any], monkeypatch: pytest.M
         PreparedSnapshot, "run", lambda self: _as_one(launches, "snapshot", lambda: run(self))
     )
     model, streams = Net(), Quiet(launches)
-    watch = as_device(SpectralMonitor(model, **options), streams)
+    watch = as_device(SpectralMonitor(model, **{"every": 1, **options}), streams)
     loss = torch.tensor(1.0)
     for seed in range(8):
         update(model, seed)
@@ -185,7 +185,7 @@ def test_bounds_of_leading_values_are_those_of_the_rows(dtype: torch.dtype) -> N
 
 def test_clusters_have_the_bounds_of_the_rows() -> None:
     model = Net()
-    watch = as_device(SpectralMonitor(model, k=3))
+    watch = as_device(SpectralMonitor(model, every=1, k=3))
     for seed in range(3):
         update(model, seed)
         frame = due(watch.step())

@@ -22,8 +22,8 @@ def run(tmp_path: Path) -> Run:
     weights = {"up.weight": torch.randn(40, 30, generator=generator),
                "down.weight": torch.randn(20, 40, generator=generator)}  # fmt: skip
     with Recorder(tmp_path) as recorder:
-        watch = SpectralMonitor(weights, method="randomized", k=8, watch=("weights", "updates"),
-                                recorder=recorder)  # fmt: skip
+        watch = SpectralMonitor(weights, every=1, method="randomized", k=8,
+                                watch=("weights", "updates"), recorder=recorder)  # fmt: skip
         for _ in range(5):
             watch.step(train_loss=1.0)
             for name, A in weights.items():
@@ -81,7 +81,9 @@ def test_bands_that_could_not_be_seen_are_drawn_wider(run: Run) -> None:
 
 def test_exact_runs_have_no_bands(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
-        watch = SpectralMonitor({"a": torch.randn(4, 4)}, method="exact", recorder=recorder)
+        watch = SpectralMonitor(
+            {"a": torch.randn(4, 4)}, every=1, method="exact", recorder=recorder
+        )
         watch.step()
     run = load_run(tmp_path)
     ax = line_plots.metric_over_time(run)

@@ -85,7 +85,7 @@ def truth(A: Tensor) -> dict[str, Any]:
 
 def test_every_number_of_the_exact_method_is_within_its_bound(backend: str) -> None:
     model = Net()
-    watch = SpectralMonitor(model, method="exact")
+    watch = SpectralMonitor(model, every=1, method="exact")
     update(model, 0)
     frame = due(watch.step(loss=0.5))
     assert frame.scalars == {"loss": 0.5}
@@ -106,7 +106,7 @@ def test_agreement_with_the_initial_weights() -> None:
     before = {name: p.detach().double().numpy() for name, p in model.named_parameters()}
     before = {name: value.copy() for name, value in before.items()}
     # Vectors are as near as the bound of the values over the gaps; the default's suffices to 3e-3.
-    watch = SpectralMonitor(model, tolerance=1e-5)
+    watch = SpectralMonitor(model, every=1, tolerance=1e-5)
     first = due(watch.step(0))
     for values in first.agreement.values():
         np.testing.assert_allclose(values, 1.0, atol=1e-5)
@@ -124,13 +124,13 @@ def test_agreement_with_the_initial_weights() -> None:
 
 def test_agreement_with_the_previous_step_and_with_given_svds() -> None:
     model = Net()
-    previous = SpectralMonitor(model, reference="previous", pairs=None)
+    previous = SpectralMonitor(model, every=1, reference="previous", pairs=None)
     first = due(previous.step())
     assert all(np.isnan(values).all() for values in first.agreement.values())
     given = {"head.weight": sk.svd(model.head.weight.detach())}
-    fixed = SpectralMonitor(model, reference=given, pairs=None)
-    listed = SpectralMonitor(model, reference=sk.svd([p.detach() for p in model.parameters()
-                                                      if p.dim() == 2]), pairs=None)  # fmt: skip
+    fixed = SpectralMonitor(model, every=1, reference=given, pairs=None)
+    svds = sk.svd([p.detach() for p in model.parameters() if p.dim() == 2])
+    listed = SpectralMonitor(model, every=1, reference=svds, pairs=None)
     for seed in range(3):
         update(model, seed)
         frame = due(previous.step())
@@ -155,7 +155,7 @@ def test_agreement_with_the_previous_step_and_with_given_svds() -> None:
 )
 def test_wrong_references(reference: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        SpectralMonitor(Net(), reference=reference)
+        SpectralMonitor(Net(), every=1, reference=reference)
 
 
 @pytest.mark.parametrize(
@@ -172,21 +172,21 @@ def test_wrong_references(reference: Any, words: str) -> None:
 )
 def test_wrong_options(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        SpectralMonitor(Net(), **options)
+        SpectralMonitor(Net(), **{"every": 1, **options})
 
 
 def test_wrong_types() -> None:
     with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module or a mapping"):
-        SpectralMonitor([torch.eye(2)])  # type: ignore[arg-type]
+        SpectralMonitor([torch.eye(2)], every=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="recorder: expected a Recorder"):
-        SpectralMonitor(Net(), recorder=3)
+        SpectralMonitor(Net(), every=1, recorder=3)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_nan_marks_its_own_rows_and_nothing_else(method: Any, backend: str) -> None:
     bad = Net()
     good = copy.deepcopy(bad)
-    monitors = [SpectralMonitor(model, method=method) for model in (bad, good)]
+    monitors = [SpectralMonitor(model, every=1, method=method) for model in (bad, good)]
     for seed in range(3):
         for model, watch in zip((bad, good), monitors, strict=True):
             update(model, seed)
@@ -249,7 +249,7 @@ def test_the_model_gains_nothing(method: Any) -> None:
     model = Net()
     update(model, 0)
     before, values = everything(model), copy.deepcopy(model.state_dict())
-    watch = SpectralMonitor(model, method=method)
+    watch = SpectralMonitor(model, every=1, method=method)
     for step in range(3):
         watch.step(step)
     watch.explain()
@@ -262,28 +262,30 @@ def test_the_model_gains_nothing(method: Any) -> None:
 
 def test_compiled_models_have_their_own_names() -> None:
     model = Net()
-    expected = due(SpectralMonitor(model).step())
+    expected = due(SpectralMonitor(model, every=1).step())
     whole = torch.compile(model, backend="eager")
-    watch = SpectralMonitor(whole)
+    watch = SpectralMonitor(whole, every=1)
     assert_same(due(watch.step()), expected)
     before = due(watch.frame).matrices["head.weight"].spectral_norm
     update(whole, 0)
     moved = due(watch.step()).matrices["head.weight"].spectral_norm
     assert moved != before
-    fresh = due(SpectralMonitor(model).step()).matrices["head.weight"].spectral_norm
+    fresh = due(SpectralMonitor(model, every=1).step()).matrices["head.weight"].spectral_norm
     # One monitor has followed the weights there, the other has not.
     assert moved == pytest.approx(fresh, rel=1e-6)
     nested = copy.deepcopy(model)
     nested.head = torch.compile(nested.head, backend="eager")
-    names = [matrix.name for matrix in SpectralMonitor(nested).matrices]
+    names = [matrix.name for matrix in SpectralMonitor(nested, every=1).matrices]
     assert "head.weight" in names
     assert not any("_orig_mod" in name for name in names)
-    assert ("block.linear2.weight", "head.weight") in due(SpectralMonitor(nested).step()).alignment
+    assert ("block.linear2.weight", "head.weight") in due(
+        SpectralMonitor(nested, every=1).step()
+    ).alignment
 
 
 def test_live_parameters_are_read() -> None:
     model = Net()
-    watch = SpectralMonitor(model, pairs=None, reference=None)
+    watch = SpectralMonitor(model, every=1, pairs=None, reference=None)
 
     def norm() -> float:
         return due(watch.step()).matrices["head.weight"].frobenius_norm
@@ -310,7 +312,7 @@ def test_live_parameters_are_read() -> None:
 
 def test_a_removed_parameter_is_a_row_that_says_so() -> None:
     weights = {"a": torch.randn(3, 3)}
-    watch = SpectralMonitor(weights)
+    watch = SpectralMonitor(weights, every=1)
     weights["a"] = torch.eye(3)
     assert due(watch.step()).matrices["a"].stable_rank == pytest.approx(3)
     del weights["a"]
@@ -323,7 +325,7 @@ def test_dtypes_may_be_mixed() -> None:
     model = Net()
     model.head.double()
     model.embed.half()
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     frame = due(watch.step())
     assert frame.matrices["head.weight"].singular_values.dtype == np.float64
     assert frame.matrices["embed.weight"].singular_values.dtype == np.float32
@@ -338,7 +340,7 @@ def test_dtypes_may_be_mixed() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_autocast_grad_and_inference_modes_change_nothing(method: Any, backend: str) -> None:
     model = Net()
-    make = lambda: SpectralMonitor(model, method=method, reference="previous")  # noqa: E731
+    make = lambda: SpectralMonitor(model, every=1, method=method, reference="previous")  # noqa: E731
     plain, cast, inference = make(), make(), make()
     for _ in range(2):
         expected = due(plain.step())
@@ -371,7 +373,7 @@ def test_scalars() -> None:
 
 
 def test_paused() -> None:
-    watch = SpectralMonitor({"a": torch.eye(3)})
+    watch = SpectralMonitor({"a": torch.eye(3)}, every=1)
     watch.step()
     with watch.paused():
         assert watch.step() is None
@@ -384,7 +386,7 @@ def test_paused() -> None:
 def test_overhead_is_the_monitors_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     # Entered, frame ready, written: for three frames.
     clock = iter([0.0, 1.0, 1.0, 10.0, 12.0, 13.0, 20.0, 22.0, 22.0])
-    watch = SpectralMonitor({"a": torch.eye(3)})
+    watch = SpectralMonitor({"a": torch.eye(3)}, every=1)
     monkeypatch.setattr(monitor_file.time, "perf_counter", lambda: next(clock))
     assert math.isnan(due(watch.step()).overhead)
     assert due(watch.step()).overhead == pytest.approx(2 / 11)
@@ -404,7 +406,7 @@ def test_loggers_by_duck_type() -> None:
     log, full = Log(), Log()
     from python_api import LoggerSink
 
-    watch = SpectralMonitor(Net(), recorder=[log, LoggerSink(full, per_layer=True)])
+    watch = SpectralMonitor(Net(), every=1, recorder=[log, LoggerSink(full, per_layer=True)])
     frame = due(watch.step(5, loss=1.5))
     ((values, step),) = log.calls
     assert step == 5
@@ -428,7 +430,7 @@ def test_loggers_by_duck_type() -> None:
 def test_a_resumed_monitor_goes_on_the_same(method: Any, reference: Any) -> None:
     options: dict[str, Any] = {"method": method, "reference": reference, "k": 5, "seed": 3}
     model = Net()
-    watch = SpectralMonitor(model, **options)
+    watch = SpectralMonitor(model, **{"every": 1, **options})
     for seed in range(4):
         update(model, seed)
         watch.step()
@@ -441,7 +443,9 @@ def test_a_resumed_monitor_goes_on_the_same(method: Any, reference: Any) -> None
     file.seek(0)
     state = torch.load(file, weights_only=True)
     other = Net()
-    resumed = SpectralMonitor(other, **options)  # its own "init" is that of other weights
+    resumed = SpectralMonitor(
+        other, **{"every": 1, **options}
+    )  # its own "init" is that of other weights
     other.load_state_dict(state["model"])
     resumed.load_state_dict(state["monitor"])
     for seed, expected in zip(range(4, 7), frames, strict=True):
@@ -452,19 +456,21 @@ def test_a_resumed_monitor_goes_on_the_same(method: Any, reference: Any) -> None
 
 
 def test_states_that_do_not_fit() -> None:
-    state = SpectralMonitor(Net()).state_dict()
+    state = SpectralMonitor(Net(), every=1).state_dict()
     with pytest.raises(ValueError, match=r"embed.weight: \(7, 12\) in the state, \(7, 8\) here"):
-        SpectralMonitor(Net(8)).load_state_dict(state)
+        SpectralMonitor(Net(8), every=1).load_state_dict(state)
     with pytest.raises(ValueError, match="method 'tracked', this monitor has 'randomized'"):
-        SpectralMonitor(Net(), method="randomized").load_state_dict(state)
+        SpectralMonitor(Net(), every=1, method="randomized").load_state_dict(state)
     with pytest.raises(ValueError, match="reference is 'init', this monitor's is 'previous'"):
-        SpectralMonitor(Net(), reference="previous").load_state_dict(state)
+        SpectralMonitor(Net(), every=1, reference="previous").load_state_dict(state)
     with pytest.raises(ValueError, match="version"):
-        SpectralMonitor(Net()).load_state_dict({})
-    small = SpectralMonitor(Net(), method="randomized", k=2)
+        SpectralMonitor(Net(), every=1).load_state_dict({})
+    small = SpectralMonitor(Net(), every=1, method="randomized", k=2)
     small.step()
     with pytest.raises(ValueError, match=r"warm start of 'embed.weight' is \(12, 2\)"):
-        SpectralMonitor(Net(), method="randomized", k=3).load_state_dict(small.state_dict())
+        SpectralMonitor(Net(), every=1, method="randomized", k=3).load_state_dict(
+            small.state_dict()
+        )
 
 
 def held_bytes(root: Any, without: set[int]) -> int:
@@ -506,7 +512,7 @@ def test_the_monitor_holds_few_times_the_weights(method: Any, reference: Any) ->
             self.head = nn.Linear(128, 60)
 
     model = Demo()
-    watch = SpectralMonitor(model, method=method, reference=reference)
+    watch = SpectralMonitor(model, every=1, method=method, reference=reference)
     for _ in range(3):
         watch.step()
     gc.collect()
@@ -528,7 +534,7 @@ def test_randomized_bounds_hold(kind: str, backend: str) -> None:
         S = 0.6 ** torch.arange(40.0) if kind == "decaying" else torch.arange(40.0).lt(6) * 1.0
         A = (U * S) @ Vh
     weights = {"A": A}
-    watch = SpectralMonitor(weights, method="randomized", k=12)
+    watch = SpectralMonitor(weights, every=1, method="randomized", k=12)
     for _ in range(4):  # warm starts after the first
         weights["A"] = weights["A"] + 0.001 * A.norm() / 40 * torch.randn(
             60, 40, generator=generator
@@ -548,8 +554,8 @@ def test_randomized_bounds_hold(kind: str, backend: str) -> None:
 
 def test_randomized_with_all_values_agrees_with_exact() -> None:
     model = Net()
-    exact = due(SpectralMonitor(model).step())
-    watch = SpectralMonitor(model, method="randomized", k=64)
+    exact = due(SpectralMonitor(model, every=1).step())
+    watch = SpectralMonitor(model, every=1, method="randomized", k=64)
     assert_same(due(watch.step()), exact, tolerance=2e-2)
     row = due(watch.frame).matrices["head.weight"]
     assert row.bounds["effective_rank"] < 1e-2
@@ -558,7 +564,7 @@ def test_randomized_with_all_values_agrees_with_exact() -> None:
 def test_randomized_zero_matrix_and_extreme_scales() -> None:
     A = torch.randn(20, 12)
     weights = {"zero": torch.zeros(20, 12), "tiny": 1e-30 * A, "huge": 1e30 * A, "one": A}
-    frame = due(SpectralMonitor(weights, method="randomized", k=4).step())
+    frame = due(SpectralMonitor(weights, every=1, method="randomized", k=4).step())
     zero = frame.matrices["zero"]
     assert zero.finite
     assert all(getattr(zero, metric) == 0 for metric in METRICS)
@@ -571,7 +577,7 @@ def test_randomized_zero_matrix_and_extreme_scales() -> None:
 def test_randomized_is_reproducible_by_its_seed() -> None:
     model = Net()
     frames = [
-        due(SpectralMonitor(model, method="randomized", k=3, seed=seed).step())
+        due(SpectralMonitor(model, every=1, method="randomized", k=3, seed=seed).step())
         for seed in (1, 1, 2)
     ]
     assert_same(frames[0], frames[1])
@@ -617,7 +623,7 @@ def test_the_entropy_bound_covers_random_perturbations() -> None:
 
 def test_the_frame_as_dict_and_as_table() -> None:
     pandas = pytest.importorskip("pandas")
-    watch = SpectralMonitor(Net())
+    watch = SpectralMonitor(Net(), every=1)
     frame = due(watch.step(3, loss=0.5))
     content = frame.to_dict()
     assert content["matrices"]["head.weight"]["shape"] == [7, 12]
@@ -636,8 +642,8 @@ def test_only_values_are_computed_where_nothing_asks_for_vectors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = Net()
-    expected = due(SpectralMonitor(model).step())
-    mixed = SpectralMonitor(model, reference=None, pairs=[("block.linear1.weight",
+    expected = due(SpectralMonitor(model, every=1).step())
+    mixed = SpectralMonitor(model, every=1, reference=None, pairs=[("block.linear1.weight",
                                                            "block.linear2.weight")])  # fmt: skip
     frame = due(mixed.step())
     for name, row in frame.matrices.items():
@@ -648,17 +654,17 @@ def test_only_values_are_computed_where_nothing_asks_for_vectors(
     def refuse(matrices: list[Tensor]) -> None:
         raise AssertionError(f"vectors of {len(matrices)} matrices")
 
-    values = SpectralMonitor(model, reference=None, pairs=None)
+    values = SpectralMonitor(model, every=1, reference=None, pairs=None)
     monkeypatch.setattr("python_api.solvers.svd_list", lambda m: refuse(m) if m else [])
     assert due(values.step()).matrices.keys() == expected.matrices.keys()
 
 
 def test_k_limits_alignment_and_agreement() -> None:
-    frame = due(SpectralMonitor(Net(), method="exact", k=3).step())
+    frame = due(SpectralMonitor(Net(), every=1, method="exact", k=3).step())
     assert {len(values) for values in frame.alignment.values()} == {3}
     assert {len(values) for values in frame.agreement.values()} == {3}
     assert len(frame.matrices["head.weight"].singular_values) == 7
-    few = due(SpectralMonitor(Net(), method="randomized", k=3).step())
+    few = due(SpectralMonitor(Net(), every=1, method="randomized", k=3).step())
     assert {len(row.singular_values) for row in few.matrices.values()} == {3}
 
 

@@ -108,7 +108,7 @@ def assert_within_bounds(frame: SpectralFrame, model: nn.Module) -> None:
 def test_training_is_followed_within_the_bounds(method: Any, rank: Any, backend: str) -> None:
     torch.manual_seed(0)
     model = decomposed(Net(24), rank)
-    watch = SpectralMonitor(model, method=method)
+    watch = SpectralMonitor(model, every=1, method=method)
     assert [matrix.name for matrix in watch.matrices] == [weight_of(name) for name in LAYERS]
     for seed in range(25):
         update(model, seed)
@@ -128,7 +128,7 @@ def test_training_is_followed_within_the_bounds(method: Any, rank: Any, backend:
 def test_a_few_leading_triplets(options: dict[str, Any], backend: str) -> None:
     torch.manual_seed(0)
     model = decomposed(Net(24), 0.5)
-    watch = SpectralMonitor(model, **options)
+    watch = SpectralMonitor(model, **{"every": 1, **options})
     for seed in range(8):
         update(model, seed)
         frame = due(watch.step())
@@ -167,8 +167,8 @@ def test_meetings_are_those_of_the_recomposed_model(rank: Any, reference: Any) -
     model = decomposed(dense, rank)
     follow(dense, model)
     # In float64 nothing but the path differs.
-    watch = SpectralMonitor(model, method="exact", reference=reference)
-    other = SpectralMonitor(dense, method="exact", reference=reference)
+    watch = SpectralMonitor(model, every=1, method="exact", reference=reference)
+    other = SpectralMonitor(dense, every=1, method="exact", reference=reference)
     assert other.explain().count("->") == watch.explain().count("->")
     for seed in range(6):
         update(model, seed)
@@ -188,8 +188,8 @@ def test_meetings_are_those_of_the_recomposed_model(rank: Any, reference: Any) -
 def test_tracked_vectors_meet_as_exact_ones(backend: str) -> None:
     torch.manual_seed(0)
     model = decomposed(Net(16), 0.5)
-    tracked = SpectralMonitor(model, tolerance=1e-6)
-    exact = SpectralMonitor(model, method="exact")
+    tracked = SpectralMonitor(model, every=1, tolerance=1e-6)
+    exact = SpectralMonitor(model, every=1, method="exact")
     kept: list[Any] = []
     for seed in range(12):
         update(model, seed)
@@ -222,7 +222,7 @@ def test_convolutions_and_their_groups() -> None:
     model = copy.deepcopy(dense)
     for name, child in dense.named_children():
         setattr(model, name, DecomposedConv2d.from_conv(child, 0.75))
-    watch, other = (SpectralMonitor(m, method="exact") for m in (model, dense))
+    watch, other = (SpectralMonitor(m, every=1, method="exact") for m in (model, dense))
     names = ["first.weight", "grouped.weight[group 0]", "grouped.weight[group 1]", "last.weight"]
     assert [m.name for m in watch.matrices] == names
     assert [m.kind for m in watch.matrices] == ["conv"] * 4
@@ -250,7 +250,7 @@ def test_one_dimensional_convolutions_have_a_centre() -> None:
     model = nn.Sequential(
         DecomposedConv1d(2, 4, 3, rank=2), nn.ReLU(), DecomposedConv1d(4, 5, 3, rank=3)
     )
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     assert [m.source.centre for m in watch.matrices] == [1, 1]
     (pair,) = watch.pairs
     assert [len(port) for port in pair.ports] == [4, 4]
@@ -262,7 +262,7 @@ def test_neighbours_may_be_dense() -> None:
     dense = nn.Sequential(nn.Linear(6, 9), nn.Linear(9, 5), nn.Linear(5, 7)).double()
     model = copy.deepcopy(dense)
     model[1] = DecomposedLinear.from_linear(dense[1])  # type: ignore[arg-type]
-    watch, other = (SpectralMonitor(m, method="exact") for m in (model, dense))
+    watch, other = (SpectralMonitor(m, every=1, method="exact") for m in (model, dense))
     assert [p.key for p in watch.pairs] == [p.key for p in other.pairs]
     frame, expected = due(watch.step()), due(other.step())
     for key, values in frame.alignment.items():
@@ -279,7 +279,7 @@ class Tied(nn.Module):
 
 
 def test_shared_factors_are_one_matrix() -> None:
-    watch = SpectralMonitor(Tied())
+    watch = SpectralMonitor(Tied(), every=1)
     assert [(m.name, m.aliases) for m in watch.matrices] == [
         ("embed.weight", ("head.weight",)),
         ("inner.weight", ()),
@@ -288,14 +288,16 @@ def test_shared_factors_are_one_matrix() -> None:
         ("embed.weight", "inner.weight"),
         ("inner.weight", "embed.weight"),
     ]
-    assert [m.name for m in SpectralMonitor(Tied(), include="head.*").matrices] == ["embed.weight"]
+    assert [m.name for m in SpectralMonitor(Tied(), every=1, include="head.*").matrices] == [
+        "embed.weight"
+    ]
     apart = Tied()
     apart.head.Sigma = nn.Parameter(apart.head.Sigma.detach().clone())
-    assert len(SpectralMonitor(apart).matrices) == 3
+    assert len(SpectralMonitor(apart, every=1).matrices) == 3
 
 
 def test_factors_are_told_apart_from_matrices() -> None:
-    watch = SpectralMonitor(decomposed(Net(12), 5))
+    watch = SpectralMonitor(decomposed(Net(12), 5), every=1)
     told = watch.explain()
     assert "kept as U Sigma Vh with k = 5" in told
     for factor in ("U", "Sigma", "Vh"):
@@ -309,7 +311,10 @@ def test_a_device_leaves_the_step_to_the_monitor() -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 5)
     streams = LateStreams()
-    watch, other = as_device(SpectralMonitor(model), streams), SpectralMonitor(model)
+    watch, other = (
+        as_device(SpectralMonitor(model, every=1), streams),
+        SpectralMonitor(model, every=1),
+    )
     assert "waits for its numbers: cores of decomposed layers" in watch.explain()
     assert "packed copy" not in watch.memory().kept
     for seed in range(3):
@@ -323,19 +328,19 @@ def test_a_device_leaves_the_step_to_the_monitor() -> None:
 @pytest.mark.parametrize("pattern", ["*.weight", "head.weight", "block.*"])
 def test_patterns_fit_the_product(pattern: str) -> None:
     model = decomposed(Net(12))
-    chosen = {m.name for m in SpectralMonitor(model, include=pattern).matrices}
+    chosen = {m.name for m in SpectralMonitor(model, every=1, include=pattern).matrices}
     # As of the dense model: ``in_proj_weight`` is not ``*.weight``.
-    dense = SpectralMonitor(Net(12), include=pattern).matrices
+    dense = SpectralMonitor(Net(12), every=1, include=pattern).matrices
     assert chosen == {m.name for m in dense}
-    left = {m.name for m in SpectralMonitor(model, exclude="head.weight").matrices}
+    left = {m.name for m in SpectralMonitor(model, every=1, exclude="head.weight").matrices}
     assert left == {weight_of(name) for name in LAYERS[:-1]}
     with pytest.raises(ValueError, match=r"include: .*'head.wieght'"):
-        SpectralMonitor(model, include="head.wieght")
+        SpectralMonitor(model, every=1, include="head.wieght")
 
 
 def test_an_excluded_layer_hides_its_neighbours() -> None:
     model = nn.Sequential(*(DecomposedLinear(6, 6, rank=3) for _ in range(3)))
-    watch = SpectralMonitor(model, exclude="1.weight")
+    watch = SpectralMonitor(model, every=1, exclude="1.weight")
     assert not watch.pairs
     assert watch.rejected_pairs[0].reason == "1.weight between them is not watched"
 
@@ -343,10 +348,10 @@ def test_an_excluded_layer_hides_its_neighbours() -> None:
 def test_a_factor_can_be_asked_for_by_a_rule() -> None:
     registry = default_registry()
     registry.register("*.Sigma", lambda info: [MatrixView("core")])
-    watch = SpectralMonitor(DecomposedLinear(6, 5, rank=3), registry=registry)
+    watch = SpectralMonitor(DecomposedLinear(6, 5, rank=3), every=1, registry=registry)
     assert [(m.name, m.shape) for m in watch.matrices] == [("weight", (5, 6))]
     watch = SpectralMonitor(
-        nn.Sequential(DecomposedLinear(6, 5, rank=3)), registry=registry, pairs=None
+        nn.Sequential(DecomposedLinear(6, 5, rank=3)), every=1, registry=registry, pairs=None
     )
     assert [(m.name, m.shape, m.kind) for m in watch.matrices] == [
         ("0.weight", (5, 6), "linear"),
@@ -360,22 +365,24 @@ def test_a_rule_that_turns_the_weight_is_refused() -> None:
     registry.register(DecomposedLinear, lambda info: [MatrixView("linear", lambda t: t.mT)])
     with pytest.raises(ValueError, match=r"the rule made 1 matrices, this one \(6, 5\); expected 1 "
                        r"of shape \(5, 6\)"):  # fmt: skip
-        SpectralMonitor(DecomposedLinear(6, 5, rank=3), registry=registry)
+        SpectralMonitor(DecomposedLinear(6, 5, rank=3), every=1, registry=registry)
 
 
 def test_heads_of_the_fused_projection() -> None:
     model = decomposed(Net(12))
     fused = "block.self_attn.in_proj_weight"
     names = [f"{fused}[{r}, head {h}]" for h in (0, 1) for r in "qk"]
-    (pair,) = [p for p in SpectralMonitor(model).pairs if p.key == (f"{fused}[q]", f"{fused}[k]")]
+    (pair,) = [
+        p for p in SpectralMonitor(model, every=1).pairs if p.key == (f"{fused}[q]", f"{fused}[k]")
+    ]
     assert [port.label for port in pair.ports] == names
     # Their vectors are those of the blocks of the product.
-    frame = due(SpectralMonitor(model, method="exact").step())
+    frame = due(SpectralMonitor(model, every=1, method="exact").step())
     W = product(model, "block.self_attn.in_proj").numpy()
     (U, _, _), (K, _, _) = (np.linalg.svd(W[i : i + 12].reshape(2, 6, 12)) for i in (0, 12))
     expected = np.abs(np.diagonal(U.swapaxes(1, 2) @ K, axis1=1, axis2=2)).mean(axis=0)
     np.testing.assert_allclose(frame.alignment[pair.key], expected, atol=2e-3)
-    watch = SpectralMonitor(model, include="*in_proj_weight[q, head 1]", pairs=None)
+    watch = SpectralMonitor(model, every=1, include="*in_proj_weight[q, head 1]", pairs=None)
     (block,) = watch.matrices
     assert (block.name, block.shape, block.rank) == (names[2], (6, 12), 6)
     row = due(watch.step()).matrices[block.name]
@@ -386,7 +393,7 @@ def test_heads_of_the_fused_projection() -> None:
 def test_attention_with_projections_of_their_own() -> None:
     model = DecomposedMultiheadAttention(8, 2, kdim=6, vdim=5)
     dense = nn.MultiheadAttention(8, 2, kdim=6, vdim=5)
-    watch, other = SpectralMonitor(model), SpectralMonitor(dense)
+    watch, other = SpectralMonitor(model, every=1), SpectralMonitor(dense, every=1)
     assert [p.key for p in watch.pairs] == [p.key for p in other.pairs]
     assert [(m.name, m.kind) for m in watch.matrices] == [(m.name, m.kind) for m in other.matrices]
 
@@ -395,26 +402,28 @@ def test_a_state_dict_has_the_layers_too() -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 5)
     weights: dict[str, Tensor] = dict(model.state_dict())
-    watch = SpectralMonitor(weights, heads={"*.in_proj.weight": 2})
+    watch = SpectralMonitor(weights, every=1, heads={"*.in_proj.weight": 2})
     # Nothing tells the fused projection of an attention from a linear layer of that name.
     assert [m.name for m in watch.matrices] == [f"{name}.weight" for name in LAYERS]
-    own = SpectralMonitor(model)
+    own = SpectralMonitor(model, every=1)
     pairs = [tuple(name.replace("in_proj.", "in_proj_") for name in p.key) for p in watch.pairs]
     assert pairs == [p.key for p in own.pairs]
     weights["head.Sigma"] = 2 * weights["head.Sigma"]
     row, before = (due(w.step()).matrices["head.weight"] for w in (watch, own))
     np.testing.assert_allclose(row.singular_values, 2 * before.singular_values, rtol=1e-3)
-    watch = SpectralMonitor({**weights, "embed.U": weights["embed.U"].to("meta")}, pairs=None)
+    watch = SpectralMonitor(
+        {**weights, "embed.U": weights["embed.U"].to("meta")}, every=1, pairs=None
+    )
     (row,) = [x for x in watch.skipped if x.name == "embed.weight"]
     assert row.reason.startswith("U: is on the meta device and has no values")
     # Names alone are no factors: these do not chain, and are three matrices.
     parts = {"x.U": torch.randn(5, 3), "x.Sigma": torch.randn(2, 3), "x.Vh": torch.randn(3, 6)}
-    assert [m.name for m in SpectralMonitor(parts).matrices] == list(parts)
+    assert [m.name for m in SpectralMonitor(parts, every=1).matrices] == list(parts)
 
 
 def test_groups_of_a_state_dict() -> None:
     layer = DecomposedConv2d(4, 6, 3, groups=2, rank=2)
-    watch = SpectralMonitor({f"c.{name}": x for name, x in layer.state_dict().items()})
+    watch = SpectralMonitor({f"c.{name}": x for name, x in layer.state_dict().items()}, every=1)
     assert [(m.name, m.shape) for m in watch.matrices] == [
         ("c.weight[0]", (3, 18)),
         ("c.weight[1]", (3, 18)),
@@ -423,18 +432,18 @@ def test_groups_of_a_state_dict() -> None:
 
 def test_wrapped_models_have_the_same_names() -> None:
     model = decomposed(Net(12), 4)
-    names = [m.name for m in SpectralMonitor(model).matrices]
+    names = [m.name for m in SpectralMonitor(model, every=1).matrices]
     for wrapped in (torch.compile(model), nn.DataParallel(model)):
-        assert [m.name for m in SpectralMonitor(wrapped).matrices] == names
+        assert [m.name for m in SpectralMonitor(wrapped, every=1).matrices] == names
     model.block = torch.compile(model.block)  # type: ignore[assignment]
-    assert [m.name for m in SpectralMonitor(model).matrices] == names
+    assert [m.name for m in SpectralMonitor(model, every=1).matrices] == names
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_dtypes(dtype: torch.dtype, backend: str) -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 0.5).to(dtype)
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     for _ in range(3):
         with torch.no_grad():
             for p in model.parameters():
@@ -450,18 +459,18 @@ def test_all_values_of_a_low_rank_have_vectors_but_one_that_may_be_zero() -> Non
     head = layer(model, "0")
     with torch.no_grad():
         head.Sigma.copy_(torch.diag(torch.tensor([3.0, 2.0, 1.0])))
-    watch = SpectralMonitor(model, method="exact", pairs=None)
+    watch = SpectralMonitor(model, every=1, method="exact", pairs=None)
     # Not as if the spectrum went on after k leading values.
     assert due(watch.step()).identifiable["0.weight"].tolist() == [True, True, True]
     with torch.no_grad():
         head.Sigma[-1, -1] = 1e-12
-    watch = SpectralMonitor(model, method="exact", pairs=None)
+    watch = SpectralMonitor(model, every=1, method="exact", pairs=None)
     assert due(watch.step()).identifiable["0.weight"].tolist() == [True, True, False]
 
 
 def test_chance_knows_the_rank() -> None:
     model = nn.Sequential(DecomposedLinear(40, 30, rank=4))
-    watch = SpectralMonitor(model, watch=("weights", "updates"))
+    watch = SpectralMonitor(model, every=1, watch=("weights", "updates"))
     chance = due(watch.step()).chance
     assert chance.overlap["0.weight[update]"] == pytest.approx((4 / 30, 4 / 40))
 
@@ -471,7 +480,10 @@ def test_chance_knows_the_rank() -> None:
 def test_a_factor_with_nan_and_its_return(method: Any, factor: str) -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12))
-    watch, other = SpectralMonitor(model, method=method), SpectralMonitor(model, method=method)
+    watch, other = (
+        SpectralMonitor(model, every=1, method=method),
+        SpectralMonitor(model, every=1, method=method),
+    )
     bad = getattr(model.block.linear1, factor)
     kept = bad.detach().clone()
     before = due(other.step())
@@ -497,7 +509,7 @@ def test_a_factor_with_nan_and_its_return(method: Any, factor: str) -> None:
 def test_new_factors(method: Any) -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 5)
-    watch = SpectralMonitor(model, method=method)
+    watch = SpectralMonitor(model, every=1, method=method)
     due(watch.step())
     head = layer(model, "head")
     head.set_factors(torch.randn(7, 5), torch.randn(5, 5), torch.randn(5, 12))
@@ -510,8 +522,8 @@ def test_new_factors(method: Any) -> None:
     assert [n for n, row in frame.matrices.items() if not row.finite] == ["head.weight"]
     with pytest.raises(ValueError, match=r"head.weight: \(7, 12\) as factors of k = 5 in the "
                        r"state, \(7, 12\) as factors of k = 3 here"):  # fmt: skip
-        SpectralMonitor(model, method=method).load_state_dict(state)
-    assert_within_bounds(due(SpectralMonitor(model, method=method).step()), model)
+        SpectralMonitor(model, every=1, method=method).load_state_dict(state)
+    assert_within_bounds(due(SpectralMonitor(model, every=1, method=method).step()), model)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -523,7 +535,7 @@ def test_layers_replaced_during_a_run(method: Any) -> None:
         lambda: sk.recompose_model(model),
         lambda: model.__setitem__(1, nn.Sequential(nn.Bilinear(5, 2, 4))),
     ):
-        watch = SpectralMonitor(model, method=method, pairs=None)
+        watch = SpectralMonitor(model, every=1, method=method, pairs=None)
         due(watch.step())
         change()
         with pytest.warns(UserWarning, match=r"1.0.weight: 1.0 was a \w+ and is a \w+ now; make a"):
@@ -533,7 +545,7 @@ def test_layers_replaced_during_a_run(method: Any) -> None:
 
 def test_a_wrapper_is_no_replacement() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     inner = model[1]
     model[1] = nn.Sequential(inner)
     with torch.no_grad():
@@ -544,15 +556,17 @@ def test_a_wrapper_is_no_replacement() -> None:
 def test_a_state_of_the_dense_model_is_refused() -> None:
     dense = nn.Sequential(nn.Linear(6, 5))
     model = nn.Sequential(DecomposedLinear.from_linear(dense[0]))  # type: ignore[arg-type]
-    state = SpectralMonitor(dense).state_dict()
+    state = SpectralMonitor(dense, every=1).state_dict()
     with pytest.raises(ValueError, match=r"\(5, 6\) in the state, \(5, 6\) as factors of k = 5"):
-        SpectralMonitor(model).load_state_dict(state)
+        SpectralMonitor(model, every=1).load_state_dict(state)
 
 
 def test_updates_are_differences_of_products() -> None:
     torch.manual_seed(0)
     model = decomposed(Net(16), 0.5).double()
-    watch = SpectralMonitor(model, method="exact", watch=("weights", "updates", "gradients"))
+    watch = SpectralMonitor(
+        model, every=1, method="exact", watch=("weights", "updates", "gradients")
+    )
     assert not any(m.name.endswith("[gradient]") for m in watch._over_time.changes.matrices)
     reasons = {row.name: row.reason for row in watch.skipped}
     assert "its factors have gradients" in reasons["head.weight[gradient]"]
@@ -583,7 +597,7 @@ def test_updates_are_differences_of_products() -> None:
 
 
 def test_no_update_is_zero() -> None:
-    watch = SpectralMonitor(decomposed(Net(12), 4), watch=("weights", "updates"))
+    watch = SpectralMonitor(decomposed(Net(12), 4), every=1, watch=("weights", "updates"))
     watch.step()
     row = due(watch.step()).matrices["head.weight[update]"]
     assert (row.spectral_norm, row.effective_rank, row.bounds["effective_rank"]) == (0, 0, 0)
@@ -592,7 +606,7 @@ def test_no_update_is_zero() -> None:
 def test_updates_of_low_precision_keep_small_steps() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(DecomposedLinear(40, 30, bias=False))
-    watch = SpectralMonitor(model, watch=("weights", "updates"))
+    watch = SpectralMonitor(model, every=1, watch=("weights", "updates"))
     watch.step()
     before = product(model, "0")
     with torch.no_grad():
@@ -612,7 +626,7 @@ def test_the_memory_that_is_told(rank: Any, options: dict[str, Any]) -> None:
     )
     for i in range(3):
         model[i] = DecomposedLinear.from_linear(model[i], rank)  # type: ignore[arg-type]
-    watch = SpectralMonitor(model, watch=("weights", "updates"), **options)
+    watch = SpectralMonitor(model, watch=("weights", "updates"), **{"every": 1, **options})
     told = watch.memory()
     factors = sum(p.nbytes for name, p in model.named_parameters() if not name.endswith("bias"))
     assert sum(told.weights.values()) == factors
@@ -632,7 +646,7 @@ def test_resuming_gives_the_same_numbers(method: Any) -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 0.5)
     options: dict[str, Any] = {"method": method, "watch": ("weights", "updates")}
-    watch = SpectralMonitor(model, **options)
+    watch = SpectralMonitor(model, **{"every": 1, **options})
     for seed in range(4):
         update(model, seed)
         watch.step()
@@ -645,7 +659,7 @@ def test_resuming_gives_the_same_numbers(method: Any) -> None:
     file.seek(0)
     state = torch.load(file, weights_only=True)
     other = decomposed(Net(12), 0.5)
-    resumed = SpectralMonitor(other, **options)
+    resumed = SpectralMonitor(other, **{"every": 1, **options})
     other.load_state_dict(state["model"])
     resumed.load_state_dict(state["monitor"])
     for seed, expected in zip(range(4, 7), frames, strict=True):
@@ -660,7 +674,7 @@ def test_vectors_of_the_whole_sides_are_saved(method: Any, tmp_path: Path) -> No
     torch.manual_seed(0)
     model = decomposed(Net(12), 0.5)
     watch = SpectralMonitor(
-        model, method=method, reference="final", recorder=Recorder(tmp_path / "run")
+        model, every=1, method=method, reference="final", recorder=Recorder(tmp_path / "run")
     )
     for seed in range(5):
         update(model, seed)
@@ -674,7 +688,9 @@ def test_vectors_of_the_whole_sides_are_saved(method: Any, tmp_path: Path) -> No
     # A folder is a reference for the same layers, kept dense.
     dense = Net(12)
     follow(dense, model)
-    later = SpectralMonitor(dense, method="exact", reference=tmp_path / "run", include="head.*")
+    later = SpectralMonitor(
+        dense, every=1, method="exact", reference=tmp_path / "run", include="head.*"
+    )
     S = due(later.step()).matrices["head.weight"].singular_values
     agreement = due(later.frame).agreement["head.weight"]
     assert agreement[0] > 0.99 or S[0] - S[1] < 0.05 * S[0]
@@ -684,7 +700,7 @@ def test_svds_of_the_dense_weights_are_a_reference() -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 0.5)
     given = {weight_of(name): sk.svd(product(model, name).float()) for name in LAYERS}
-    watch = SpectralMonitor(model, method="exact", reference=given)
+    watch = SpectralMonitor(model, every=1, method="exact", reference=given)
     for name, values in due(watch.step()).agreement.items():
         assert len(values) == layer(model, name.removesuffix(".weight")).rank
         assert values[0] > 0.999
@@ -693,7 +709,7 @@ def test_svds_of_the_dense_weights_are_a_reference() -> None:
 def test_a_run_is_recorded_and_drawn(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 5)
-    watch = SpectralMonitor(model, recorder=Recorder(tmp_path / "run"))
+    watch = SpectralMonitor(model, every=1, recorder=Recorder(tmp_path / "run"))
     frames = []
     for seed in range(4):
         update(model, seed)
@@ -738,7 +754,7 @@ def test_the_matrix_is_never_formed(method: Any) -> None:
     layers = [DecomposedLinear(n, m, rank=k), DecomposedEmbedding(m, n, rank=k)]
     model = nn.ModuleList(layers)
     with NoProducts(m, n) as mode:
-        watch = SpectralMonitor(model, method=method, watch=("weights", "updates"))
+        watch = SpectralMonitor(model, every=1, method=method, watch=("weights", "updates"))
         for _ in range(3):
             with torch.no_grad():
                 for p in model.parameters():
@@ -763,7 +779,7 @@ def test_cores_too_large_to_track_whole(options: dict[str, Any]) -> None:
         "y.Vh": torch.randn(9, 30),
         "z": torch.randn(12, 30),
     }
-    watch = SpectralMonitor(weights, pairs=None, **options)
+    watch = SpectralMonitor(weights, pairs=None, **{"every": 1, **options})
     for seed in range(3):
         torch.manual_seed(seed)
         for name in weights:
@@ -811,7 +827,7 @@ def test_bounds_move_with_the_error_of_a_core() -> None:
 
 
 def test_rows_of_leading_triplets_carry_the_error_of_their_core() -> None:
-    (matrix,) = SpectralMonitor(nn.Linear(8, 6, bias=False), pairs=None).matrices
+    (matrix,) = SpectralMonitor(nn.Linear(8, 6, bias=False), every=1, pairs=None).matrices
     values, norm = torch.tensor([2.0, 1.0]), torch.tensor([2.5], dtype=torch.float64)
 
     def row(error: float):

@@ -87,7 +87,10 @@ def test_the_numbers_are_those_of_the_ordinary_step(
     model = Net()
     if callable(options.get("reference")):
         options = options | {"reference": options["reference"](model)}
-    plain, watch = SpectralMonitor(model, **options), SpectralMonitor(model, **options)
+    plain, watch = (
+        SpectralMonitor(model, **{"every": 1, **options}),
+        SpectralMonitor(model, **{"every": 1, **options}),
+    )
     as_device(watch)
     late = 0
     for seed in range(8):
@@ -113,7 +116,7 @@ def test_the_numbers_are_those_of_the_ordinary_step(
 def test_matrices_without_a_view_are_copied_for_the_snapshot(backend: str) -> None:
     torch.manual_seed(0)
     model = Mixed()
-    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model))
+    plain, watch = SpectralMonitor(model, every=1), as_device(SpectralMonitor(model, every=1))
     for seed in range(4):
         jolt(model, seed)
         frame = due(watch.step())
@@ -126,7 +129,7 @@ def test_matrices_without_a_view_are_copied_for_the_snapshot(backend: str) -> No
 def test_single_precision_of_several_kinds_and_double(backend: str) -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         model = Net().to(dtype)
-        plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model))
+        plain, watch = SpectralMonitor(model, every=1), as_device(SpectralMonitor(model, every=1))
         for seed in range(3):
             jolt(model, seed)
             frame = due(watch.step())
@@ -148,8 +151,8 @@ def test_nothing_is_waited_for_and_frames_come_when_they_arrive() -> None:
             self.closed = True
 
     model, sink, streams = Net(), Sink(), LateStreams()
-    plain = SpectralMonitor(model)
-    watch = as_device(SpectralMonitor(model, recorder=sink), streams)
+    plain = SpectralMonitor(model, every=1)
+    watch = as_device(SpectralMonitor(model, every=1, recorder=sink), streams)
     frames, expected = [], []
     for seed in range(5):
         update(model, seed)
@@ -184,7 +187,7 @@ def test_nothing_is_waited_for_and_frames_come_when_they_arrive() -> None:
 
 def test_there_is_room_for_as_many_steps_as_were_ever_on_their_way() -> None:
     model, streams = Net(), LateStreams()
-    watch = as_device(SpectralMonitor(model), streams)
+    watch = as_device(SpectralMonitor(model, every=1), streams)
     frames = []
     for seed in range(6):
         update(model, seed)
@@ -201,7 +204,7 @@ def test_there_is_room_for_as_many_steps_as_were_ever_on_their_way() -> None:
 
 def test_lookups_outside_the_fields_are_errors_and_do_not_wait() -> None:
     model, streams = Net(), LateStreams()
-    watch = as_device(SpectralMonitor(model), streams)
+    watch = as_device(SpectralMonitor(model, every=1), streams)
     frame = due(watch.step(7))
     with pytest.raises(AttributeError, match="no 'matrixes'"):
         _ = frame.matrixes
@@ -222,8 +225,10 @@ def test_a_state_has_everything_that_was_issued() -> None:
 
     for reference in ("init", "previous"):
         seen.clear()
-        plain = SpectralMonitor(model, reference=reference)
-        watch = as_device(SpectralMonitor(model, reference=reference, recorder=Log()), streams)
+        plain = SpectralMonitor(model, every=1, reference=reference)
+        watch = as_device(
+            SpectralMonitor(model, every=1, reference=reference, recorder=Log()), streams
+        )
         for seed in range(4):
             update(model, seed)
             plain.step()
@@ -232,7 +237,7 @@ def test_a_state_has_everything_that_was_issued() -> None:
         assert seen == [0, 1, 2, 3]
         for a, b in zip(_leaves(state), _leaves(other), strict=True):
             np.testing.assert_equal(a, b)
-        resumed = as_device(SpectralMonitor(model, reference=reference), streams)
+        resumed = as_device(SpectralMonitor(model, every=1, reference=reference), streams)
         resumed.load_state_dict(state)
         for seed in range(4, 7):
             update(model, seed)
@@ -251,7 +256,10 @@ def _leaves(state: Any) -> list[Any]:
 
 def test_parameters_that_move_make_a_new_program_and_other_shapes_a_reason() -> None:
     model, streams = Net(), LateStreams()
-    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model), streams)
+    plain, watch = (
+        SpectralMonitor(model, every=1),
+        as_device(SpectralMonitor(model, every=1), streams),
+    )
     for seed in range(6):
         update(model, seed)
         if seed == 3:
@@ -271,7 +279,10 @@ def test_parameters_that_move_make_a_new_program_and_other_shapes_a_reason() -> 
 
 def test_parameters_that_move_at_every_step_are_copied() -> None:
     model, streams = Net(), LateStreams()
-    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model), streams)
+    plain, watch = (
+        SpectralMonitor(model, every=1),
+        as_device(SpectralMonitor(model, every=1), streams),
+    )
     before = []
     for seed in range(8):
         update(model, seed)
@@ -292,7 +303,10 @@ def test_a_program_that_cannot_be_recorded_runs_launch_by_launch() -> None:
             raise RuntimeError("operation not permitted when stream is capturing")
 
     model = Net()
-    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model), Refusing())
+    plain, watch = (
+        SpectralMonitor(model, every=1),
+        as_device(SpectralMonitor(model, every=1), Refusing()),
+    )
     assert "issued to the device and not waited for, as one graph" in watch.explain()
     for seed in range(4):
         update(model, seed)
@@ -312,7 +326,7 @@ def test_lost_matrices_are_solved_anew_at_a_later_step(monkeypatch: pytest.Monke
     )
     flags = {2: [1], 3: [1], 4: [], 5: [0]}
     model, streams = Net(), LateStreams()
-    watch = as_device(SpectralMonitor(model), streams)
+    watch = as_device(SpectralMonitor(model, every=1), streams)
     frames: list[SpectralFrame] = []
     monkeypatch.setattr(
         "python_api.device_frame.FrameMaker.lost",
@@ -348,7 +362,7 @@ def test_what_is_lost_before_a_solution_arrives_is_not_solved_twice(
         lambda maker, told: [0] if maker.scalars(told)[0] < 4 else [],
     )
     model, streams = Net(), LateStreams()
-    watch = as_device(SpectralMonitor(model), streams)
+    watch = as_device(SpectralMonitor(model, every=1), streams)
     for step in range(8):
         watch.step(step, number=torch.tensor(step))
         # Each step arrives two steps later.
@@ -359,7 +373,7 @@ def test_what_is_lost_before_a_solution_arrives_is_not_solved_twice(
 
 def test_scalars_on_the_device_come_with_the_numbers() -> None:
     model, streams = Net(), LateStreams()
-    watch = as_device(SpectralMonitor(model), streams)
+    watch = as_device(SpectralMonitor(model, every=1), streams)
     loss = torch.tensor([0.1], requires_grad=True)
     frame = due(watch.step(loss=loss, rate=0.5, count=torch.tensor(3)))
     with torch.no_grad():
@@ -421,7 +435,7 @@ def test_what_keeps_a_step_waiting_is_told() -> None:
     def told(watch: SpectralMonitor) -> str:
         return next(line for line in watch.explain().splitlines() if "a step " in line)
 
-    assert told(SpectralMonitor(model)) == (
+    assert told(SpectralMonitor(model, every=1)) == (
         "a step waits for its numbers: the weights are on the device 'cpu'"
     )
     cases: list[tuple[dict[str, Any], str]] = [
@@ -432,18 +446,18 @@ def test_what_keeps_a_step_waiting_is_told() -> None:
          "block.self_attn.in_proj_weight, block.self_attn.out_proj.weight)"),
     ]  # fmt: skip
     for options, reason in cases:
-        watch = as_device(SpectralMonitor(model, **options))
+        watch = as_device(SpectralMonitor(model, **{"every": 1, **options}))
         assert told(watch) == f"a step waits for its numbers: {reason}"
         assert due(watch.step())._late is None
-    watch = as_device(SpectralMonitor(nn.Linear(400, 400)))
+    watch = as_device(SpectralMonitor(nn.Linear(400, 400), every=1))
     assert "some short sides are too long to track all values (see k)" in told(watch)
-    watch = as_device(SpectralMonitor({"a": torch.eye(3), "b": torch.eye(3).double()}))
+    watch = as_device(SpectralMonitor({"a": torch.eye(3), "b": torch.eye(3).double()}, every=1))
     assert "results of several dtypes: some weights are float64" in told(watch)
 
 
 def test_updates_that_read_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def why(k: int | None) -> str | None:
-        solver = SpectralMonitor(Net(), k=k)._solver
+        solver = SpectralMonitor(Net(), every=1, k=k)._solver
         assert isinstance(solver, TrackedSolver)
         views = [torch.empty(matrix.shape, device="meta") for matrix in solver._measured]
         return not_these(views, solver, "meta")
@@ -468,7 +482,7 @@ def test_updates_that_read_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch
 
 def test_pauses_and_options_that_change_the_path() -> None:
     model = Net()
-    plain, watch = SpectralMonitor(model), as_device(SpectralMonitor(model))
+    plain, watch = SpectralMonitor(model, every=1), as_device(SpectralMonitor(model, every=1))
     for seed in range(8):
         update(model, seed)
         with torch.no_grad():
@@ -486,15 +500,15 @@ def test_pauses_and_options_that_change_the_path() -> None:
 
 def test_the_packed_copy_is_in_the_memory_plan() -> None:
     model = Net().to(torch.bfloat16)
-    assert "packed copy" not in SpectralMonitor(model).memory().kept
-    kept = as_device(SpectralMonitor(model)).memory().kept["packed copy"]
+    assert "packed copy" not in SpectralMonitor(model, every=1).memory().kept
+    kept = as_device(SpectralMonitor(model, every=1)).memory().kept["packed copy"]
     assert kept == {name: 4 * p.numel() for name, p in model.named_parameters() if p.dim() == 2}
 
 
 def test_a_state_takes_the_place_of_what_was_going_on() -> None:
     model = Net()
-    plain = SpectralMonitor(model, reference=None)
-    watch = as_device(SpectralMonitor(model, reference=None))
+    plain = SpectralMonitor(model, every=1, reference=None)
+    watch = as_device(SpectralMonitor(model, every=1, reference=None))
     states = []
     for seed in range(6):
         states.append(watch.state_dict())
@@ -514,7 +528,7 @@ def test_a_state_takes_the_place_of_what_was_going_on() -> None:
 
 def test_a_capture_of_the_callers_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     streams = LateStreams()
-    watch = as_device(SpectralMonitor(Net()), streams)
+    watch = as_device(SpectralMonitor(Net(), every=1), streams)
     due(watch.step())
     issued = streams.issued
     loss = torch.tensor(1.0, device="meta")

@@ -39,7 +39,7 @@ def test_what_a_large_model_costs(options: dict[str, Any], limit: float) -> None
     torch.manual_seed(0)
     model = transformer().requires_grad_(False)
     weights = sum(p.nbytes for p in model.parameters())
-    watch = SpectralMonitor(model, heads=8, **options)
+    watch = SpectralMonitor(model, heads=8, every=1, **options)
     assert watch.pairs or "pairs" in options
     told = watch.memory()
     assert sum(told.weights.values()) == weights

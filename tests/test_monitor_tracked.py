@@ -35,7 +35,7 @@ def works(frame: SpectralFrame) -> set[str]:
 def test_training_is_followed_within_the_bounds(backend: str) -> None:
     torch.manual_seed(0)
     model = Net(24)
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     seen: set[str] = set()
     for seed in range(40):
         update(model, seed)
@@ -55,7 +55,7 @@ def test_training_is_followed_within_the_bounds(backend: str) -> None:
 def test_the_tolerance_is_the_callers() -> None:
     torch.manual_seed(0)
     model = Net()
-    fine = SpectralMonitor(model, tolerance=1e-6)
+    fine = SpectralMonitor(model, every=1, tolerance=1e-6)
     for seed in range(5):
         update(model, seed)
         frame = due(fine.step())
@@ -66,7 +66,7 @@ def test_the_tolerance_is_the_callers() -> None:
 
 def test_jumps_are_solved_anew_and_counted(backend: str) -> None:
     model = Net()
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     watch.step()
     assert watch.resolves == 0
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_several_optimizer_steps_between_two_measurements() -> None:
 def test_gradient_accumulation_leaves_everything_as_it_was() -> None:
     model = Net()
     optimizer = optimizer_of(model)
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     before = due(watch.step())
     for seed in range(3):
         backward(model, seed)
@@ -130,7 +130,7 @@ def test_gradient_accumulation_leaves_everything_as_it_was() -> None:
 def test_steps_inside_and_outside_of_modes_may_alternate(mode: Any, backend: str) -> None:
     torch.manual_seed(0)
     model = Net()
-    plain, mixed = SpectralMonitor(model), SpectralMonitor(model)
+    plain, mixed = SpectralMonitor(model, every=1), SpectralMonitor(model, every=1)
     for seed in range(6):
         update(model, seed)
         expected = due(plain.step())
@@ -141,14 +141,14 @@ def test_steps_inside_and_outside_of_modes_may_alternate(mode: Any, backend: str
             frame = due(mixed.step())
         assert_same(frame, expected)
     # What a step inside left must not be tied to the mode: a state can be saved and loaded.
-    SpectralMonitor(model).load_state_dict(mixed.state_dict())
+    SpectralMonitor(model, every=1).load_state_dict(mixed.state_dict())
 
 
 def test_a_compiled_model_is_tracked_as_the_model_is() -> None:
     torch.manual_seed(0)
     model = Net()
     compiled = torch.compile(model, backend="aot_eager")
-    direct, through = SpectralMonitor(model), SpectralMonitor(compiled)
+    direct, through = SpectralMonitor(model, every=1), SpectralMonitor(compiled, every=1)
     for seed in range(4):
         update(compiled, seed)
         frame = due(through.step())
@@ -159,7 +159,7 @@ def test_a_compiled_model_is_tracked_as_the_model_is() -> None:
 def test_replaced_moved_and_converted_parameters() -> None:
     torch.manual_seed(0)
     model = Net()
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     watch.step()
     expected = due(watch.step())
     # Other memory, same numbers.
@@ -181,7 +181,7 @@ def test_replaced_moved_and_converted_parameters() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_model_may_move_to_a_gpu_and_back() -> None:
     model = Net()
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     watch.step()
     for device in ("cuda", "cpu"):
         model.to(device)
@@ -194,7 +194,7 @@ def test_a_model_may_move_to_a_gpu_and_back() -> None:
 def test_a_resumed_run_goes_on_bit_by_bit() -> None:
     torch.manual_seed(0)
     model = Net(24)
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     for seed in range(6):
         update(model, seed)
         watch.step()
@@ -206,7 +206,7 @@ def test_a_resumed_run_goes_on_bit_by_bit() -> None:
         frames.append(due(watch.step()))
     # Vectors of its own in between must not matter.
     other = Net(24)
-    resumed = SpectralMonitor(other)
+    resumed = SpectralMonitor(other, every=1)
     resumed.step()
     file.seek(0)
     state = torch.load(file, weights_only=True)
@@ -229,7 +229,7 @@ def test_k_triplets_have_bounds_for_what_they_leave_open() -> None:
     # One that has fewer triplets than asked for is known as a whole.
     weights = {"few": torch.randn(6, 50, generator=generator)}
     weights |= {"A": (U * 0.7 ** torch.arange(40.0)) @ V.mT}
-    watch = SpectralMonitor(weights, k=8)
+    watch = SpectralMonitor(weights, every=1, k=8)
     for _ in range(4):
         weights["A"] = weights["A"] + 1e-4 * torch.randn(60, 40, generator=generator)
         frame = due(watch.step())
@@ -249,7 +249,7 @@ def test_k_triplets_have_bounds_for_what_they_leave_open() -> None:
 def test_large_matrices_have_all_values_and_leading_vectors() -> None:
     torch.manual_seed(0)
     weights: dict[str, Tensor] = {"up": torch.randn(500, 390), "down": torch.randn(390, 500)}
-    watch = SpectralMonitor(weights, pairs=[("up", "down")])
+    watch = SpectralMonitor(weights, every=1, pairs=[("up", "down")])
     for _ in range(2):
         weights = {name: A.add_(1e-4 * torch.randn(A.shape)) for name, A in weights.items()}
         frame = due(watch.step())
@@ -276,8 +276,8 @@ def test_large_matrices_whose_vectors_nobody_needs_are_solved_alone() -> None:
     weights = {
         name: torch.randn(400, 400, generator=generator) for name in ("first", "second", "alone")
     }
-    watch = SpectralMonitor(weights, pairs=[("first", "second")], reference=None)
-    plain = SpectralMonitor(weights, pairs=None, reference=None)
+    watch = SpectralMonitor(weights, every=1, pairs=[("first", "second")], reference=None)
+    plain = SpectralMonitor(weights, every=1, pairs=None, reference=None)
     for _ in range(2):
         paired, frame = due(watch.step()), due(plain.step())
     assert works(frame) == {paired.matrices["alone"].work} == {"solved"}
@@ -287,11 +287,11 @@ def test_large_matrices_whose_vectors_nobody_needs_are_solved_alone() -> None:
         assert (error <= row.singular_value_bounds).all()
     assert plain.resolves == 0
     # Next to nothing is kept of them, and it is known before the first step.
-    kept = SpectralMonitor(weights, pairs=None, reference=None).memory().kept["solver"]
+    kept = SpectralMonitor(weights, every=1, pairs=None, reference=None).memory().kept["solver"]
     assert kept == plain.memory().kept["solver"]
     assert kept["alone"] == watch.memory().kept["solver"]["alone"] == 4 * 400
     # The same pairs go on as if nothing had been.
-    same = SpectralMonitor(weights, pairs=[("first", "second")], reference=None)
+    same = SpectralMonitor(weights, every=1, pairs=[("first", "second")], reference=None)
     same.load_state_dict(watch.state_dict())
     for A in weights.values():
         A += 1e-4 * torch.randn(400, 400, generator=generator)
@@ -318,7 +318,7 @@ def test_a_leading_direction_that_the_vectors_miss_is_told() -> None:
         torch.from_numpy((U * s) @ V.T).float() for s in (sigma, np.r_[sigma[:-1], 3.0])
     )
     weights = {"A": smooth}
-    watch = SpectralMonitor(weights, pairs=None)
+    watch = SpectralMonitor(weights, every=1, pairs=None)
     works_of = []
     # Two steps and the one when it was made: fresh columns come with every third.
     for A in (smooth, smooth, smooth, grown, grown, grown, grown):
@@ -334,7 +334,7 @@ def test_a_leading_direction_that_the_vectors_miss_is_told() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_what_the_solver_keeps_is_told_in_advance(dtype: torch.dtype) -> None:
     weights = {"a": torch.randn(60, 128).to(dtype), "b": torch.randn(200, 90).to(dtype)}
-    watch = SpectralMonitor(weights, pairs=None, reference=None)
+    watch = SpectralMonitor(weights, every=1, pairs=None, reference=None)
     solver = watch._solver
     assert isinstance(solver, TrackedSolver)
     told = solver.memory()
@@ -352,7 +352,7 @@ def test_identities_are_those_of_the_tracker(k: int | None, backend: str) -> Non
     U, V = (torch.linalg.qr(torch.randn(n, 8)).Q for n in (12, 10))
     sigma = torch.linspace(8.0, 1.0, 8)
     weights = {"a": (U * sigma) @ V.mT, "b": torch.randn(9, 7)}
-    watch = SpectralMonitor(weights, k=k, pairs=None)
+    watch = SpectralMonitor(weights, every=1, k=k, pairs=None)
     assert due(watch.step()).identities["a"].tolist()[:3] == [0, 1, 2]
     for t in (0.3, 0.6, 1.0):
         moved = sigma.clone()
@@ -373,9 +373,9 @@ def test_a_state_from_where_other_sides_are_tracked_whole_starts_anew(
     """As between a GPU, which tracks longer sides, and the CPU."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(400, 390, bias=False), nn.Linear(390, 8, bias=False))
-    here = SpectralMonitor(model)
+    here = SpectralMonitor(model, every=1)
     monkeypatch.setattr("python_api.tracked_solver._on_cuda", lambda matrices: True)
-    there = SpectralMonitor(model)
+    there = SpectralMonitor(model, every=1)
     assert UNSETTLED not in works(due(there.step()))
     here.step()
     for watch, state in ((here, there.state_dict()), (there, here.state_dict())):

@@ -55,7 +55,7 @@ def moving(steps: int, *, seed: int = 0) -> list[dict[str, Tensor]]:
 
 def follow(trajectory: list[dict[str, Tensor]], **options: Any) -> list[SpectralFrame]:
     weights = dict(trajectory[0])
-    watch = SpectralMonitor(weights, **{"method": "exact", **options})
+    watch = SpectralMonitor(weights, **{"every": 1, "method": "exact", **options})
     frames = []
     for state in trajectory:
         weights.update(state)
@@ -181,17 +181,17 @@ def test_a_reference_of_fewer_values_leaves_the_last_ones_unknown() -> None:
     assert frame.identifiable["a"].tolist() == [True, True, False, False, False, False]
     assert len(frame.agreement["a"]) == 3
     with pytest.raises(ValueError, match=r"SVD of 'a' has singular values of shape \(0,\)"):
-        SpectralMonitor({"a": A}, reference={"a": sk.SVD(U, S[:0], Vh)})
+        SpectralMonitor({"a": A}, every=1, reference={"a": sk.SVD(U, S[:0], Vh)})
 
 
 def test_what_is_identifiable_survives_a_state() -> None:
     trajectory = [{"a": x} for x in (orthogonal(8, 0), orthogonal(8, 0) + 1e-3 * orthogonal(8, 5))]
     for reference in ("init", "previous"):
         weights = dict(trajectory[0])
-        watch = SpectralMonitor(weights, pairs=None, reference=reference, method="exact")
+        watch = SpectralMonitor(weights, every=1, pairs=None, reference=reference, method="exact")
         watch.step()
         weights.update(trajectory[1])
-        resumed = SpectralMonitor(weights, pairs=None, reference=reference, method="exact")
+        resumed = SpectralMonitor(weights, every=1, pairs=None, reference=reference, method="exact")
         resumed.load_state_dict(watch.state_dict())
         want, got = due(watch.step()), due(resumed.step())
         np.testing.assert_array_equal(want.identifiable["a"], got.identifiable["a"])
@@ -295,7 +295,7 @@ def test_saved_vectors_survive_kills_and_resumption(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, resume_from=1)
     assert SavedVectors(tmp_path).steps.tolist() == [0, 1]
     weights = dict(steps[2])
-    watch = SpectralMonitor(weights, method="exact", reference="final", recorder=recorder)
+    watch = SpectralMonitor(weights, every=1, method="exact", reference="final", recorder=recorder)
     for number in (2, 3, 4):
         weights.update(steps[number])
         watch.step(number)
@@ -306,7 +306,7 @@ def test_saved_vectors_survive_kills_and_resumption(tmp_path: Path) -> None:
     # A run that goes on does not show the agreement with what was its end before.
     agreement_with_final(tmp_path)
     recorder = Recorder(tmp_path)
-    watch = SpectralMonitor(weights, method="exact", reference="final", recorder=recorder)
+    watch = SpectralMonitor(weights, every=1, method="exact", reference="final", recorder=recorder)
     watch.step(5)
     watch.close()
     assert load_run(tmp_path).agreement == {}
@@ -321,7 +321,7 @@ def test_saved_vectors_survive_kills_and_resumption(tmp_path: Path) -> None:
 def test_other_vectors_in_one_folder_are_refused(tmp_path: Path) -> None:
     follow(moving(2), reference="final", recorder=Recorder(tmp_path))
     other = SpectralMonitor(
-        {"a": torch.randn(9, 6)}, reference="final", recorder=Recorder(tmp_path)
+        {"a": torch.randn(9, 6)}, every=1, reference="final", recorder=Recorder(tmp_path)
     )
     with pytest.raises(ValueError, match="other matrices"):
         other.step(9)
@@ -340,13 +340,13 @@ def test_another_run_as_reference(tmp_path: Path) -> None:
         for frame, other in zip(frames, expected, strict=True):
             for name in ("a", "b"):
                 np.testing.assert_array_equal(frame.agreement[name], other.agreement[name])
-    watch = SpectralMonitor({"a": steps[0]["a"]}, reference=tmp_path)
+    watch = SpectralMonitor({"a": steps[0]["a"]}, every=1, reference=tmp_path)
     assert list(due(watch.step()).agreement) == ["a"]
     assert f"step 2 of {tmp_path.as_posix()}, 1 matrices" in watch.explain()
     with pytest.raises(ValueError, match="matrices a, b; expected some of x"):
-        SpectralMonitor({"x": torch.eye(3)}, reference=tmp_path)
+        SpectralMonitor({"x": torch.eye(3)}, every=1, reference=tmp_path)
     with pytest.raises(ValueError, match=r"U \(9, 6\).*the matrix is \(3, 3\)"):
-        SpectralMonitor({"a": torch.eye(3)}, reference=tmp_path)
+        SpectralMonitor({"a": torch.eye(3)}, every=1, reference=tmp_path)
 
 
 class Net(nn.Module):
@@ -374,7 +374,7 @@ def train(model: Net, seed: int) -> None:
 def test_updates_and_gradients_are_rows_like_the_weights(tmp_path: Path, backend: str) -> None:
     model = Net()
     watch = SpectralMonitor(
-        model, watch=("weights", "updates", "gradients"), recorder=Recorder(tmp_path)
+        model, every=1, watch=("weights", "updates", "gradients"), recorder=Recorder(tmp_path)
     )
     names = [matrix.name for matrix in watch.matrices]
     train(model, 0)
@@ -445,7 +445,9 @@ def test_overlap_with_the_leading_directions() -> None:
     W = (U * np.linspace(30, 1, 30)) @ V
     inside = (U[:, :10] * np.linspace(2, 1, 10)) @ V[10:20]
     weights = {"a": torch.from_numpy(W)}
-    watch = SpectralMonitor(weights, watch=("weights", "updates"), pairs=None, reference=None)
+    watch = SpectralMonitor(
+        weights, every=1, watch=("weights", "updates"), pairs=None, reference=None
+    )
     watch.step()
     weights["a"] = weights["a"] + 1e-4 * torch.from_numpy(inside)
     left, right = due(watch.step()).overlap["a[update]"]
@@ -458,7 +460,9 @@ def test_overlap_leaves_arbitrary_directions_out() -> None:
     U, V = (np.linalg.qr(np.random.default_rng(i).standard_normal((30, 30)))[0] for i in (0, 1))
     weights = {"a": torch.from_numpy((U * np.linspace(30, 1, 30)) @ V), "zero": torch.zeros(5, 5)}
     weights["still"] = weights["a"].clone()
-    watch = SpectralMonitor(weights, watch=("weights", "updates"), pairs=None, reference=None)
+    watch = SpectralMonitor(
+        weights, every=1, watch=("weights", "updates"), pairs=None, reference=None
+    )
     watch.step()
     change = U[:, [3, 20]] @ V[[4, 25]]
     weights["a"] = weights["a"] + 1e-4 * torch.from_numpy(change)
@@ -473,7 +477,9 @@ def test_overlap_leaves_arbitrary_directions_out() -> None:
 def test_large_changes_are_randomized() -> None:
     generator = torch.Generator().manual_seed(0)
     weights = {"a": torch.randn(400, 390, generator=generator)}
-    watch = SpectralMonitor(weights, watch=("weights", "updates"), pairs=None, reference=None, k=5)
+    watch = SpectralMonitor(
+        weights, every=1, watch=("weights", "updates"), pairs=None, reference=None, k=5
+    )
     watch.step()
     left, right = (torch.randn(400, 3, generator=generator) for _ in "ab")
     update = left @ right[:390].mT
@@ -492,14 +498,14 @@ def test_a_resumed_monitor_compares_the_same(method: Any, reference: str) -> Non
                                "reference": reference}  # fmt: skip
     steps = moving(6)
     weights = dict(steps[0])
-    watch = SpectralMonitor(weights, **options)
+    watch = SpectralMonitor(weights, **{"every": 1, **options})
     for state in steps[:3]:
         weights.update(state)
         watch.step()
     file = io.BytesIO()
     torch.save(watch.state_dict(), file)
     file.seek(0)
-    resumed = SpectralMonitor(weights, **options)
+    resumed = SpectralMonitor(weights, **{"every": 1, **options})
     resumed.load_state_dict(torch.load(file, weights_only=True))
     for state in steps[3:]:
         weights.update(state)
@@ -516,35 +522,37 @@ def test_a_resumed_monitor_compares_the_same(method: Any, reference: str) -> Non
 
 def test_a_resumed_monitor_knows_how_far_values_moved() -> None:
     weights = {"a": with_values(4.0, 1.9, 1.7, 1.0)}
-    watch = SpectralMonitor(weights, method="exact", pairs=None)
+    watch = SpectralMonitor(weights, every=1, method="exact", pairs=None)
     watch.step()
-    resumed = SpectralMonitor(weights, method="exact", pairs=None)
+    resumed = SpectralMonitor(weights, every=1, method="exact", pairs=None)
     resumed.load_state_dict(watch.state_dict())
     weights["a"] = with_values(4.0, 1.6, 1.7, 1.0)
     assert due(resumed.step()).identifiable["a"].tolist() == [True, False, False, True]
 
 
 def test_states_of_another_watch_are_refused() -> None:
-    with_updates = SpectralMonitor(moving(1)[0], watch=("weights", "updates"))
+    with_updates = SpectralMonitor(moving(1)[0], every=1, watch=("weights", "updates"))
     with_updates.step()
     with pytest.raises(ValueError, match="watch='updates' differs"):
-        SpectralMonitor(moving(1)[0]).load_state_dict(with_updates.state_dict())
+        SpectralMonitor(moving(1)[0], every=1).load_state_dict(with_updates.state_dict())
     for wrong in ("updates", ("gradients",), ("weights", "activations")):
         with pytest.raises(ValueError, match="watch: expected 'weights' and, if wanted"):
-            SpectralMonitor(moving(1)[0], watch=wrong)
+            SpectralMonitor(moving(1)[0], every=1, watch=wrong)
 
 
 def test_memory_is_told_in_advance(tmp_path: Path) -> None:
     weights = {"a": torch.randn(40, 30), "b": torch.randn(20, 40, dtype=torch.float64)}
     options: dict[str, Any] = {"watch": ("weights", "updates"), "k": 7}
-    watch = SpectralMonitor(weights, method="exact", reference="init", **options)
+    watch = SpectralMonitor(weights, method="exact", reference="init", **{"every": 1, **options})
     plan = watch.memory()
     assert plan.weights == {"a": 4 * 1200, "b": 8 * 800}
     assert plan.kept == {
         "reference": {"a": 4 * 7 * 70, "b": 8 * 7 * 60},
         "copy for updates": {"a": 4 * 1200, "b": 8 * 800},
     }
-    before = SpectralMonitor(weights, method="exact", reference="previous", **options)
+    before = SpectralMonitor(
+        weights, method="exact", reference="previous", **{"every": 1, **options}
+    )
     assert before.memory() == plan
     before.step()
     assert before.memory() == plan
@@ -554,13 +562,13 @@ def test_memory_is_told_in_advance(tmp_path: Path) -> None:
     text = watch.explain()
     assert "memory kept between steps: 16.5 kB, 1.48 times the weights" in text
     assert "reference 1.96 kB, copy for updates 4.8 kB" in text
-    few = SpectralMonitor(weights, method="randomized", reference=None, k=3)
+    few = SpectralMonitor(weights, every=1, method="randomized", reference=None, k=3)
     assert few.memory().kept == {"solver": {"a": 4 * 3 * 30, "b": 8 * 3 * 40}}
     few.step()
     starts = few._solver.state()  # type: ignore[union-attr]
     assert {name: x.nbytes for name, x in starts.items()} == few.memory().kept["solver"]
     saving = SpectralMonitor(
-        weights, method="exact", reference="final", k=7, recorder=Recorder(tmp_path)
+        weights, every=1, method="exact", reference="final", k=7, recorder=Recorder(tmp_path)
     )
     saving.step()
     saving.close()
@@ -581,7 +589,7 @@ def test_random_weights_align_as_chance_says(tmp_path: Path) -> None:
             self.up = nn.Linear(8, 20)
 
     model = Attention()
-    watch = SpectralMonitor(model, reference="previous", recorder=Recorder(tmp_path))
+    watch = SpectralMonitor(model, every=1, reference="previous", recorder=Recorder(tmp_path))
     frames = []
     for _ in range(400):
         with torch.no_grad():

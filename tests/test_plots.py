@@ -23,7 +23,7 @@ from python_api.run import Run, load_run
 def record(folder: Path, steps: int = 6, seed: int = 0, **options: object) -> Run:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Embedding(9, 8), nn.TransformerEncoderLayer(8, 2, 16))
-    watch = SpectralMonitor(model, recorder=Recorder(folder), **options)  # type: ignore[arg-type]
+    watch = SpectralMonitor(model, recorder=Recorder(folder), **{"every": 1, **options})  # type: ignore[arg-type]
     for step in range(steps):
         share = step / max(steps - 1, 1)
         scalars = {"train_accuracy": share, "train_loss": 1.1 - share}
@@ -184,7 +184,7 @@ def test_figure_2_has_four_panels(run: Run, tmp_path: Path) -> None:
 def test_nan_and_missing_panels_can_be_drawn(tmp_path: Path) -> None:
     weights = {"a": torch.full((4, 4), torch.nan), "b": torch.zeros(4, 4)}
     with Recorder(tmp_path) as recorder:
-        watch = SpectralMonitor(weights, pairs=None, recorder=recorder)
+        watch = SpectralMonitor(weights, every=1, pairs=None, recorder=recorder)
         watch.step()
         one = load_run(tmp_path)
         render(plots.figure2(one), tmp_path / "one.png")

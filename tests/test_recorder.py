@@ -31,7 +31,7 @@ def frames(count: int, *, scale: float = 1.0, **options: object) -> list[Spectra
     generator = torch.Generator().manual_seed(0)
     weights = {f"w{i}": scale * torch.randn(shape, generator=generator)
                for i, shape in enumerate(WEIGHTS)}  # fmt: skip
-    watch = SpectralMonitor(weights, **options)  # type: ignore[arg-type]
+    watch = SpectralMonitor(weights, **{"every": 1, **options})  # type: ignore[arg-type]
     made = []
     for step in range(count):
         frame = watch.step(step, loss=1.0 / (step + 1))
@@ -111,7 +111,7 @@ def test_the_exact_method_records_no_bounds(tmp_path: Path) -> None:
 
 def test_float64_stays_float64(tmp_path: Path) -> None:
     A = torch.randn(5, 4, dtype=torch.float64)
-    watch = SpectralMonitor({"A": A, "B": torch.randn(4, 5)}, recorder=Recorder(tmp_path))
+    watch = SpectralMonitor({"A": A, "B": torch.randn(4, 5)}, every=1, recorder=Recorder(tmp_path))
     frame = watch.step()
     watch.close()
     assert frame is not None
@@ -122,7 +122,7 @@ def test_float64_stays_float64(tmp_path: Path) -> None:
 
 def test_nan_matrices_come_back_as_nan(tmp_path: Path) -> None:
     weights = {"w0": torch.randn(6, 4), "w1": torch.full((3, 6), math.nan)}
-    watch = SpectralMonitor(weights, recorder=Recorder(tmp_path))
+    watch = SpectralMonitor(weights, every=1, recorder=Recorder(tmp_path))
     watch.step()
     watch.close()
     run = load_run(tmp_path)
@@ -168,7 +168,8 @@ import sys, torch
 from python_api.monitor import SpectralMonitor
 from python_api.recorder import Recorder
 A = torch.randn(64, 48)
-watch = SpectralMonitor({"A": A, "B": torch.randn(32, 64)}, recorder=Recorder(sys.argv[1]))
+weights = {"A": A, "B": torch.randn(32, 64)}
+watch = SpectralMonitor(weights, every=1, recorder=Recorder(sys.argv[1]))
 step = 0
 while True:
     watch.step(step, value=2.0 * step)
@@ -220,7 +221,7 @@ def test_resume_drops_later_records(tmp_path: Path) -> None:
     with Recorder(tmp_path, resume_from=-1) as recorder:
         assert recorder.last_step is None
         # Nothing is left, so that other matrices are welcome.
-        watch = SpectralMonitor({"other": torch.eye(3)}, recorder=recorder)
+        watch = SpectralMonitor({"other": torch.eye(3)}, every=1, recorder=recorder)
         watch.step(0)
     assert load_run(tmp_path).matrices == ["other"]
 
@@ -239,7 +240,7 @@ def test_steps_only_go_forward(tmp_path: Path) -> None:
 
 def test_other_matrices_are_refused(tmp_path: Path) -> None:
     write(tmp_path, frames(2))
-    other = SpectralMonitor({"x": torch.eye(3)}).step(9)
+    other = SpectralMonitor({"x": torch.eye(3)}, every=1).step(9)
     assert other is not None
     for _ in range(2):
         with Recorder(tmp_path) as recorder, pytest.raises(ValueError, match="other matrices"):

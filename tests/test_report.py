@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "demo" / "seed0"
     weights = {"a": torch.randn(6, 4), EVIL: torch.randn(3, 6)}
     with Recorder(folder) as recorder:
-        watch = SpectralMonitor(weights, method="exact", recorder=recorder)
+        watch = SpectralMonitor(weights, every=1, method="exact", recorder=recorder)
         for step in range(3):
             watch.step(step, train_loss=1.0 / (step + 1), **{EVIL: 1.0})
             weights["a"] = weights["a"] * 2
@@ -141,7 +141,7 @@ def test_other_runs_are_compared(folder: Path, tmp_path: Path) -> None:
 
 def test_a_bare_run_has_a_report_too(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
-        watch = SpectralMonitor({"a": torch.randn(3, 3)}, pairs=None, reference=None,
+        watch = SpectralMonitor({"a": torch.randn(3, 3)}, every=1, pairs=None, reference=None,
                                 recorder=recorder)  # fmt: skip
         watch.step()
     text = write_report(tmp_path).read_text(encoding="utf-8")
@@ -155,8 +155,8 @@ def test_bounds_and_chance_are_drawn(tmp_path: Path) -> None:
     weights = {name: torch.randn(shape, generator=generator)
                for name, shape in (("a", (40, 30)), ("b", (20, 40)))}  # fmt: skip
     with Recorder(tmp_path) as recorder:
-        watch = SpectralMonitor(weights, method="randomized", k=5, watch=("weights", "updates"),
-                                recorder=recorder)  # fmt: skip
+        watch = SpectralMonitor(weights, every=1, method="randomized", k=5,
+                                watch=("weights", "updates"), recorder=recorder)  # fmt: skip
         for _ in range(4):
             frame = watch.step()
             weights["a"] = 0.9 * weights["a"]
@@ -176,7 +176,9 @@ def test_bounds_and_chance_are_drawn(tmp_path: Path) -> None:
 def test_the_report_compares_with_the_end_of_the_run(tmp_path: Path) -> None:
     weights = {"a": torch.randn(6, 4)}
     with Recorder(tmp_path) as recorder:
-        watch = SpectralMonitor(weights, method="exact", reference="final", recorder=recorder)
+        watch = SpectralMonitor(
+            weights, every=1, method="exact", reference="final", recorder=recorder
+        )
         for _ in range(3):
             watch.step()
             weights["a"] = weights["a"] + 0.1 * torch.randn(6, 4)

@@ -45,7 +45,7 @@ def _operations(device: str) -> None:
             tracker.update(matrices[3:])
     for dtype in (torch.float32, torch.bfloat16):
         _usv(device, dtype)
-    monitor = sk.SpectralMonitor(torch.nn.Sequential(*_layers()).to(device))
+    monitor = sk.SpectralMonitor(torch.nn.Sequential(*_layers()).to(device), every=1)
     for _ in range(3):
         monitor.step()
     monitor.close()

@@ -58,7 +58,9 @@ def measure(device: str, *, tiny: bool) -> list[dict[str, Any]]:
 def _record(
     name: str, training: _Training, options: dict[str, Any], *, tiny: bool
 ) -> dict[str, Any]:
-    monitor = sk.SpectralMonitor(nn.ModuleDict({"blocks": training.model.blocks}), **options)
+    monitor = sk.SpectralMonitor(
+        nn.ModuleDict({"blocks": training.model.blocks}), **{"every": 1, **options}
+    )
     for _ in range(3):
         training.step()
         monitor.step()

@@ -96,7 +96,9 @@ def train(
 
 def make_monitor(model: nn.Module, recorder: Recorder | None) -> SpectralMonitor:
     """The singular values of every matrix, exactly, and nothing that needs vectors."""
-    return SpectralMonitor(model, method="exact", pairs=None, reference=None, recorder=recorder)
+    return SpectralMonitor(
+        model, method="exact", every=1, pairs=None, reference=None, recorder=recorder
+    )
 
 
 def measured_steps(max_steps: int, points: int) -> list[int]:

@@ -50,7 +50,7 @@ def drift(model: nn.Module, seed: int, size: float = 1e-3) -> None:
 )
 def test_a_step_waits_for_nothing(options: dict[str, Any], no_waiting: Any) -> None:
     model = Net(24).cuda()
-    watch = SpectralMonitor(model, **options)
+    watch = SpectralMonitor(model, **{"every": 1, **options})
     for seed in range(4):
         drift(model, seed)
         watch.step(loss=torch.ones((), device="cuda"))
@@ -75,7 +75,7 @@ def test_a_step_waits_for_nothing(options: dict[str, Any], no_waiting: Any) -> N
 
 def test_a_step_is_three_launches() -> None:
     model = Net(24).cuda()
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     for seed in range(4):
         drift(model, seed)
         watch.step()
@@ -97,7 +97,7 @@ def test_training_on_a_gpu_is_followed_within_the_bounds(tmp_path: Path) -> None
     torch.manual_seed(0)
     trained = Net(24)
     model = copy.deepcopy(trained).cuda()
-    watch = SpectralMonitor(model, recorder=Recorder(tmp_path))
+    watch = SpectralMonitor(model, every=1, recorder=Recorder(tmp_path))
     for seed in range(30):
         update(trained, seed)
         with torch.no_grad():
@@ -116,7 +116,7 @@ def test_training_on_a_gpu_is_followed_within_the_bounds(tmp_path: Path) -> None
 
 def test_a_jump_is_reported_with_its_bound_and_solved_soon() -> None:
     model = Net(24).cuda()
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     for seed in range(4):
         drift(model, seed)
         watch.step()
@@ -162,7 +162,7 @@ def test_a_capture_that_fails_leaves_training_as_it_was(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Program, "compute", asks)
     model = Net(24).cuda()
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     for seed in range(4):
         drift(model, seed)
         assert_within_bounds(due(watch.step()), copy.deepcopy(model).cpu())
