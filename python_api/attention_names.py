@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from python_api.attention_pairs import Attention
-from python_api.flow import Attend, Lost, Step
+from python_api.flow import Step
 from python_api.flow_binding import NOT_WATCHED, adapters_of
+from python_api.flow_steps import Attend, Lost
 from python_api.heads import HeadCounts
 from python_api.layer_tree import Scope
 from python_api.matrices import Matrix
@@ -32,6 +33,8 @@ class NamedAttention:
 
     units: frozenset[str]
     step: Step
+    is_ambiguous: bool = False
+    """Whether models with and without parallel blocks have its names."""
 
 
 def attention_in(scope: Scope, counts: HeadCounts) -> NamedAttention | None:
@@ -51,6 +54,9 @@ def attention_in(scope: Scope, counts: HeadCounts) -> NamedAttention | None:
     # One role alone says nothing: many layers are called "proj" or "out".
     if "qkv" not in roles and not {"q", "k"} <= roles.keys():
         return None
+    if {"q", "k", "v"} <= roles.keys():
+        # What the fused one was split into.
+        roles.pop("qkv", None)
     if lost is not None:
         return NamedAttention(frozenset(units.values()), Lost(lost, NOT_WATCHED.format(lost)))
     name = next(iter(roles.values()))[0].parameter
@@ -66,7 +72,10 @@ def attention_in(scope: Scope, counts: HeadCounts) -> NamedAttention | None:
         for role, unit in units.items()
         if unit in scope.children
     }
-    return NamedAttention(frozenset(units.values()), Attend(attention, _is_cross(scope), adapters))
+    step = Attend(attention, _is_cross(scope), adapters)
+    # BLOOM and some GPT-NeoX are serial, Falcon and most GPT-NeoX parallel.
+    is_ambiguous = units.get("qkv") == "query_key_value"
+    return NamedAttention(frozenset(units.values()), step, is_ambiguous)
 
 
 def _is_cross(scope: Scope) -> bool:

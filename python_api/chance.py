@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from python_api.matrices import Matrix
@@ -15,6 +16,9 @@ from spectral_kernels.alignment.baselines import (
 )
 
 __all__ = ["Chance"]
+
+# Thousands of pairs have a few sizes.
+_expected = cache(expected_alignment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +72,4 @@ class Chance:
 def _alignment(first: Port, second: Port) -> float:
     # Entries cut out of singular vectors, such as those of a gate, are no unit vectors.
     one = first.matrix.name == second.matrix.name and first.side == second.side
-    return expected_alignment(len(first), first.side_length, second.side_length, same_vector=one)
+    return _expected(len(first), first.side_length, second.side_length, same_vector=one)

@@ -7,19 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from python_api.attention_pairs import Attention
-from python_api.flow import (
-    Attend,
-    Chain,
-    Ended,
-    Layer,
-    Lost,
-    Meet,
-    Remember,
-    Same,
-    SideBySide,
-    Step,
-    Table,
-)
+from python_api.flow import Step
 from python_api.flow_language import (
     Apart,
     Each,
@@ -34,6 +22,18 @@ from python_api.flow_language import (
     Sides,
     Syntax,
     Unit,
+)
+from python_api.flow_steps import (
+    Attend,
+    Chain,
+    Ended,
+    Layer,
+    Lost,
+    Meet,
+    Remember,
+    Same,
+    SideBySide,
+    Table,
 )
 from python_api.heads import HeadCounts
 from python_api.latent_attention import LatentAttention

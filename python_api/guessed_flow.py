@@ -11,15 +11,15 @@ attention and MLP with one normalisation are parallel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from torch import nn
 
-from python_api.attention_names import attention_in
-from python_api.configs import config_of, setting
+from python_api.attention_names import NamedAttention, attention_in
 from python_api.decomposed.embedding import DecomposedEmbedding
-from python_api.flow import Chain, Ended, Lost, Same, SideBySide, Step, Table, widths
+from python_api.flow import Step
 from python_api.flow_binding import NOT_WATCHED, layer_of
+from python_api.flow_steps import Chain, Ended, Lost, SideBySide, Table
+from python_api.guessed_order import SIDE_BY_SIDE, Part, chain, in_order
 from python_api.heads import HeadCounts
 from python_api.layer_tree import Scope
 from python_api.matrices import Matrix
@@ -27,42 +27,10 @@ from python_api.recurrent_pairs import Recurrent
 
 __all__ = ["Guess"]
 
-_BESIDE = frozenset({"downsample", "shortcut", "skip", "skip_connection", "residual"})
-_EXCITE = frozenset({"se", "se_module", "se_layer", "squeeze_excite", "squeeze_excitation"})
-_SIDE_BY_SIDE = frozenset({"experts", "branches", "towers"})
-_ROUTERS = frozenset({"router", "gate", "gating"})
 # Two layers that read the same input and are multiplied, by the names of well-known models.
 _GATED = (("gate_proj", "up_proj"), ("w1", "w3"), ("wi_0", "wi_1"))
-_TABLE_WORDS = ("pos", "embed", "wpe", "wte")
-_POSITION_WORDS = ("pos", "wpe")
-_PARALLEL = ("use_parallel_residual", "parallel_attn", "parallel_residual")
-_UNDECIDED = (
-    "one normalisation for attention and MLP: whether the MLP reads what attention wrote or stands "
-    "beside it is not known without sk.trace or pairs="
-)
-_SIDE = (
-    "whether it stands beside the block or comes after it is not known without sk.trace or pairs="
-)
-_SOMEWHERE = "positions are added somewhere: where is not known without sk.trace or pairs="
+_TABLE_WORDS = ("pos", "embed", "wpe", "wte", "shared")
 _CHOICE = "a dictionary of modules: which of them run is not known without sk.trace or pairs="
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A child or parameter of a scope, in order."""
-
-    name: str
-    step: Step
-    attends: bool = False
-    """Whether it is an attention, and no more."""
-
-    @property
-    def is_table(self) -> bool:
-        return isinstance(self.step, Table)
-
-    @property
-    def is_position(self) -> bool:
-        return self.is_table and any(word in self.name.lower() for word in _POSITION_WORDS)
 
 
 class Guess:
@@ -85,19 +53,18 @@ class Guess:
         if isinstance(scope.module, nn.RNNBase | nn.RNNCellBase):
             return Recurrent.of(scope)
         if isinstance(scope.module, nn.ModuleDict):
-            steps = self._children(scope)
             lost = Lost(scope.path, _CHOICE)
-            return Chain((SideBySide(tuple(map(_alone, steps))), lost)) if steps else None
-        if scope.name in _SIDE_BY_SIDE and all(name.isdigit() for name in scope.children):
-            steps = self._children(scope)
-            if steps:
-                return SideBySide(tuple(steps))
-        return _in_order(list(self._parts(scope)), scope)
+            entries = [Ended(Chain((lost, step))) for step in self._children(scope)]
+            return Chain((SideBySide(tuple(entries)), lost)) if entries else None
+        if scope.name in SIDE_BY_SIDE:
+            steps = _stacked(scope) or self._children(scope)
+            return SideBySide(tuple(steps)) if steps else None
+        return in_order(list(self._parts(scope)), scope)
 
     def _children(self, scope: Scope) -> list[Step]:
         return [step for child in scope.children.values() if (step := self.of(child)) is not None]
 
-    def _parts(self, scope: Scope) -> Iterator[_Part]:
+    def _parts(self, scope: Scope) -> Iterator[Part]:
         """The layers of a scope in the order of registration."""
         attention = attention_in(scope, self._counts)
         taken = frozenset() if attention is None else attention.units
@@ -108,103 +75,60 @@ class Guess:
                 continue
             if attention is not None and unit in taken:
                 done |= taken
-                yield _Part(scope.name, attention.step)
+                yield Part(scope.name, attention.step)
             elif unit in gated:
                 done |= set(gated[unit])
                 both = [part.step for name in gated[unit] for part in self._part(scope, name)]
-                yield _Part(unit, SideBySide(tuple(both)))
+                yield Part(unit, SideBySide(tuple(both)))
             else:
                 yield from self._part(scope, unit)
 
-    def _part(self, scope: Scope, unit: str) -> Iterator[_Part]:
+    def _part(self, scope: Scope, unit: str) -> Iterator[Part]:
         """A parameter, or a child."""
-        if unit in scope.parameters:
-            step, child = _layer(scope, scope.parameters[unit]), None
+        child = scope.children.get(unit)
+        if child is None:
+            name = scope.parameters[unit]
+            step = _layer(scope, name)
         else:
-            child = scope.children[unit]
+            name = next(iter(child.parameters.values()), "")
             step = self.of(child)
-        if step is not None:
-            yield _Part(unit, step, child is not None and self._attends(child))
+        if step is None:
+            return
+        attention = None if child is None else self._attention(child)
+        matrices = scope.of([name])
+        is_head = bool(matrices) and matrices[0].source.is_table and not isinstance(step, Table)
+        yield Part(
+            unit, step, attention is not None, attention is not None and attention.is_ambiguous,
+            is_head,
+        )  # fmt: skip
 
-    def _attends(self, scope: Scope) -> bool:
-        is_known = isinstance(scope.module, nn.MultiheadAttention)
-        return is_known or attention_in(scope, self._counts) is not None
-
-
-def _in_order(parts: Sequence[_Part], scope: Scope) -> Step | None:
-    """The parts as a chain, with what is beside it."""
-    sides = [part for part in parts[1:] if part.name in _BESIDE]
-    parts = [part for i, part in enumerate(parts) if not i or part.name not in _BESIDE]
-    if len(parts) > 1 and parts[0].is_position and not parts[1].is_table:
-        parts = [_Part(parts[0].name, Chain((parts[0].step, Lost(scope.path, _SOMEWHERE)))),
-                 *parts[1:]]  # fmt: skip
-    attention = next((i for i, part in enumerate(parts) if part.attends), None)
-    together = None if attention is None or len(parts) < attention + 2 else _are_parallel(scope)
-    if attention is not None and together == "parallel":
-        first, rest = _chain(parts[:attention]), _chain(parts[attention + 1 :])
-        both = SideBySide(tuple(s for s in (parts[attention].step, rest) if s is not None))
-        chain: Step | None = both if first is None else Chain((first, both))
-    else:
-        chain = _chain(parts, undecided=attention if together == "undecided" else None)
-    for side in sides:
-        assert chain is not None
-        chain = _with_side(chain, side)
-    return chain
+    def _attention(self, scope: Scope) -> NamedAttention | None:
+        if isinstance(scope.module, nn.MultiheadAttention):
+            return NamedAttention(frozenset(), Lost("", ""))
+        return attention_in(scope, self._counts)
 
 
-def _with_side(chain: Step, side: _Part) -> Step:
-    """A block with a layer that may stand beside it, or come after it, by their widths."""
-    (into, out), (side_into, side_out) = widths(chain), widths(side.step)
-    # Nothing leaves a block whose last layer is not watched.
-    beside = into == side_into and out in (side_out, set())
-    after = out == side_into
-    if beside and (not after or side.name != "downsample"):
-        return SideBySide((chain, side.step))
-    if after and not beside:
-        return Chain((chain, side.step))
-    return Chain((SideBySide((chain, Ended(Chain((Lost(side.name, _SIDE), side.step))))),
-                  Lost(side.name, _SIDE)))  # fmt: skip
-
-
-def _chain(parts: Sequence[_Part], undecided: int | None = None) -> Step | None:
-    steps: list[Step] = []
-    has_experts = any(part.name in _SIDE_BY_SIDE for part in parts)
-    for index, part in enumerate(parts):
-        before = parts[index - 1] if index else None
-        if part.name in _EXCITE and steps:
-            steps.append(SideBySide((Same(), part.step)))
-        elif part.name in _ROUTERS and has_experts:
-            steps.append(SideBySide((Same(), Ended(part.step))))
-        elif part.is_table and before is not None and (before.is_table or part.is_position):
-            # Token and position embeddings are summed: both feed what comes next.
-            steps[-1] = SideBySide((steps[-1], part.step))
-        else:
-            steps.append(part.step)
-        if index == undecided:
-            steps.append(Lost(part.name, _UNDECIDED))
-    if len(steps) < 2:
-        return steps[0] if steps else None
-    return Chain(tuple(steps))
-
-
-def _alone(step: Step) -> Step:
-    """A part whose neighbours are not known."""
-    return Chain((Lost("", _CHOICE), Ended(step)))
-
-
-def _are_parallel(scope: Scope) -> str:
-    """Whether attention and MLP of a block read the same: "parallel", "serial" or "undecided"."""
-    for place in (None if scope.module is None else vars(scope.module), config_of(scope.module)):
-        told = [setting(place, name) for name in _PARALLEL]
-        known = [value for value in told if isinstance(value, bool)]
-        if known:
-            return "parallel" if known[0] else "serial"
-    norms = [name for name in scope.children if _is_norm(name.lower())]
-    return "undecided" if len(norms) == 1 else "serial"
-
-
-def _is_norm(name: str) -> bool:
-    return "norm" in name or name.rstrip("0123456789_").endswith("ln") or name.startswith("ln")
+def _stacked(scope: Scope) -> list[Step]:
+    """Experts whose weights are stacked in parameters, each with its own of every parameter."""
+    stacks = {leaf: scope.of([name]) for leaf, name in scope.parameters.items()}
+    stacks = {leaf: stack for leaf, stack in stacks.items() if stack}
+    counts = {len(stack) for stack in stacks.values()}
+    if scope.children or len(counts) != 1 or counts == {1}:
+        return []
+    pairs = [pair for pair in _GATED if set(pair) <= stacks.keys()]
+    beside = {up: gate for gate, up in pairs}
+    experts: list[Step] = []
+    for entry in range(counts.pop()):
+        layers = {leaf: layer_of(scope, [stack[entry]]) for leaf, stack in stacks.items()}
+        parts = []
+        for leaf, layer in layers.items():
+            if leaf in dict(pairs):
+                parts.append(Part(leaf, SideBySide((layer, layers[dict(pairs)[leaf]]))))
+            elif leaf not in beside:
+                parts.append(Part(leaf, layer))
+        expert = chain(parts)
+        experts += [] if expert is None else [expert]
+    return experts
 
 
 def _layer(scope: Scope, name: str) -> Step | None:
@@ -226,8 +150,9 @@ def _is_table(scope: Scope, name: str, matrices: Sequence[Matrix]) -> bool:
     words = ".".join(name.lower().split(".")[-2:])
     if "unembed" in words:
         return False
-    if name == matrices[0].parameter and matrices[0].source.is_table:
-        return True
+    if matrices[0].source.is_table:
+        # A tied head has another name, without such a word.
+        return name == matrices[0].parameter or any(word in words for word in _TABLE_WORDS)
     return matrices[0].kind == "parameter" and any(word in words for word in _TABLE_WORDS)
 
 

@@ -88,8 +88,21 @@ def build_tree(
     wrapped = {name.partition(".base_layer.")[0] for name in names if ".base_layer." in name}
     root = Scope("", modules.get(""), matrices=table, hidden=hidden)
     for name in names:
-        _place(name, root, modules, wrapped, names)
+        first = table[name][0].parameter if name in table else name
+        if not _is_same_layer(name, first, modules):
+            _place(name, root, modules, wrapped, names)
     return root
+
+
+def _is_same_layer(name: str, first: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a name is another one of a layer that has been placed: a module kept under two names
+    is run once, but for the entries of a list."""
+    owner = name.rpartition(".")[0]
+    module = modules.get(owner)
+    is_again = (
+        name != first and module is not None and module is modules.get(first.rpartition(".")[0])
+    )
+    return is_again and not owner.rpartition(".")[2].isdigit()
 
 
 def _place(

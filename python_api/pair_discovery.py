@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from python_api.configs import config_of, setting
-from python_api.flow import Chain, Known, Lost, Record, Step, Stream
+from python_api.flow import Record, Step, Stream
 from python_api.flow_binding import Binder
 from python_api.flow_language import parse
+from python_api.flow_steps import Chain, Known, Lost
 from python_api.guessed_flow import Guess
 from python_api.heads import HeadCounts
 from python_api.layer_tree import Scope
