@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-import torch
-from architectures.catalogue import Architecture, Example
+from architectures.catalogue import CATALOGUE, Architecture
 from architectures.every import ARCHITECTURES
 from architectures.judge import judge
+from architectures.table import measure
 
-import spectral_kernels
 from python_api.monitor import SpectralMonitor
 
 
@@ -22,27 +19,20 @@ def architecture(request: pytest.FixtureRequest) -> Architecture:
     return one
 
 
-def run(example: Example) -> Any:
-    with torch.no_grad():
-        return example.model(*example.args, **example.kwargs)
+def test_what_a_monitor_finds(architecture: Architecture) -> None:
+    _, traced, without = measure(architecture)
+    assert traced.text == "no fault"
+    assert not without.wrong, f"without inputs:\n{without.text}"
 
 
-def test_the_example_runs_and_says_what_is_right(architecture: Architecture) -> None:
-    example = architecture.example()
-    run(example)
-    assert example.truth.entries
-
-
-def test_without_inputs_no_pair_is_wrong(architecture: Architecture) -> None:
-    example = architecture.example()
-    judgement = judge(SpectralMonitor(example.model, reference=None), example.truth)
-    assert not judgement.wrong, judgement.text
-
-
-def test_traced_no_pair_is_wrong_and_none_is_missed(architecture: Architecture) -> None:
-    example = architecture.example()
-    trace = spectral_kernels.trace(example.model, *example.args, **example.kwargs)
-    monitor = SpectralMonitor(example.model, reference=None, pairs=trace)
-    judgement = judge(monitor, example.truth)
-    assert not judgement.wrong, judgement.text
-    assert not judgement.missed, judgement.text
+def test_a_false_pair_is_called_wrong_and_what_is_left_out_missed() -> None:
+    example = CATALOGUE["TransformerLens, old layout"].example()
+    # The MLP read backwards: its sizes fit.
+    backwards = [("blocks.0.mlp.W_out", "blocks.0.mlp.W_in"), ("embed.W_E", "blocks.0.attn.W_Q")]
+    judgement = judge(
+        SpectralMonitor(example.model, reference=None, pairs=backwards), example.truth
+    )
+    (wrong,) = judgement.wrong
+    assert wrong.startswith("blocks.0.mlp.W_out -> blocks.0.mlp.W_in: entry 0 of")
+    assert judgement.right == ["embed.W_E -> blocks.0.attn.W_Q"]
+    assert len(judgement.missed) == len(example.truth.entries) - 1

@@ -230,7 +230,7 @@ def clip() -> Example:
         projections.append(truth.linear(f"{projection}_projection.weight"))
         truth.feeds(before[side], [projections[-1]])
     # Every text is multiplied with every image.
-    truth.meet(projections[0].out, projections[1].out)
+    truth.meet_outputs(projections[0].out, projections[1].out)
     return Example(model, truth, kwargs={"input_ids": tokens(), "pixel_values": image()})
 
 

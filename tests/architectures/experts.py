@@ -137,9 +137,9 @@ def _latent_attention(truth: Truth, at: str, before: Sequence[Feeder]) -> Weight
     for head in range(HEADS):
         first_q, first_kv = head * (plain + rotated), head * (plain + values)
         queries = q_b.out[first_q : first_q + plain]
-        truth.meet(queries, kv_b.out[first_kv : first_kv + plain])
+        truth.meet_outputs(queries, kv_b.out[first_kv : first_kv + plain])
         rotated_queries = q_b.out[first_q + plain : first_q + plain + rotated]
-        truth.meet(rotated_queries, rotated_keys)
+        truth.meet_outputs(rotated_queries, rotated_keys)
         of_head = kv_b.out[first_kv + plain : first_kv + plain + values]
         truth.meet(of_head, o.into[head * values : (head + 1) * values])
     return o

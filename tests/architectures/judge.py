@@ -23,17 +23,13 @@ class Judgement:
     @property
     def text(self) -> str:
         """Every fault, for the message of a test."""
-        faults = [f"wrong:  {row}" for row in self.wrong] + [
-            f"missed: {row}" for row in self.missed
-        ]
-        return "\n".join(faults) or "no fault"
+        wrong = [f"wrong:  {row}" for row in self.wrong]
+        return "\n".join([*wrong, *(f"missed: {row}" for row in self.missed)]) or "no fault"
 
 
 def judge(monitor: SpectralMonitor, truth: Truth) -> Judgement:
     """Pairs whose every meeting is right count as found; one false entry makes a pair wrong."""
     right = truth.right()
-    # Queries and keys may come in either order.
-    right |= {(second, first) for first, second in right}
     covered: set[tuple[Place, Place]] = set()
     wrong: list[str] = []
     for pair in monitor.pairs:
@@ -64,7 +60,8 @@ def judge(monitor: SpectralMonitor, truth: Truth) -> Judgement:
 def _places(truth: Truth, port: Port) -> tuple[Place, ...]:
     """What the entries of a port are in the parameter: its matrix's view, of indices."""
     matrix = port.matrix
-    elements = truth.indices(matrix.parameter)
+    parameter = truth.name_of_tensor(matrix.get())
+    elements = truth.indices(parameter)
     view = elements if matrix.source.view is None else matrix.source.view(elements)
     side = view if port.side == "U" else view.T
-    return truth.places(matrix.parameter, side[port.start : port.stop : port.step])
+    return truth.places(parameter, side[port.start : port.stop : port.step])

@@ -200,7 +200,7 @@ def hooked() -> Example:
         up, down = (truth.linear(f"{at}mlp.W_{x}", 1, 0) for x in ("in", "out"))
         truth.feeds(before, [*q, *k, *v])
         for head in range(HEADS):
-            truth.meet(q[head].out, k[head].out)
+            truth.meet_outputs(q[head].out, k[head].out)
             truth.meet(v[head].out, o[head].into)
         truth.feeds(o, [up])
         truth.feeds([up], [down])

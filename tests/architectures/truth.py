@@ -27,8 +27,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from python_api.parameters import clean
-
 __all__ = ["Entry", "Place", "Side", "Truth", "Weight", "places"]
 
 Place = tuple[str, tuple[int, ...]]
@@ -93,15 +91,17 @@ class Truth:
     def __init__(self, model: nn.Module) -> None:
         self._names: dict[str, str] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        first: dict[int, str] = {}
+        self._first: dict[int, str] = {}
         for name, parameter in _all_parameters(model):
-            # A monitor calls it by its name without wrappers.
-            for known in (name, clean(name)):
-                self._names[known] = first.setdefault(id(parameter), name)
-                self._shapes[known] = tuple(parameter.shape)
+            self._names[name] = self._first.setdefault(id(parameter), name)
+            self._shapes[name] = tuple(parameter.shape)
         self.entries: dict[tuple[str, str], Entry] = {}
         self.allowed: set[tuple[Place, Place]] = set()
         """Right, but not required."""
+
+    def name_of_tensor(self, parameter: object) -> str:
+        """The first name of a live parameter, however it is called by others."""
+        return self._first[id(parameter)]
 
     def name_of(self, parameter: str) -> str:
         """The first name of a parameter that may have several."""
@@ -148,6 +148,11 @@ class Truth:
         """These places meet, one by one; of a pair that is stated before, too."""
         self._entry(first, second).ways[0].update(_met(first, second))
 
+    def meet_outputs(self, first: Side, second: Side) -> None:
+        """Outputs of both meet: as a pair they may come in either order."""
+        self.meet(first, second)
+        self.allow(second, first)
+
     def meet_once(self, first: Side, seconds: Sequence[Side]) -> None:
         """An output is read by several inputs, any of which may stand for all."""
         self._entry(first, seconds[0]).ways = [set(_met(first, second)) for second in seconds]
@@ -163,7 +168,7 @@ class Truth:
         kv_heads = kv_heads or heads
         for head in range(heads):
             shared = head // (heads // kv_heads)
-            self.meet(_head(q, head, heads), _head(k, shared, kv_heads))
+            self.meet_outputs(_head(q, head, heads), _head(k, shared, kv_heads))
             self.meet(_head(v, shared, kv_heads), _head(o, head, heads))
 
     def right(self) -> set[tuple[Place, Place]]:
