@@ -18,6 +18,12 @@ struct Factors {
   double* sigma;  // n norms of w's columns, room for ld
 };
 
+// ||C||_F of the cosines of vectors that are taken for orthonormal as they are.
+constexpr double kCosinesKept = 0.02;
+
+// What is left of a vector in the span of others: its rounding, many times over.
+constexpr double kNothingLeft = 1e-9;
+
 inline void column_norms(const Factors& f) {
   for (int64_t j = 0; j < f.ld; ++j)
     f.sigma[j] = 0.0;
@@ -30,7 +36,7 @@ inline void column_norms(const Factors& f) {
     store(f.sigma + j, square_root(load(f.sigma + j)));
 }
 
-// x -= W (W^T x) for the orthonormal columns of w; products has ld entries.
+// x -= W (W^T x); products has ld entries.
 inline void project_out(const Factors& f, double* x, double* products) {
   for (int64_t j = 0; j < f.ld; ++j)
     products[j] = 0.0;
@@ -45,14 +51,66 @@ inline void project_out(const Factors& f, double* x, double* products) {
   }
 }
 
-// Scales every column of w to length one; columns with sigma <= floor are replaced by unit vectors
-// orthogonal to all others, starting from the axis the others cover least (so at least 1 / rows of
-// its square is left). work: rows doubles for the candidate, rows for the coverage, ld for
-// products.
-inline void normalise_and_complete(const Factors& f, double floor, double* work) {
+// Makes x, of length one, orthogonal to the columns of w, which are of length one or zero and
+// orthogonal to each other to kCosinesKept, and brings it to length one again. False where x lies
+// in their span. Each pass leaves that share of what lay along them, so the last one, which takes
+// next to nothing, says that it is enough.
+inline bool orthogonalise(const Factors& f, double* x, double* products) {
+  constexpr int kPasses = 12;
+  double left = 1.0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    project_out(f, x, products);
+    double square = 0.0;
+    for (int64_t i = 0; i < f.rows; ++i)
+      square += x[i] * x[i];
+    const double norm = std::sqrt(square);
+    left *= norm;
+    if (!(left > kNothingLeft)) return false;
+    for (int64_t i = 0; i < f.rows; ++i)
+      x[i] /= norm;
+    if (norm > 0.999) break;
+  }
+  return true;
+}
+
+// Gives every column of w that is zero a unit vector orthogonal to all others, starting from the
+// axis the others cover least (so at least 1 / rows of its square is left). work: rows doubles for
+// the candidate, rows for the coverage, ld for products, ld for squares.
+inline void complete_columns(const Factors& f, double* work) {
   double* x = work;
   double* coverage = x + f.rows;
-  double* factor = coverage + f.rows;
+  double* products = coverage + f.rows;
+  double* squares = products + f.ld;
+  for (int64_t j = 0; j < f.ld; ++j)
+    squares[j] = 0.0;
+  for (int64_t i = 0; i < f.rows; ++i) {
+    Vd sum = {};
+    for (int64_t j = 0; j < f.ld; j += kLanes) {
+      const Vd y = load(f.w + i * f.ld + j), square = y * y;
+      store(squares + j, load(squares + j) + square);
+      sum += square;
+    }
+    coverage[i] = horizontal_sum(sum);
+  }
+  for (int64_t j = 0; j < f.n; ++j) {
+    if (squares[j] > 0.0) continue;
+    int64_t axis = 0;
+    for (int64_t i = 0; i < f.rows; ++i) {
+      x[i] = 0.0;
+      if (coverage[i] < coverage[axis]) axis = i;
+    }
+    x[axis] = 1.0;
+    orthogonalise(f, x, products);
+    for (int64_t i = 0; i < f.rows; ++i) {
+      f.w[i * f.ld + j] = x[i];
+      coverage[i] += x[i] * x[i];
+    }
+  }
+}
+
+// Scales every column of w to length one; columns with sigma <= floor are completed. work as there.
+inline void normalise_and_complete(const Factors& f, double floor, double* work) {
+  double* factor = work;
   bool complete = true;
   for (int64_t j = 0; j < f.ld; ++j) {
     const bool kept = j < f.n && f.sigma[j] > floor;
@@ -66,34 +124,7 @@ inline void normalise_and_complete(const Factors& f, double floor, double* work)
       const Vd scale = load(factor + j);
       store(p, select(scale == Vd{}, Vd{}, load(p) * scale));
     }
-  if (complete) return;
-  for (int64_t i = 0; i < f.rows; ++i) {
-    Vd sum = {};
-    for (int64_t j = 0; j < f.ld; j += kLanes)
-      sum += load(f.w + i * f.ld + j) * load(f.w + i * f.ld + j);
-    coverage[i] = horizontal_sum(sum);
-  }
-  for (int64_t j = 0; j < f.n; ++j) {
-    if (f.sigma[j] > floor) continue;
-    int64_t axis = 0;
-    for (int64_t i = 0; i < f.rows; ++i) {
-      x[i] = 0.0;
-      if (coverage[i] < coverage[axis]) axis = i;
-    }
-    x[axis] = 1.0;
-    // Twice is enough (Giraud, Langou & Rozloznik 2005).
-    project_out(f, x, factor);
-    project_out(f, x, factor);
-    double norm = 0.0;
-    for (int64_t i = 0; i < f.rows; ++i)
-      norm += x[i] * x[i];
-    const double inverse = 1.0 / std::sqrt(norm);
-    for (int64_t i = 0; i < f.rows; ++i) {
-      x[i] *= inverse;
-      f.w[i * f.ld + j] = x[i];
-      coverage[i] += x[i] * x[i];
-    }
-  }
+  if (!complete) complete_columns(f, work);
 }
 
 // sign[j] = -1 where the entry of largest magnitude in column j is negative, else 1.

@@ -8,6 +8,7 @@
 
 #include "cpu/identities.h"
 #include "cpu/rotation.h"
+#include "cpu/tracked_vectors.h"
 
 namespace spectral {
 namespace SK_ISA {
@@ -24,15 +25,6 @@ enum class Work { kKept = 0, kRotated = 1, kSolved = kRotations + 1, kNotFinite 
 inline Work rotated(int times) {
   return static_cast<Work>(times);
 }
-
-// Where an update ended: the factors W and V of X, in T, and what they are worth.
-template <class T>
-struct Found {
-  const T *w, *v;
-  int64_t rows, n, ld;
-  const double* sigma;
-  Certificate certificate;
-};
 
 inline int64_t track_workspace(const MatrixView& a) {
   const int64_t single = a.is_double() ? 0 : sweep_workspace<float>(a);
@@ -110,22 +102,7 @@ inline bool sweep_until(const LongSide<T>& x, const TrackPlan& plan, const Sweep
   return true;
 }
 
-// dst[j * rows + i] = x[i * ld + order[j]] * factor[j], in blocks that stay in cache.
-template <class T, class Out>
-inline void write_vectors(const T* x, int64_t rows, int64_t n, int64_t ld, const int64_t* order,
-                          const T* factor, Out* dst) {
-  constexpr int64_t kBlock = 16;
-  for (int64_t i0 = 0; i0 < rows; i0 += kBlock) {
-    const int64_t i1 = i0 + kBlock < rows ? i0 + kBlock : rows;
-    for (int64_t j = 0; j < n; ++j) {
-      const T* column = x + order[j];
-      for (int64_t i = i0; i < i1; ++i)
-        dst[j * rows + i] = static_cast<Out>(column[i * ld] * factor[j]);
-    }
-  }
-}
-
-// Out: the type of the results. s: buffers of their own, for the columns that need completion.
+// Out: the type of the results. s: buffers of their own, for columns that are not orthonormal.
 template <class T, class Out>
 inline void write_tracked(const MatrixView& a, const Found<T>& found, double unscale,
                           const TrackPlan& plan, const SvdOutput& out, GramSvdSpace& s) {
@@ -148,25 +125,18 @@ inline void write_tracked(const MatrixView& a, const Found<T>& found, double uns
   for (int64_t j = 0; j < n; ++j)
     factor[j] = T(1);
   write_vectors(found.v, n, n, ld, order, factor, on_short);
-  // What is smaller than rounding has no direction of its own.
-  const double noise = (sizeof(T) == 4 ? 0x1p-22 : kNoise) * c.top;
-  if (n > 0 && found.sigma[order[n - 1]] > noise) {
-    for (int64_t j = 0; j < n; ++j)
-      factor[j] = static_cast<T>(1.0 / found.sigma[order[j]]);
-    write_vectors(found.w, found.rows, n, ld, order, factor, on_long);
-    return;
+  if (n > 0 && !are_orthonormal(found, found.sigma[order[n - 1]])) {
+    settle(found, order, s);
+    double* ones = reinterpret_cast<double*>(s.e);
+    for (int64_t j = 0; j < n; ++j) {
+      order[j] = j;
+      ones[j] = 1.0;
+    }
+    return write_vectors(s.w, found.rows, n, leading_dimension(n), order, ones, on_long);
   }
-  const Factors f = {s.w, s.v, found.rows, n, leading_dimension(n), s.sigma};
-  std::memset(f.w, 0, static_cast<size_t>(round_up(f.rows, kPad) * f.ld) * sizeof(double));
-  for (int64_t i = 0; i < f.rows; ++i)
-    for (int64_t j = 0; j < n; ++j)
-      f.w[i * f.ld + j] = static_cast<double>(found.w[i * ld + j]);
-  std::memcpy(f.sigma, found.sigma, static_cast<size_t>(n) * sizeof(double));
-  normalise_and_complete(f, noise, s.scratch);
-  double* ones = reinterpret_cast<double*>(s.e);
   for (int64_t j = 0; j < n; ++j)
-    ones[j] = 1.0;
-  write_vectors(f.w, f.rows, n, f.ld, order, ones, on_long);
+    factor[j] = static_cast<T>(1.0 / found.sigma[order[j]]);
+  write_vectors(found.w, found.rows, n, ld, order, factor, on_long);
 }
 
 inline void fill_not_finite(const MatrixView& a, const TrackPlan& plan, const SvdOutput& out) {
@@ -183,7 +153,7 @@ inline bool track_warm(const MatrixView& a, const TrackPlan& plan, const SvdOutp
                        double scale, double narrowing, GramSvdSpace& s, double* work) {
   const SweepSpace<T> sweep = carve_sweep<T>(a, work);
   const LongSide<T> x = long_side(a, scale, sweep.x);
-  Found<T> found = {sweep.w, sweep.v, sweep.rows, sweep.n, sweep.ld, sweep.sigma, {}};
+  Found<T> found = {sweep.w, sweep.v, sweep.rows, sweep.n, sweep.ld, sweep.sigma, sweep.g, {}};
   Work done = Work::kSolved;
   if (!sweep_until(x, plan, sweep, narrowing, &found.certificate, &done)) return false;
   plan.report[0] = static_cast<double>(done);
@@ -223,7 +193,7 @@ inline void track(const MatrixView& a, const TrackPlan& plan, const SvdOutput& o
   const MatrixView scaled = scaled_for_solver(a, scale, sweep_work + sweep_workspace<double>(a));
   const Factors f = {s.w,    s.v, a.long_side(), a.short_side(), leading_dimension(a.short_side()),
                      s.sigma};
-  Found<double> found = {sweep.w, sweep.v, sweep.rows, sweep.n, sweep.ld, sweep.sigma, {}};
+  Found<double> found = {sweep.w, sweep.v, sweep.rows, sweep.n, sweep.ld, sweep.sigma, sweep.g, {}};
   const LongSide<double> x = long_side(scaled, 1.0, sweep.x);
   if (!solve(scaled, x, plan, s, f, sweep, narrowing, &found.certificate))
     return fill_not_finite(a, plan, out);

@@ -228,8 +228,10 @@ class SpectrumTracker:
             first min(k, r) triplets, with orthonormal vectors. Signs are those of ``svd`` at
             first, and then carried on: a vector that turns a little does not flip. For whole
             spectra, vectors on the short side are orthonormal, to 2e-4 (mostly 1e-6) where sweeps
-            are float32 (see ``tolerance``). Cosines of two on the long side are what the bounds
-            allow, |cos| min(S_i, S_j) <= 2 max(bounds): tiny where the values are large. A matrix
+            are float32 (see ``tolerance``), and those on the long side to 0.03 in
+            ||U^T U - I||_2, mostly 1e-3. Where the bounds would allow more, as after a collapse of
+            the rank, vectors of smaller values are made orthogonal to those of larger ones, and
+            zero values get what these leave free. A matrix
             with NaN or Inf gives NaN, and the next update goes on from the last finite one.
 
         Raises:
