@@ -10,7 +10,7 @@ out of the whole's vectors, in the papers' code too: `python_api.pairs.Port`.)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ __all__ = ["Range", "part_of", "stacked"]
 
 Range = tuple[int, int]
 """Rows or columns ``start:stop``."""
-_Cut = Callable[[Tensor], Tensor]
 
 
 def part_of(
@@ -47,20 +46,15 @@ def part_of(
     """
     name = f"{whole.name}[{label}]"
     m, n = whole.shape
-    rows, columns = _joined(rows, m, f"rows of {name}"), _joined(columns, n, f"columns of {name}")
-
-    def cut(A: Tensor) -> Tensor:
-        return _take(_take(A, rows, -2), columns, -1)
-
-    source = MatrixView(whole.kind, _after(whole.source.view, cut), is_table=whole.source.is_table)
-    get = whole.get
-    if whole.is_decomposed:
-        get = _of_factors(get, lambda U: _take(U, rows, -2), lambda Vh: _take(Vh, columns, -1))
+    across = tuple(_joined(rows, m, f"rows of {name}"))
+    along = tuple(_joined(columns, n, f"columns of {name}"))
+    get = _FactorCut(whole.get, m, n, across, along) if whole.is_decomposed else whole.get
+    view = _Cut(whole.source.view, across, along)
     return replace(
         whole,
         name=name,
-        shape=(_length(rows), _length(columns)),
-        source=source,
+        shape=(_length(across), _length(along)),
+        source=MatrixView(whole.kind, view, is_table=whole.source.is_table),
         get=get,
         whole=whole.whole or whole.name,
     )
@@ -85,12 +79,8 @@ def stacked(matrices: Sequence[Matrix], name: str, *, columns: bool = False) -> 
             f"{name}: expected matrices of one parameter with {('columns', 'rows')[side]} of one "
             f"length, not decomposed; got {', '.join(f'{m.name} {m.shape}' for m in matrices)}"
         )
-    views = [matrix.source.view for matrix in matrices]
     total, other = sum(matrix.shape[side] for matrix in matrices), first.shape[1 - side]
-
-    def joined(A: Tensor) -> Tensor:
-        return torch.cat([A if view is None else view(A) for view in views], dim=side)
-
+    joined = _Joined(tuple(matrix.source.view for matrix in matrices), side)
     return replace(
         first,
         name=name,
@@ -98,6 +88,51 @@ def stacked(matrices: Sequence[Matrix], name: str, *, columns: bool = False) -> 
         source=MatrixView(first.kind, joined),
         whole=first.parameter,
     )
+
+
+# Classes rather than closures, which a copy of a monitor would share with the original.
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """Rows and columns of what another view gives."""
+
+    view: Callable[[Tensor], Tensor] | None
+    rows: tuple[Range, ...]
+    columns: tuple[Range, ...]
+
+    def __call__(self, parameter: Tensor) -> Tensor:
+        A = parameter if self.view is None else self.view(parameter)
+        return _take(_take(A, self.rows, -2), self.columns, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _FactorCut:
+    """Rows of U and columns of Vh of the factors of an (m, n) matrix."""
+
+    get: Callable[[], Kept | None]
+    m: int
+    n: int
+    rows: tuple[Range, ...]
+    columns: tuple[Range, ...]
+
+    def __call__(self) -> Kept | None:
+        kept = self.get()
+        if not isinstance(kept, Decomposed):
+            return kept
+        if (kept.U.shape[-2], kept.Vh.shape[-1]) != (self.m, self.n):
+            return None
+        return kept._replace(U=_take(kept.U, self.rows, -2), Vh=_take(kept.Vh, self.columns, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """What several views of one parameter give, one above the other or side by side."""
+
+    views: tuple[Callable[[Tensor], Tensor] | None, ...]
+    dim: int
+
+    def __call__(self, parameter: Tensor) -> Tensor:
+        parts = [parameter if view is None else view(parameter) for view in self.views]
+        return torch.cat(parts, dim=self.dim)
 
 
 def _joined(ranges: Sequence[Range] | None, length: int, what: str) -> list[Range]:
@@ -121,19 +156,3 @@ def _length(ranges: Sequence[Range]) -> int:
 def _take(A: Tensor, ranges: Sequence[Range], dim: int) -> Tensor:
     pieces = [A.narrow(dim, start, stop - start) for start, stop in ranges]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dim)
-
-
-def _after(view: _Cut | None, cut: _Cut) -> _Cut:
-    return cut if view is None else lambda tensor: cut(view(tensor))
-
-
-def _of_factors(
-    get: Callable[[], Kept | None], rows: _Cut, columns: _Cut
-) -> Callable[[], Kept | None]:
-    def part() -> Kept | None:
-        kept = get()
-        if not isinstance(kept, Decomposed):
-            return kept
-        return kept._replace(U=rows(kept.U), Vh=columns(kept.Vh))
-
-    return part

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+import spectral_kernels as sk
 from python_api.monitor import SpectralMonitor
 
 Rule = Callable[..., np.ndarray]
@@ -36,6 +37,9 @@ class Speech(nn.Module):
         super().__init__()
         self.lstm = nn.LSTM(5, hidden, num_layers=3, batch_first=True, bidirectional=True)
         self.linear = nn.Linear(2 * hidden, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.lstm(x)[0])
 
 
 class Dense(nn.Module):
@@ -104,19 +108,24 @@ def compare(
     return others
 
 
+@pytest.mark.parametrize("is_traced", [False, True])
 @pytest.mark.parametrize("steps", [0, 60])
-def test_of_a_transformer(steps: int) -> None:
+def test_of_a_transformer(steps: int, is_traced: bool) -> None:
     torch.manual_seed(0)
     model = trained(Transformer().double(), steps)
+    pairs = sk.trace(model, torch.tensor([[3, 1, 2], [0, 5, 4]])) if is_traced else "auto"
     ours = {(a + x, b + y): (a, b) for (a, b), (x, y) in TRANSFORMER_PAIRS.items()}
-    others = compare(model, partial(authors_rules.attention, heads=HEADS), ours)
+    others = compare(model, partial(authors_rules.attention, heads=HEADS), ours, pairs=pairs)
     # Their text has values and output by head, too.
     fused, out = "block.self_attn.in_proj_weight", "block.self_attn.out_proj.weight"
     assert list(others) == [(f"{fused}[v, by head]", f"{out}[by head]")]
 
 
-def test_of_a_recurrent_network() -> None:
+@pytest.mark.parametrize("is_traced", [False, True])
+def test_of_a_recurrent_network(is_traced: bool) -> None:
     torch.manual_seed(0)
+    model = Speech()
+    pairs = sk.trace(model, torch.randn(2, 4, 5)) if is_traced else "auto"
     ours = {}
     for way, half in (("", "0:6"), ("_reverse", "6:12")):
         for layer in range(3):
@@ -126,7 +135,7 @@ def test_of_a_recurrent_network() -> None:
             for weight in (ih, hh):
                 key = (f"{weight}[gate g]", f"{following}[inputs {half}]")
                 ours[key] = (weight, following)
-    assert compare(Speech(), authors_rules.speech, ours) == {}
+    assert compare(model, authors_rules.speech, ours, pairs=pairs) == {}
 
 
 def test_of_a_network_with_added_skips() -> None:
