@@ -21,6 +21,11 @@ class Delivery:
         self._sinks = sinks
         self._waiting: deque[SpectralFrame] = deque()
 
+    @property
+    def is_recording(self) -> bool:
+        """Whether there is a sink that is not closed."""
+        return bool(self._sinks)
+
     def take(self, frame: SpectralFrame) -> None:
         """Write a frame as soon as its numbers are here: now, or at a later call."""
         if self._sinks:

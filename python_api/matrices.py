@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,17 @@ class MatrixRegistry:
         self._fallback = fallback
         self._names: list[tuple[str, Rule]] = []
         self._types: dict[type[nn.Module], Rule] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MatrixRegistry:
+        copied = MatrixRegistry(self._fallback)
+        copied._names, copied._types = list(self._names), dict(self._types)
+        return copied
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a MatrixRegistry holds functions and cannot be pickled; make it anew, and a monitor "
+            "from its state_dict()"
+        )
 
     def register(self, target: type[nn.Module] | str, rule: Rule) -> None:
         """Use ``rule`` for parameters of a module type, or with names that fit a pattern."""

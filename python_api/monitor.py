@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from python_api.cadence import Cadence
 from python_api.changes import check_watch
+from python_api.copying import CopiedByState
 from python_api.cost import forecast
 from python_api.delivery import Delivery
 from python_api.device_capture import is_being_captured
@@ -59,7 +60,7 @@ _CAPTURED = (
 )
 
 
-class SpectralMonitor:
+class SpectralMonitor(CopiedByState):
     """Watches the weight matrices of a model while it trains.
 
     ::
@@ -73,6 +74,10 @@ class SpectralMonitor:
     The model gains no hook and no attribute; its parameters are read when ``step`` is called. A
     decomposed layer (`spectral_kernels.DecomposedLayer`) is one matrix with the name and the shape
     that its weight would have, ``fc1.weight``, and k singular values; the product is not formed.
+
+    It can be pickled and deep-copied, with its model, options and state: the monitor of
+    ``copy.deepcopy((model, monitor))`` watches the copied model. Not with a recorder, of which
+    there must not be two: a run is resumed with `state_dict`.
 
     Args:
         model: a module (compiled or wrapped for data parallelism too), or a mapping from names
@@ -147,10 +152,12 @@ class SpectralMonitor:
         config: Any = None,
         seed: int = 0,
     ) -> None:
+        self._options = {n: x for n, x in locals().items() if n not in ("self", "model")}
+        self._model = unwrap(model)
         _check_options(method, k, tolerance)
         self.method, self._k, self._tolerance = method, k, tolerance
         self._cadence = Cadence(every, overhead)
-        self._plan(unwrap(model), include, exclude, pairs, heads, registry or default_registry(),
+        self._plan(self._model, include, exclude, pairs, heads, registry or default_registry(),
                    parametrized, config)  # fmt: skip
         self._vectors = k or _VECTORS
         self._parts = parts_of(self._pairs, self._matrices)
@@ -191,7 +198,7 @@ class SpectralMonitor:
         self._frame: SpectralFrame | None = None
         self._last_frame_at = math.nan
         self._spent = 0.0
-        if self._reference.wants_init:
+        if self._reference.wants_init and not self._restored:
             with _plain_arithmetic():
                 first = self._solver.measure(
                     self._readings.take(), [True] * len(self._needs_vectors)
@@ -479,6 +486,15 @@ class SpectralMonitor:
         The monitor can still be stepped; nothing is recorded then.
         """
         self._delivery.close()
+
+    def _beside_state(self) -> dict[str, Any]:
+        if self._delivery.is_recording or self._reference.wants_final:
+            raise TypeError(
+                "a SpectralMonitor with a recorder cannot be copied or pickled, since two would "
+                "write to one place; expected state_dict(), loaded into a monitor made anew, or a "
+                "copy of this one after close()"
+            )
+        return {"_frame": self._frame}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs: step counter, reference vectors, warm starts.

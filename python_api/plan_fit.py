@@ -56,6 +56,8 @@ class PlanFit:
         self._model = model
         getters: dict[str, Get] = {info.name: get for info, get in parameters}
         self._names = set(getters) | {without_wrappers(name) for name, _ in _named(model)}
+        # Computed weights are new tensors each time they are got.
+        self._watched = {m.parameter: m.get for m in matrices if not m.is_computed}
         self._ties = [
             (matrix.parameter, matrix.get, alias, getters[alias])
             for matrix in {m.parameter: m for m in matrices if m.form != "effective"}.values()
@@ -107,12 +109,14 @@ class PlanFit:
         if now == self._seen:
             return
         self._seen = now
+        watched = {id(get()) for get in self._watched.values()}
         for name, tensor in _named(self._model):
-            known = without_wrappers(name) in self._names or why_not_a_matrix(tensor)
-            if not known and why_no_matrix(name, may_be_buffer=False) is None:
-                yield Unwatched(
-                    name, tuple(tensor.shape), f"added since the monitor was made; {_REMEDY}"
-                )
+            # A wrapper of any kind gives what is watched another name.
+            if id(tensor) in watched or without_wrappers(name) in self._names:
+                continue
+            if why_not_a_matrix(tensor) is None and not why_no_matrix(name, may_be_buffer=False):
+                reason = f"added since the monitor was made; {_REMEDY}"
+                yield Unwatched(name, tuple(tensor.shape), reason)
 
 
 def _named(model: nn.Module | Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:

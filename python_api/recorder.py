@@ -137,6 +137,12 @@ class Recorder:
             self._metrics = None
             self._lock.release()
 
+    def __reduce__(self) -> str:
+        raise TypeError(
+            f"a Recorder is the one writer of {self.run_dir} and cannot be copied or pickled; open "
+            "another where training goes on, once this one is closed"
+        )
+
     def __enter__(self) -> Recorder:
         return self
 

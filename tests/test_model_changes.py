@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import spectral_kernels as sk
 from python_api.frame import SpectralFrame
 from python_api.monitor import SpectralMonitor
 
+watching = partial(SpectralMonitor, every=1)
 METHODS = ("tracked", "exact", "randomized")
 
 
@@ -61,7 +63,7 @@ REPLACED: dict[str, Callable[[nn.Sequential], Any]] = {
 @pytest.mark.parametrize("kind", REPLACED)
 def test_what_takes_the_same_place_is_read_from_then_on(kind: str, method: Any) -> None:
     model = mlp()
-    watch = SpectralMonitor(model, method=method)
+    watch = watching(model, method=method)
     strictly(watch)
     for _ in range(2):
         REPLACED[kind](model)
@@ -96,7 +98,7 @@ GONE: dict[str, tuple[Callable[[nn.Sequential], Any], str]] = {
 def test_what_is_gone_is_a_row_that_says_so(kind: str) -> None:
     change, told = GONE[kind]
     model = mlp()
-    watch = SpectralMonitor(model, pairs=None)
+    watch = watching(model, pairs=None)
     strictly(watch)
     change(model)
     with pytest.warns(UserWarning, match=f"0.weight: {told}"):
@@ -107,7 +109,7 @@ def test_what_is_gone_is_a_row_that_says_so(kind: str) -> None:
 def test_groups_of_another_number_are_another_kind() -> None:
     """The same shape, and other matrices in it."""
     model = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2))
-    watch = SpectralMonitor(model, pairs=None)
+    watch = watching(model, pairs=None)
     model[0] = nn.Conv2d(2, 8, 3)
     assert model[0].weight.shape == (8, 2, 3, 3)
     with pytest.warns(UserWarning, match="0 is another kind of Conv2d now"):
@@ -135,7 +137,7 @@ UNTIED: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("kind", UNTIED)
 def test_tied_weights_that_are_two_now_are_named(kind: str) -> None:
     model = Tied()
-    watch = SpectralMonitor(model, pairs=None)
+    watch = watching(model, pairs=None)
     strictly(watch)
     UNTIED[kind](model)
     told = "head.weight: no longer tied with embed.weight; make a new SpectralMonitor to watch it"
@@ -152,7 +154,7 @@ def test_tied_weights_that_are_two_now_are_named(kind: str) -> None:
 def test_tensors_of_a_mapping_are_untied_too() -> None:
     weights = {"a": torch.randn(4, 3)}
     weights["b"] = weights["a"]
-    watch = SpectralMonitor(weights, pairs=None)
+    watch = watching(weights, pairs=None)
     assert watch.matrices[0].aliases == ("b",)
     weights["b"] = weights["a"].view(4, 3)
     strictly(watch)
@@ -163,7 +165,7 @@ def test_tensors_of_a_mapping_are_untied_too() -> None:
 
 def test_a_lazy_layer_is_named_when_it_has_its_shape() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.LazyLinear(5))
-    watch = SpectralMonitor(model)
+    watch = watching(model)
     strictly(watch)
     assert "not initialised yet (lazy)" in watch.explain()
     model(torch.randn(2, 4))
@@ -172,12 +174,12 @@ def test_a_lazy_layer_is_named_when_it_has_its_shape() -> None:
         watch.step()
     assert "1.weight" in watch.explain().partition("came after")[2].partition("\n  ")[2]
     strictly(watch)
-    assert {m.name for m in SpectralMonitor(model).matrices} == {"0.weight", "1.weight"}
+    assert {m.name for m in watching(model).matrices} == {"0.weight", "1.weight"}
 
 
 def test_layers_of_the_meta_device_are_named_when_they_are_loaded() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 5, device="meta"))
-    watch = SpectralMonitor(model)
+    watch = watching(model)
     model[1].to_empty(device="cpu")
     nn.init.ones_(model[1].weight)
     with pytest.warns(UserWarning, match="1.weight: had no values when the monitor was made"):
@@ -186,7 +188,7 @@ def test_layers_of_the_meta_device_are_named_when_they_are_loaded() -> None:
 
 def test_what_is_added_is_named() -> None:
     model = mlp()
-    watch = SpectralMonitor(model)
+    watch = watching(model)
     strictly(watch)
     model.bias = nn.Parameter(torch.randn(3))
     strictly(watch)
@@ -200,7 +202,7 @@ def test_what_is_added_is_named() -> None:
 
 def test_explain_tells_before_a_step_and_the_step_warns_all_the_same() -> None:
     model = mlp()
-    watch = SpectralMonitor(model)
+    watch = watching(model)
     model.extra = nn.Parameter(torch.randn(3, 3))
     assert "extra" in watch.explain()
     with pytest.warns(UserWarning, match="extra: added"):
@@ -209,7 +211,7 @@ def test_explain_tells_before_a_step_and_the_step_warns_all_the_same() -> None:
 
 def test_wrapping_adds_nothing() -> None:
     model = mlp()
-    watch = SpectralMonitor(model)
+    watch = watching(model)
     model[0] = torch.compile(model[0], backend="eager")  # type: ignore[call-overload]
     frame = strictly(watch)
     assert all(row.finite for row in frame.matrices.values())
@@ -219,7 +221,7 @@ def test_wrapping_adds_nothing() -> None:
 
 def test_an_unchanged_model_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Net()
-    watch = SpectralMonitor(model)
+    watch = watching(model)
 
     def refuse(*_: object) -> None:
         raise AssertionError("names are made")

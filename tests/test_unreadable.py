@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from python_api.recorder import Recorder
 from python_api.report import write_report
 from python_api.run import load_run
 
+watching = partial(SpectralMonitor, every=1)
 METHODS = ("tracked", "exact", "randomized")
 NAMES = ["0.weight", "2.weight"]
 
@@ -78,8 +80,8 @@ def test_the_row_says_why_and_the_others_are_measured(kind: str, method: Any) ->
     make, told = KINDS[kind]
     weights: dict[str, Any] = {"a": torch.randn(6, 4), "b": torch.randn(4, 6)}
     same = dict(weights)
-    watch = SpectralMonitor(weights, method=method, pairs=[("a", "b")])
-    other = SpectralMonitor(same, method=method, pairs=[("a", "b")])
+    watch = watching(weights, method=method, pairs=[("a", "b")])
+    other = watching(same, method=method, pairs=[("a", "b")])
     for _ in range(2):
         quietly(watch)
         quietly(other)
@@ -111,7 +113,7 @@ def test_fully_shard_after_the_monitor_was_made(method: Any, rank: None) -> None
     from torch.distributed.fsdp import fully_shard
 
     model = mlp()
-    watch = SpectralMonitor(model, method=method)
+    watch = watching(model, method=method)
     before = quietly(watch)
     mesh = init_device_mesh("cpu", (1,))
     fully_shard(model[0], mesh=mesh)
@@ -137,7 +139,7 @@ def test_what_is_sharded_when_the_monitor_is_made_is_skipped_with_the_reason(ran
 
     model = mlp()
     fully_shard(model[0], mesh=init_device_mesh("cpu", (1,)))
-    watch = SpectralMonitor(model, pairs=None)
+    watch = watching(model, pairs=None)
     assert [m.name for m in watch.matrices] == ["2.weight"]
     (row,) = watch.skipped
     assert row.reason.startswith("is a DTensor, whose values are shared out among ranks")
@@ -146,7 +148,7 @@ def test_what_is_sharded_when_the_monitor_is_made_is_skipped_with_the_reason(ran
 def test_memory_that_is_freed_between_uses() -> None:
     """As FSDP does, which gives it back for the forward pass."""
     model = mlp()
-    watch = SpectralMonitor(model)
+    watch = watching(model)
     first = quietly(watch)
     values, storage = model[0].weight.detach().clone(), model[0].weight.untyped_storage()
     for _ in range(2):
@@ -162,7 +164,7 @@ def test_memory_that_is_freed_between_uses() -> None:
 
 def test_a_warning_for_each_reason_and_no_second_one() -> None:
     weights: dict[str, Any] = {name: torch.randn(6, 4) for name in "abc"}
-    watch = SpectralMonitor(weights, pairs=None)
+    watch = watching(weights, pairs=None)
     weights["a"], weights["b"] = (torch.empty(0) for _ in range(2))
     with pytest.warns(UserWarning, match=r"a and 1 more: its shape was \(6, 4\)") as caught:
         watch.step()
@@ -180,14 +182,14 @@ def test_nan_has_a_reason_too() -> None:
     weights = {"a": torch.randn(6, 4), "b": torch.randn(4, 6)}
     weights["a"][0, 0] = torch.nan
     for method in METHODS:
-        frame = quietly(SpectralMonitor(weights, method=method, pairs=None))  # type: ignore[arg-type]
+        frame = quietly(watching(weights, method=method, pairs=None))  # type: ignore[arg-type]
         assert [row.reason for row in frame.matrices.values()] == [NOT_FINITE, ""]
         assert reasons_of(frame.matrices) == {"a": NOT_FINITE}
 
 
 def test_updates_and_gradients_say_why_there_are_none() -> None:
     model = mlp()
-    watch = SpectralMonitor(model, watch=["weights", "updates", "gradients"])
+    watch = watching(model, watch=["weights", "updates", "gradients"])
 
     def reasons() -> dict[str, str]:
         rows = quietly(watch).matrices
@@ -219,7 +221,7 @@ def test_updates_and_gradients_say_why_there_are_none() -> None:
 
 def test_a_step_of_a_device_is_waited_for_while_something_cannot_be_read() -> None:
     model, streams = mlp(), LateStreams()
-    watch, plain = as_device(SpectralMonitor(model), streams), SpectralMonitor(model)
+    watch, plain = as_device(watching(model), streams), watching(model)
 
     def both() -> tuple[SpectralFrame, SpectralFrame]:
         with torch.no_grad():
@@ -249,7 +251,7 @@ def test_a_step_of_a_device_is_waited_for_while_something_cannot_be_read() -> No
 
 def test_the_run_folder_and_the_report_say_why(tmp_path: Path) -> None:
     weights: dict[str, Any] = {"a": torch.randn(6, 4), "b": torch.randn(4, 6)}
-    watch = SpectralMonitor(weights, pairs=None, recorder=Recorder(tmp_path))
+    watch = watching(weights, pairs=None, recorder=Recorder(tmp_path))
     good = weights["a"]
     for x in (good, good.to_sparse(), good.to_sparse(), good):
         weights["a"] = x
@@ -270,7 +272,7 @@ def test_the_run_folder_and_the_report_say_why(tmp_path: Path) -> None:
 def test_the_table_has_the_reason() -> None:
     pytest.importorskip("pandas")
     weights: dict[str, Any] = {"a": torch.randn(6, 4), "b": torch.randn(4, 6)}
-    watch = SpectralMonitor(weights, pairs=None)
+    watch = watching(weights, pairs=None)
     weights["a"] = torch.empty(0)
     table = quietly(watch).to_dataframe()
     assert set(table[table.matrix == "b"].reason) == {""}

@@ -46,6 +46,9 @@ class SpectrumTracker:
     not, the bounds are wide, since no product with the block can exclude a large value outside of
     it; ``residuals`` tell more there.
 
+    Copied or pickled, it is its ``state_dict()``: the next updates of both are the same, bit by
+    bit; what the last one told (``bounds``, ``work`` and so on) stays behind.
+
     Args:
         k: how many leading triplets, at least 1; a matrix with fewer gives them all. None: all.
         tolerance: the largest error bound of a singular value that may stand without more work,
@@ -331,6 +334,15 @@ class SpectrumTracker:
         self._tracker.load_state_dict(state, of_cores)
         self._shapes, self._ranks = shapes, ranks
         self._forget_results()
+
+    def __getstate__(self) -> dict[str, Any]:
+        options = {"tolerance": self.tolerance, "reuse_buffers": self.reuse_buffers}
+        return {"k": self.k, "options": options, "state": self.state_dict()}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        # Plans hold addresses of matrices: a copy makes its own at its first update.
+        SpectrumTracker.__init__(self, saved["k"], **saved["options"])
+        self.load_state_dict(saved["state"])
 
     def _check_shapes(self, matrices: Matrices) -> None:
         old = self._shapes
