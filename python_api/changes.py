@@ -39,7 +39,7 @@ Watchable = Literal["weights", "updates", "gradients"]
 WATCHABLE = ("weights", "updates", "gradients")
 _KINDS = {"updates": "update", "gradients": "gradient"}
 _NO_GRADIENT = "its factors have gradients, and the matrix, which is no parameter, has none"
-_NO_UPDATE = "there is no measured step before this one"
+_NO_UPDATE = "there is no step before this one at which it was read"
 _GRADIENT_IS_NONE = "the parameter has no gradient: before backward, or after zero_grad"
 _EXACT_SIDE = 384
 _TRIPLETS = 32
@@ -81,6 +81,8 @@ class Changes:
         self.subspace = min(k, _SUBSPACE)
         self._matrices = matrices
         self._before: list[Kept] | None = None
+        # Weights of which there are none before, since they could not be read.
+        self._missed: set[str] = set()
         self._of = {
             kind: [i for i, m in enumerate(matrices) if kind == "update" or not m.is_computed]
             for what, kind in _KINDS.items()
@@ -155,6 +157,8 @@ class Changes:
         """
         if "update" not in self._of:
             return
+        unread = set(readings.reasons)
+        self._missed = unread if self._before is None else self._missed & unread
         places = [None] * len(self._matrices) if self._before is None else self._before
         self._before = [
             remembered(now, place) if place is None or matrix.name not in readings.reasons
@@ -199,11 +203,11 @@ class Changes:
         read: list[Kept] = []
         reasons: dict[str, str] = {}
         for i in self._of.get("update", []):
-            now, name = _detached(readings.last[i]), f"{self._matrices[i].name}[update]"
-            if self._before is None:
-                reasons[name] = _NO_UPDATE
-            elif self._matrices[i].name in readings.reasons:
-                reasons[name] = readings.reasons[self._matrices[i].name]
+            now, weight = _detached(readings.last[i]), self._matrices[i].name
+            if weight in readings.reasons:
+                reasons[f"{weight}[update]"] = readings.reasons[weight]
+            elif self._before is None or weight in self._missed:
+                reasons[f"{weight}[update]"] = _NO_UPDATE
             read.append(unknown(now) if self._before is None else difference(now, self._before[i]))
         gradients = self._changed[len(read) :]
         for i, gradient in zip(self._of.get("gradient", []), gradients, strict=True):

@@ -196,7 +196,7 @@ def test_updates_and_gradients_say_why_there_are_none() -> None:
         assert all(row.finite != bool(row.reason) for row in rows.values())
         return reasons_of(rows)
 
-    first, none = "no measured step before this one", "no gradient: before backward"
+    first, none = "no step before this one", "no gradient: before backward"
     found = reasons()
     assert list(found) == [f"{n}[{kind}]" for kind in ("update", "gradient") for n in NAMES]
     assert all(first in found[f"{n}[update]"] and none in found[f"{n}[gradient]"] for n in NAMES)
@@ -214,9 +214,21 @@ def test_updates_and_gradients_say_why_there_are_none() -> None:
     # Since the last step at which it could be read: rank one, of ones.
     np.testing.assert_allclose(frame.matrices["0.weight[update]"].singular_values[0], 24**0.5,
                                rtol=1e-5)  # fmt: skip
-    with torch.no_grad():
-        model[0].weight.grad = None
+    model[0].weight.grad = None
     assert list(reasons()) == ["0.weight[gradient]"]
+
+
+def test_an_update_needs_two_steps_at_which_the_weight_was_read() -> None:
+    weights: dict[str, Any] = {"a": torch.randn(6, 4), "b": torch.randn(4, 6)}
+    watch = watching(weights, pairs=None, reference=None, watch=["weights", "updates"])
+    good = weights["a"]
+    weights["a"] = good.to_sparse()
+    told = [["a", "a[update]", "b[update]"], ["a[update]"], []]
+    for expected in told:
+        found = reasons_of(quietly(watch).matrices)
+        assert list(found) == expected
+        weights["a"] = good
+    assert all(row.finite for row in quietly(watch).matrices.values())
 
 
 def test_a_step_of_a_device_is_waited_for_while_something_cannot_be_read() -> None:
