@@ -25,9 +25,9 @@ Family = Literal[
 # Children that hold nothing but a table of rows to look up; a bias is never among them.
 _TABLE = re.compile(
     r"(.*_)?(embed(s|der|ding|dings)?|emb|embs|wte|wpe|wtt|lut|codebooks?)(_.*|\d*)"
-    r"|shared"
+    r"|shared|(.*_)?tokens?|.*embedder(_\d+)?"
 )
-_NO_TABLE = re.compile(r".*(unembed|proj|out$|linear|dense|conv|norm|head|hidden|fc)")
+_NO_TABLE = re.compile(r".*(unembed|patch|proj|out$|linear|dense|conv|norm|head|hidden|fc)")
 _FUSED = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 _DECONV = re.compile(r"(.*_)?(deconv|up_?conv|conv_?t|conv_?transpose|conv_up)(_.*|\d*)")
 _NORM = re.compile(r"(.*_)?(layer_?norm|batch_?norm|group_?norm|rms_?norm|norm|ln|bn)(_.*|\d*)")
@@ -123,7 +123,8 @@ def _owner(path: str) -> str:
     if not last.isdecimal():
         return last
     # A list of embeddings is called so; a sequence of layers may be called anything.
-    return parts[-1] if parts and parts[-1] in ("embeddings", "embeds", "embs", "codebooks") else ""
+    is_list = parts and re.fullmatch(r"(.*_)?(embeddings|embeds|embs|codebooks)", parts[-1])
+    return parts[-1] if is_list else ""
 
 
 def _plain(name: str, siblings: Mapping[str, Shape]) -> Inferred:
@@ -144,11 +145,11 @@ def _kernel(shape: Shape, bias: Shape, owner: str, stack: Inferred) -> Inferred:
     """A weight of three and more dimensions: a kernel, or a stack of matrices."""
     if len(bias) > 1:
         return stack
-    if len(shape) == 3 and not bias and shape[1] != 1 and shape[2] > _LONG_KERNEL:
-        return stack
     # Fewer outputs than taps are rare, but for the last layer's one; a few experts are not.
-    if len(shape) == 3 and not bias and 1 < shape[0] < shape[2]:
-        return stack
+    is_long = len(shape) == 3 and (shape[2] > _LONG_KERNEL or 1 < shape[0] < shape[2])
+    if is_long and not bias and shape[1] != 1:
+        note = "read as a stack of matrices; it may be a kernel of one dimension"
+        return replace(stack, note=stack.note or note)
     turned = bias == (shape[1],) != (shape[0],) or (
         not (bias == (shape[0],) != (shape[1],)) and _DECONV.fullmatch(owner) is not None
     )

@@ -17,7 +17,8 @@ Shape = tuple[int, ...]
 
 # A kernel and the one before it, ``block.conv1.conv.weight``: what they may differ in.
 _OWN_PARTS = 3
-_IMAGES = re.compile("patch|stem|image|pixel|visual|conv_in|rgb")
+_DEPTHWISE = re.compile("depthwise|dwconv|conv_dw|dw_conv")
+_IMAGES = re.compile("patch|image|pixel|visual|conv_in|rgb")
 
 
 def kernel_groups(
@@ -34,7 +35,9 @@ def kernel_groups(
     found: dict[str, tuple[int, str]] = {}
     before, neighbour = 0, ""
     for name, size in outputs.items():
-        if name in kernels and before and not _reads_images(name, kernels[name]):
+        if name in kernels and _DEPTHWISE.search(name) and kernels[name][1] == 1:
+            found[name] = kernels[name][0], "depthwise by its name"
+        elif name in kernels and neighbour and not _reads_images(name, kernels[name]):
             # Branches side by side read the same channels.
             is_next = _share_a_block(name, neighbour) and (
                 neighbour not in kernels or kernels[neighbour][1] != kernels[name][1]
@@ -59,24 +62,23 @@ def _inputs_of_model(kernels: Mapping[str, Shape], outputs: Mapping[str, int]) -
 
 def _guess(shape: Shape, before: int, given: Collection[int], is_next: bool) -> tuple[int, str]:
     outputs, inputs, *taps = shape
+    if inputs == 1:
+        if before == 1 or math.prod(taps) == 1:
+            return 1, ""
+        return outputs, "guessed to be depthwise: the layer before it gives more than 1 channel"
     groups, rest = divmod(before, inputs)
-    if inputs == math.prod(taps) == 1:
+    if groups < 2 or rest or outputs % groups:
         return 1, ""
-    if inputs not in given:
-        if inputs == 1:
-            # Of as many channels as come in, or as some layer gives (Mamba halves them).
-            if outputs % before and not any(size % outputs == 0 for size in given if size):
-                return 1, ""
-            return outputs, "guessed to be depthwise: no layer gives 1 channel"
-        if groups > 1 and not rest and outputs % groups == 0:
-            return groups, f"guessed to be {groups} groups: no layer gives {inputs} channels"
-        return 1, ""
-    # Kernels of one tap, as on the ways around a block, read what they say.
-    if rest or groups < 2 or inputs == 1 or math.prod(taps) == 1 or outputs % before:
-        return 1, ""
-    if is_next:
-        return groups, f"guessed to be {groups} groups of the {before} channels before it"
-    return 1, f"read as one; it may be {groups} groups of {before} channels"
+    told = f"{groups} groups of the {before} channels before it"
+    # With as many channels as before or a multiple: else they may have been halved by a gate.
+    if outputs % before == 0:
+        if inputs not in given:
+            return groups, f"guessed to be {told}: no layer gives {inputs}"
+        # Kernels of one tap, as on the ways around a block, read what they say.
+        if is_next and math.prod(taps) > 1:
+            return groups, f"guessed to be {told}"
+    is_plain = inputs in given and (outputs % before != 0 or math.prod(taps) == 1)
+    return 1, "" if is_plain else f"read as one; it may be {told}"
 
 
 def _share_a_block(name: str, other: str) -> bool:

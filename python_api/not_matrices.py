@@ -49,7 +49,7 @@ _LEAVES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 # Of a state dict, which does not tell buffers from parameters.
 _BUFFERS = re.compile(
     r"rotary_(sin|cos)|(sin|cos)(_cached)?|inv_freq|freqs_cis|position_ids|token_type_ids|"
-    r".*_index|.*mask|num_batches_tracked|running_(mean|var)|g_idx"
+    r".*_index|.*mask|embed_avg|cluster_size|.*_integer|.*_decay|num_batches_tracked|running_(mean|var)|g_idx"
 )
 
 # Held against the name of the module that owns a ``weight``.

@@ -195,8 +195,8 @@ def test_what_multiplies_from_the_right_is_shown_as_outputs_by_inputs() -> None:
 
 def test_what_was_guessed_is_said() -> None:
     told = SpectralMonitor(dict(separable().state_dict())).explain()
-    assert "guessed to be 4 groups: no layer gives 8 channels" in told
-    assert "vector; guessed to be depthwise: no layer gives 1 channel" in told
+    assert "guessed to be 4 groups of the 32 channels before it: no layer gives 8" in told
+    assert "vector; guessed to be depthwise: the layer before it gives more than 1" in told
     told = SpectralMonitor(dict(MODELS["embedding, linear"]().state_dict())).explain()
     assert "guessed to be an embedding: the next layer reads its columns" in told
     told = SpectralMonitor(dict(MODELS["GPT-2"]().state_dict())).explain()
