@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from python_api.declared import holds_a_layer, misfit
 from python_api.distinct_names import check_distinct, distinct_name, renamed
-from python_api.globs import check_all_matched, matches
+from python_api.globs import matches
 from python_api.inferred import Layers
 from python_api.matrix import Block, Form, Kept, Matrix, MatrixView, joined, why_not_now
 from python_api.not_matrices import why_no_matrix
 from python_api.parts import part_of
+from python_api.selection import Skipped, select
 from python_api.ties import group_tied
 from spectral_kernels.results import Decomposed
 
@@ -48,17 +49,6 @@ class Skip:
     reason: str
     is_layer: bool = False
     """A matrix that is not watched, see `Skipped.is_layer`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A parameter (or part) that is not watched, and why."""
-
-    name: str
-    shape: tuple[int, ...]
-    reason: str
-    is_layer: bool = False
-    """A matrix that is not watched: its neighbours are not consecutive layers then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +217,7 @@ def find_matrices(
             found.append(matrix)
             found.extend(_blocks_asked_for(matrix, include))
     check_distinct([matrix.name for matrix in found])
-    _check_patterns(include, exclude, found, skipped)
-    return _select(found, skipped, include, exclude)
+    return select(found, skipped, include, exclude)
 
 
 def _matrix(
@@ -291,39 +280,3 @@ def _blocks_asked_for(whole: Matrix, include: Sequence[str] | None) -> list[Matr
         for block in whole.source.blocks
         if any(matches(f"{whole.name}[{block.label}]", pattern) for pattern in asked)
     ]
-
-
-def _names(matrix: Matrix) -> tuple[str, ...]:
-    own = matrix.made_of if matrix.form == "raw" else ()
-    return (matrix.name, matrix.parameter, *matrix.aliases, *own)
-
-
-def _check_patterns(
-    include: Sequence[str] | None,
-    exclude: Sequence[str] | None,
-    found: Sequence[Matrix],
-    skipped: Sequence[Skipped],
-) -> None:
-    known = dict.fromkeys(name for matrix in found for name in _names(matrix))
-    known.update(dict.fromkeys(row.name for row in skipped))
-    check_all_matched("include", include or (), known)
-    check_all_matched("exclude", exclude or (), known)
-
-
-def _select(
-    found: Sequence[Matrix],
-    skipped: list[Skipped],
-    include: Sequence[str] | None,
-    exclude: Sequence[str] | None,
-) -> tuple[list[Matrix], list[Skipped]]:
-    kept: list[Matrix] = []
-    for matrix in found:
-        names = _names(matrix)
-        out = next((p for p in exclude or () if any(matches(n, p) for n in names)), None)
-        if out is not None:
-            skipped.append(Skipped(matrix.name, matrix.shape, f"excluded by {out!r}", True))
-        elif include is not None and not any(matches(n, p) for n in names for p in include):
-            skipped.append(Skipped(matrix.name, matrix.shape, "not in include", True))
-        else:
-            kept.append(matrix)
-    return kept, skipped

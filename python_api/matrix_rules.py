@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from python_api.conv_rules import kernels, transposed_kernels
 from python_api.declared import declared_shape, misfit
 from python_api.decomposed.attention import DecomposedMultiheadAttention
 from python_api.decomposed.conv import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d
@@ -98,70 +99,14 @@ def _embedding(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     return [MatrixView("embedding", is_table=True)]
 
 
-def _kernel(info: ParameterInfo) -> tuple[int, int]:
-    """Taps of a kernel and the index of its centre, in row-major order."""
-    sizes = info.tensor.shape[2:]
-    centre = 0
-    for size in sizes:
-        centre = centre * size + size // 2
-    return math.prod(sizes), centre
-
-
 def _conv(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
-    if info.tensor.dim() < 3:
-        return _plain(info)
-    return _kernels(info, int(getattr(info.module, "groups", 1)))
-
-
-def _kernels(info: ParameterInfo, groups: int) -> Sequence[MatrixView] | Skip:
-    weight = info.tensor
-    rows, channels = weight.shape[0] // groups, weight.shape[1]
-
-    def group(g: int) -> Callable[[Tensor], Tensor]:
-        return lambda t: t[g * rows : (g + 1) * rows].flatten(1)
-
-    return _groups(info, groups, rows, channels, group)
+    groups = int(getattr(info.module, "groups", 1))
+    return kernels(info, groups) if info.tensor.dim() > 2 else _plain(info)
 
 
 def _conv_transpose(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
-    # Stored as (c_in, c_out / groups, kernel): the groups lie along the inputs here.
-    weight = info.tensor
-    if weight.dim() < 3:
-        return _plain(info)
     groups = int(getattr(info.module, "groups", 1))
-    channels, rows = weight.shape[0] // groups, weight.shape[1]
-
-    def group(g: int) -> Callable[[Tensor], Tensor]:
-        return lambda t: t[g * channels : (g + 1) * channels].transpose(0, 1).flatten(1)
-
-    return _groups(info, groups, rows, channels, group)
-
-
-def _groups(
-    info: ParameterInfo,
-    groups: int,
-    rows: int,
-    channels: int,
-    group: Callable[[int], Callable[[Tensor], Tensor]],
-) -> Sequence[MatrixView] | Skip:
-    """One (rows, channels * taps) matrix per group of a convolution."""
-    if groups > 1 and rows * channels == 1:
-        return Skip("depthwise: every group is one kernel, a vector")
-    taps, centre = _kernel(info)
-    return [
-        MatrixView(
-            "conv",
-            group(g),
-            f"[group {g}]" if groups > 1 else "",
-            taps,
-            centre,
-            first_output=g * rows,
-            outputs=groups * rows,
-            first_input=g * channels,
-            inputs=groups * channels,
-        )
-        for g in range(groups)
-    ]
+    return transposed_kernels(info, groups) if info.tensor.dim() > 2 else _plain(info)
 
 
 def _recurrent(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
@@ -289,7 +234,7 @@ def _inferred(info: ParameterInfo, layer: Inferred) -> Sequence[MatrixView] | Sk
         case "attention":
             return _attention(info)
         case "conv":
-            return _kernels(info, layer.groups)
+            return kernels(info, layer.groups)
         case "deconv":
             return _conv_transpose(info)
     fused = info.factors is not None and info.name.endswith("in_proj.weight")
