@@ -26,17 +26,18 @@ def append(file: FileIO, data: Any) -> None:
         raise
 
 
-def read_layout(path: Path, version: int) -> dict[str, Any] | None:
+def read_layout(path: Path, *versions: int) -> dict[str, Any] | None:
     """What a JSON file says of the binary one beside it; None where there is none.
 
     Raises:
-        ValueError: another version than this one wrote it.
+        ValueError: another version than these wrote it.
     """
     if not path.exists():
         return None
     layout: dict[str, Any] = json.loads(path.read_text())
-    if layout.get("version") != version:
-        raise ValueError(f"{path}: version {layout.get('version')!r}, expected {version}")
+    if layout.get("version") not in versions:
+        expected = " or ".join(map(str, versions))
+        raise ValueError(f"{path}: version {layout.get('version')!r}, expected {expected}")
     return layout
 
 

@@ -21,7 +21,7 @@ from python_api.device_capture import is_being_captured
 from python_api.device_step import DeviceStep
 from python_api.explanation import explain
 from python_api.factors import Shown
-from python_api.frame import SpectralFrame
+from python_api.frame import SpectralFrame, pair_name
 from python_api.given_pairs import resolve_pairs
 from python_api.heads import HeadCounts
 from python_api.layer_tree import build_tree
@@ -39,7 +39,7 @@ from python_api.pairs import Pair, Rejected, parts_of
 from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
 from python_api.plan_fit import PlanFit
 from python_api.readings import Readings, not_readable
-from python_api.recorder import saves_vectors
+from python_api.recorder import Recorder, saves_vectors
 from python_api.reference import Given
 from python_api.solvers import ExactSolver, RandomizedSolver, Solver
 from python_api.tracing.map import Trace
@@ -190,9 +190,9 @@ class SpectralMonitor(CopiedByState):
             self._vectors,
             self._cadence,
         )
-        sinks = as_sinks(recorder)
-        self._delivery = Delivery(sinks)
-        self._saved_vectors = saves_vectors(sinks) if self._reference.wants_final else None
+        self._sinks = as_sinks(recorder)
+        self._delivery = Delivery(self._sinks)
+        self._saved_vectors = saves_vectors(self._sinks) if self._reference.wants_final else None
         self._next_step = 0
         self._paused = 0
         self._frame: SpectralFrame | None = None
@@ -339,10 +339,25 @@ class SpectralMonitor(CopiedByState):
                 *self._notes,
                 *self.memory().lines(full=full),
                 self._device.described,
+                *self._recorded(),
                 *self._forecast(),
                 self._cadence.described,
             ]
         )
+
+    def _recorded(self) -> list[str]:
+        """What goes to the disk with each frame."""
+        most = self._k if self._k is not None and self.method != "exact" else None
+        lengths = {m.name: min(m.rank, most or m.rank) for m in self._matrices}
+        pairs = {
+            pair_name(pair.key): min(self._vectors, *(port.matrix.rank for port in pair.ports))
+            for pair in self._pairs
+        }
+        return [
+            sink.expected(lengths, pairs, self._vectors, self.memory().disk_per_step)
+            for sink in self._sinks
+            if isinstance(sink, Recorder)
+        ]
 
     def _forecast(self) -> list[str]:
         """What a measurement will take, while none was timed."""

@@ -15,8 +15,12 @@ Three files, and two of `python_api.saved_vectors` where vectors are saved:
     Singular values and their bounds, alignment diagonals, agreement of vectors and of clusters,
     which vectors are identifiable (1 or 0), overlaps of updates and gradients. Binary, since as
     text they would cost more time than their computation: records of equal size, an int64 step
-    and then the values in the order of ``spectra.json``'s columns, all little-endian. What
-    chance would give stands in ``spectra.json`` too.
+    and then the values in the order of ``spectra.json``'s columns, all little-endian; in half
+    precision a scale for each column and 16 bits for each number (`python_api.half_precision`).
+    What chance would give stands in ``spectra.json`` too.
+
+A frame is whole, with the numbers of all matrices, or short: a line of ``metrics.jsonl`` with what
+is of the frame as a whole. Every ``keep_every``-th is whole.
 
 A record reaches the operating system in one write, the binary one first, so a killed process
 loses at most the record it was writing. A torn end is cut off when the folder is opened again.
@@ -25,32 +29,31 @@ loses at most the record it was writing. A torn end is cut off when the folder i
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from operator import is_
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from python_api.chance import Chance
 from python_api.files import append, read_layout, write_atomically
-from python_api.frame import SpectralFrame
+from python_api.frame import Array, SpectralFrame
 from python_api.loggers import Sink
+from python_api.memory import format_bytes
 from python_api.metric_lines import MetricLines
-from python_api.packed_rows import PackedRows, spectra_of
+from python_api.records import columns_of, groups_of, half_precision, record_type
 from python_api.run_lock import RunLock
-from python_api.saved_vectors import VectorWriter, truncate_vectors
+from python_api.run_repair import ARRAYS, LAYOUT, METRICS_FILE, VERSIONS, repair
+from python_api.saved_vectors import VectorWriter
 from python_api.views import ArrayViews
 
-__all__ = ["ARRAYS", "LAYOUT", "METRICS_FILE", "Recorder", "record_type", "saves_vectors"]
+__all__ = ["ARRAYS", "LAYOUT", "METRICS_FILE", "Recorder", "saves_vectors"]
 
-METRICS_FILE = "metrics.jsonl"
-ARRAYS = "spectra.bin"
-LAYOUT = "spectra.json"
-_VERSION = 1
-_NONE: ArrayViews[Any] = ArrayViews.of({})
+_BYTES_PER_FRAME = 100_000
 
 
 class Recorder:
@@ -62,6 +65,11 @@ class Recorder:
             checkpoint of this step; -1 drops all.
         vectors: "float16" or "float32": how vectors are saved, where the monitor gives them
             (``reference="final"``); see `python_api.saved_vectors`.
+        precision: "half": 16 bits for each number of an array, 8 digits for a metric, with the
+            rounding in the recorded bounds; "full": as computed.
+        keep_every: of how many frames one is whole; None: as few as let 10,000 frames take a
+            gigabyte, with a warning where that is not all of them.
+        leading: how many leading entries of each array are kept; None for all.
 
     The folder is this recorder's until it is closed, see `python_api.run_lock`: another one, of
     this or another process, is refused. What a killed process has left is taken over with a
@@ -78,7 +86,18 @@ class Recorder:
         *,
         resume_from: int | None = None,
         vectors: str = "float16",
+        precision: Literal["half", "full"] = "half",
+        keep_every: int | None = None,
+        leading: int | None = None,
     ) -> None:
+        if precision not in ("half", "full"):
+            raise ValueError(f"precision: expected 'half' or 'full', got {precision!r}")
+        for name, count in (("keep_every", keep_every), ("leading", leading)):
+            if count is not None and (isinstance(count, bool) or count != int(count) or count < 1):
+                raise ValueError(
+                    f"{name}: expected a whole number of at least 1 or None, got {count!r}"
+                )
+        self.precision, self.keep_every, self.leading = precision, keep_every, leading
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
         self._lock = RunLock(self.run_dir)
@@ -89,14 +108,16 @@ class Recorder:
             raise
 
     def _open(self, resume_from: int | None, vectors: str) -> None:
-        self.last_step = repair(self.run_dir, resume_from)
+        self.last_step, self._written = repair(self.run_dir, resume_from)
         self.vector_dtype = vectors
         self._vectors = VectorWriter(self.run_dir, vectors)
-        self._layout = read_layout(self.run_dir / LAYOUT, _VERSION)
+        self._layout = read_layout(self.run_dir / LAYOUT, *VERSIONS)
+        if self.keep_every is None and self._layout is not None:
+            self.keep_every = self._layout.get("keep_every")
         self._columns: list[tuple[str, Any, int]] = []
         # Where the arrays of the last frame were: mostly the same objects at every step.
         self._seen: list[Any] = []
-        self._lines = MetricLines()
+        self._lines = MetricLines(half=self.precision == "half")
         self._metrics: FileIO | None = open(self.run_dir / METRICS_FILE, "ab", buffering=0)  # noqa: SIM115
         self._arrays: FileIO = open(self.run_dir / ARRAYS, "ab", buffering=0)  # noqa: SIM115
 
@@ -116,17 +137,71 @@ class Recorder:
                 f"pass resume_from={frame.step - 1} to drop the later ones, or choose another "
                 "folder"
             )
-        groups = _groups(frame)
+        groups = groups_of(frame, self.leading)
         self._check(frame, groups)
-        record = self._record
-        record["step"] = frame.step
-        blocks = [views.block for _, views in groups]
-        np.concatenate(blocks, out=record["values"][0], casting="same_kind")
-        if frame.vectors:
-            self._vectors.write(frame.step, frame.vectors)
-        append(self._arrays, record)
-        append(self._metrics, (self._lines.line(frame) + "\n").encode())
+        whole = self._written % (self.keep_every or 1) == 0
+        line = (self._lines.line(frame) if whole else self._lines.short(frame)) + "\n"
+        if whole:
+            record = self._filled(frame.step, [views.block for _, views in groups])
+            if frame.vectors:
+                self._vectors.write(frame.step, frame.vectors)
+            append(self._arrays, record)
+        append(self._metrics, line.encode())
         self.last_step = frame.step
+        self._written += 1
+        if self.keep_every is None:
+            self._choose(len(line) + self._record.nbytes + self._vectors.record_bytes)
+
+    def _choose(self, size: int) -> None:
+        """How many frames of this size are kept, where nobody has said."""
+        self.keep_every = _fitting(size)
+        assert self._layout is not None
+        # For who goes on with this folder.
+        self._layout["keep_every"] = self.keep_every
+        write_atomically(self.run_dir / LAYOUT, json.dumps(self._layout, indent=1).encode())
+        if self.keep_every > 1:
+            warnings.warn(
+                f"{self.run_dir}: a frame takes {format_bytes(size)}, ten thousand would take "
+                f"{format_bytes(10_000 * size)}: every {self.keep_every}th is kept whole, of the "
+                "others the scalars; Recorder(keep_every=...) sets it, leading=... keeps fewer "
+                "entries of each array",
+                stacklevel=6,
+            )
+
+    def expected(
+        self, lengths: Mapping[str, int], pairs: Mapping[str, int], compared: int, vectors: int
+    ) -> str:
+        """What a monitor will write, as text, before it has.
+
+        Args:
+            lengths: matrix -> how many singular values.
+            pairs: how they are called -> entries of their alignment.
+            compared: entries of an agreement at most.
+            vectors: bytes of saved vectors of one frame.
+        """
+        arrays = [(2, n) for n in lengths.values()] + [(1, n) for n in pairs.values()]
+        arrays += [(3, min(compared, n)) for n in lengths.values()]
+        entries = sum(count * min(n, self.leading or n) for count, n in arrays)
+        text = sum(15 * (len(name) + 33) for name in lengths) + sum(len(p) + 36 for p in pairs)
+        size = text + (2 if self.precision == "half" else 4) * entries + vectors
+        kept = self.keep_every or _fitting(size)
+        told = "every frame"
+        if kept > 1:
+            told = f"every {kept}th frame (keep_every), the scalars of all"
+        return (
+            f"recorded in {self.run_dir}: about {format_bytes(size)} for {told}, "
+            f"{format_bytes(10_000 * size // kept)} for 10,000 frames"
+        )
+
+    def _filled(self, step: int, blocks: list[Array]) -> Array:
+        """The record of a frame, in the same memory each time."""
+        record = self._record
+        record["step"] = step
+        if self._half is None:
+            np.concatenate(blocks, out=record["values"][0], casting="same_kind")
+        else:
+            record["scales"], record["codes"] = self._half.encode(np.concatenate(blocks))
+        return record
 
     def close(self) -> None:
         """Close the files; closing twice is fine."""
@@ -154,9 +229,9 @@ class Recorder:
         places = [views.slices for _, views in groups]
         if len(places) == len(self._seen) and all(map(is_, places, self._seen)):
             return
-        columns = _columns(groups)
+        columns = columns_of(groups)
         if not self._columns:
-            self._start(columns, groups, frame.chance)
+            self._start(columns, groups, frame)
         if columns != self._columns:
             raise ValueError(
                 f"{self.run_dir}: the frame of step {frame.step} has other matrices, pairs or "
@@ -168,7 +243,7 @@ class Recorder:
         self,
         columns: list[tuple[str, Any, int]],
         groups: list[tuple[str, ArrayViews[Any]]],
-        chance: Chance,
+        frame: SpectralFrame,
     ) -> None:
         """Fix the order of the columns: that of the folder, or else of this first frame."""
         # Bounds are float64 always, and are not worth it.
@@ -179,9 +254,10 @@ class Recorder:
         )
         kind = "<f8" if wide else "<f4"
         layout = {
-            "version": _VERSION,
+            "version": VERSIONS[-1],
+            "precision": self.precision,
             "dtype": kind,
-            "chance": chance.to_json(),
+            "chance": frame.chance.to_json(),
             "columns": [{"group": g, "name": name, "length": size} for g, name, size in columns],
         }
         if self._layout is None:
@@ -193,6 +269,9 @@ class Recorder:
             for c in self._layout["columns"]
         ]  # fmt: skip
         self._record = np.zeros(1, dtype=record_type(self._layout))
+        # A folder goes on as it was begun.
+        is_half = self._layout.get("precision", "full") == "half"
+        self._half = half_precision(self._columns, self._layout["dtype"]) if is_half else None
 
 
 def saves_vectors(sinks: Sequence[Sink]) -> str:
@@ -210,71 +289,6 @@ def saves_vectors(sinks: Sequence[Sink]) -> str:
     )
 
 
-def record_type(layout: dict[str, Any]) -> np.dtype[Any]:
-    """NumPy type of one record of ``spectra.bin``."""
-    length = sum(column["length"] for column in layout["columns"])
-    return np.dtype([("step", "<i8"), ("values", layout["dtype"], (length,))])
-
-
-def repair(run_dir: Path, resume_from: int | None) -> int | None:
-    """Cut torn ends off, and records after ``resume_from``; return the last step that is left.
-
-    The binary files may be one record ahead of the metrics, by a kill between the two writes.
-    """
-    last = _repair_metrics(run_dir / METRICS_FILE, resume_from)
-    truncate_vectors(run_dir, last)
-    path = run_dir / ARRAYS
-    layout = read_layout(run_dir / LAYOUT, _VERSION)
-    if last is None:
-        # Nothing is recorded: the next frame may have other matrices.
-        path.unlink(missing_ok=True)
-        (run_dir / LAYOUT).unlink(missing_ok=True)
-    elif layout is not None and path.exists():
-        kind = record_type(layout)
-        steps = np.fromfile(path, dtype=kind, count=path.stat().st_size // kind.itemsize)["step"]
-        os.truncate(path, int(np.count_nonzero(steps <= last)) * kind.itemsize)
-    return last
-
-
-def _repair_metrics(path: Path, resume_from: int | None) -> int | None:
-    if not path.exists():
-        return None
-    last, end = None, 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                step = int(json.loads(line)["step"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}: line {number} is not a record of a step") from error
-            if resume_from is not None and step > resume_from:
-                break
-            last, end = step, end + len(line)
-    os.truncate(path, end)
-    return last
-
-
-def _groups(frame: SpectralFrame) -> list[tuple[str, ArrayViews[Any]]]:
-    """The arrays of a frame by group."""
-    rows = frame.matrices
-    values, bounds = spectra_of(rows, list(rows))
-    groups: list[tuple[str, ArrayViews[Any]]] = [("singular_values", values)]
-    # Those of the exact method are rounding levels, known from sigma_1.
-    if not isinstance(rows, PackedRows):
-        bounds = ArrayViews.of({n: bounds[n] for n, row in rows.items() if row.method != "exact"})
-    elif rows.is_exact:
-        bounds = _NONE
-    groups.append(("singular_value_bounds", bounds))
-    for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "overlap"):
-        arrays = getattr(frame, group)
-        groups.append((group, ArrayViews.of(arrays) if arrays else _NONE))
-    return groups
-
-
-def _columns(groups: list[tuple[str, ArrayViews[Any]]]) -> list[tuple[str, Any, int]]:
-    return [
-        (group, name, place.stop - place.start)
-        for group, views in groups
-        for name, place in views.slices.items()
-    ]
+def _fitting(size: int) -> int:
+    """Of how many frames of this size one can be whole."""
+    return max(1, math.ceil(size / _BYTES_PER_FRAME))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 
 from python_api.chance import Chance
 from python_api.frame import Array
-from python_api.recorder import ARRAYS, LAYOUT, METRICS_FILE, record_type
+from python_api.half_precision import Decoded
+from python_api.records import record_type
+from python_api.run_repair import ARRAYS, LAYOUT, METRICS_FILE
 from python_api.saved_vectors import FINAL_AGREEMENT, FINAL_GROUPS
 from spectral_kernels.results import METRICS
 
@@ -36,22 +39,22 @@ class Run:
     """Name -> (T,): what the caller passed along, ``overhead`` and ``not_finite``."""
     metrics: dict[str, dict[str, Array]]
     """Metric -> matrix (or ``a -> b``) -> (T,)."""
-    singular_values: dict[str, Array]
+    singular_values: Mapping[str, Array]
     """Matrix -> (T, r)."""
-    alignment: dict[tuple[str, str], Array]
+    alignment: Mapping[tuple[str, str], Array]
     """(name, next name) -> (T, k)."""
-    agreement: dict[str, Array]
+    agreement: Mapping[str, Array]
     """Matrix -> (T, k). With ``reference="final"`` it is there once
     `python_api.final_agreement.agreement_with_final` was called."""
-    singular_value_bounds: dict[str, Array] = field(default_factory=dict)
+    singular_value_bounds: Mapping[str, Array] = field(default_factory=dict)
     """Matrix -> (T, r); none of the exact method, see `value_bounds`."""
-    subspace_agreement: dict[str, Array] = field(default_factory=dict)
+    subspace_agreement: Mapping[str, Array] = field(default_factory=dict)
     """Matrix -> (T, k), as ``agreement`` for the clusters that the indices are in."""
-    identifiable: dict[str, Array] = field(default_factory=dict)
+    identifiable: Mapping[str, Array] = field(default_factory=dict)
     """Matrix -> (T, k), 1.0 where single vectors mean something and 0.0 where not; with
     ``reference="final"`` against the last measured step, and once there is an ``agreement``,
     against the end."""
-    overlap: dict[str, Array] = field(default_factory=dict)
+    overlap: Mapping[str, Array] = field(default_factory=dict)
     """``name[update]`` or ``name[gradient]`` -> (T, 2), left and right."""
     chance: Chance = field(default_factory=Chance)
     """What random directions would give."""
@@ -76,12 +79,15 @@ class Run:
         return [name for name in self.matrices if not name.endswith(endings)]
 
     def value_bounds(self, matrix: str) -> Array:
-        """(T, r) bounds of the singular values, for the exact method 8 eps sigma_1."""
+        """(T, r) bounds of the singular values, for the exact method 8 eps sigma_1; with what they
+        were rounded by when they were recorded."""
         recorded = self.singular_value_bounds.get(matrix)
         if recorded is not None:
             return recorded
         values = self.singular_values[matrix]
         level = 8 * np.finfo(values.dtype).eps * values[:, :1]
+        if isinstance(self.singular_values, Decoded):
+            return np.asarray(level + self.singular_values.errors(matrix))
         return np.broadcast_to(level, values.shape)
 
     def bound(self, metric: str, matrix: str) -> Array | None:
@@ -92,7 +98,8 @@ class Run:
 def load_run(run_dir: str | os.PathLike[str]) -> Run:
     """Read a run folder, also one that is being written or whose writer was killed.
 
-    The arrays are views of a memory map of ``spectra.bin``: nothing is read before it is used.
+    Frames that were recorded short (see `python_api.recorder`) are left out. The arrays are views
+    of a memory map of ``spectra.bin``, or decoded from it: nothing is read before it is used.
 
     Raises:
         FileNotFoundError: the folder has no ``metrics.jsonl``.
@@ -107,25 +114,38 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     rows = [row for row, is_known in zip(rows, known, strict=True) if is_known]
     steps = steps[known]
     # The writer is append-only and in order: the metrics are a prefix of the arrays.
-    values = records["values"][: len(steps)] if columns else np.zeros((len(steps), 0))
+    count = len(steps)
     reasons = {row["step"]: row.pop("reasons") for row in rows if "reasons" in row}
     scalars, metrics = _by_key(rows)
     run = Run(path, steps, scalars, metrics, {}, {}, {}, work=_take_work(scalars),
               chance=Chance.from_json(layout.get("chance", {})), reasons=reasons,
               config=_read_json(path / "config.json"),
               summary=_read_json(path / "summary.json"))  # fmt: skip
-    start = 0
-    for column in columns:
-        part = values[:, start : start + column["length"]]
-        start += column["length"]
-        if column["group"] == "alignment":
-            run.alignment[(column["name"][0], column["name"][1])] = part
-        else:
-            getattr(run, column["group"])[column["name"]] = part
+    for group, arrays in _groups(records[:count] if columns else None, layout).items():
+        setattr(run, group, arrays)
     if not run.agreement:
         run.agreement, run.subspace_agreement, told = _read_final_agreement(path, steps)
-        run.identifiable.update(told)
+        run.identifiable = told or run.identifiable
     return run
+
+
+def _groups(records: Any, layout: dict[str, Any]) -> dict[str, Mapping[Any, Array]]:
+    """Group -> name -> (T, length)."""
+    places: dict[str, dict[Any, tuple[int, slice]]] = {}
+    start = 0
+    for i, column in enumerate(layout.get("columns", [])):
+        name = column["name"]
+        key = tuple(name) if isinstance(name, list) else name
+        stop = start + column["length"]
+        places.setdefault(column["group"], {})[key] = (i, slice(start, stop))
+        start = stop
+    if layout.get("precision", "full") == "half":
+        codes, scales = records["codes"], records["scales"]
+        return {g: Decoded(codes, scales, own, layout["dtype"]) for g, own in places.items()}
+    return {
+        g: {name: records["values"][:, place] for name, (_, place) in own.items()}
+        for g, own in places.items()
+    }
 
 
 def recorded_spectra(

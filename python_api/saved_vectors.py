@@ -72,6 +72,7 @@ class VectorWriter:
         self._run_dir = run_dir
         self._dtype = dtype
         self._file: FileIO | None = None
+        self._record_bytes = 0
 
     def write(self, step: int, vectors: Mapping[str, SVD]) -> None:
         """Append one step.
@@ -94,7 +95,14 @@ class VectorWriter:
                 "numbers than those recorded before; choose another folder"
             )
         numbers = torch.cat([part.to(_DTYPES[self._dtype]) for part in parts]).cpu().numpy()
-        append(self._file, step.to_bytes(8, "little", signed=True) + numbers.tobytes())
+        data = step.to_bytes(8, "little", signed=True) + numbers.tobytes()
+        append(self._file, data)
+        self._record_bytes = len(data)
+
+    @property
+    def record_bytes(self) -> int:
+        """Size of one record, 0 before the first."""
+        return self._record_bytes
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""

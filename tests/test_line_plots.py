@@ -21,7 +21,7 @@ def run(tmp_path: Path) -> Run:
     generator = torch.Generator().manual_seed(0)
     weights = {"up.weight": torch.randn(40, 30, generator=generator),
                "down.weight": torch.randn(20, 40, generator=generator)}  # fmt: skip
-    with Recorder(tmp_path) as recorder:
+    with Recorder(tmp_path, precision="full") as recorder:
         watch = SpectralMonitor(weights, every=1, method="randomized", k=8,
                                 watch=("weights", "updates"), recorder=recorder)  # fmt: skip
         for _ in range(5):
@@ -80,7 +80,7 @@ def test_bands_that_could_not_be_seen_are_drawn_wider(run: Run) -> None:
 
 
 def test_exact_runs_have_no_bands(tmp_path: Path) -> None:
-    with Recorder(tmp_path) as recorder:
+    with Recorder(tmp_path, precision="full") as recorder:
         watch = SpectralMonitor(
             {"a": torch.randn(4, 4)}, every=1, method="exact", recorder=recorder
         )
@@ -125,7 +125,7 @@ def test_largest_bounds_on_a_log_scale(run: Run) -> None:
     level = ax.get_ylim()[0]
     shares = run.value_bounds("up.weight").copy()
     shares[2] = 1e-9
-    run.singular_value_bounds["up.weight"] = shares
+    run.singular_value_bounds = {**run.singular_value_bounds, "up.weight": shares}
     assert line_plots.bounds_over_time(run).get_ylim()[0] > 0.1 * level
 
 

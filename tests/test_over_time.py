@@ -374,7 +374,10 @@ def train(model: Net, seed: int) -> None:
 def test_updates_and_gradients_are_rows_like_the_weights(tmp_path: Path, backend: str) -> None:
     model = Net()
     watch = SpectralMonitor(
-        model, every=1, watch=("weights", "updates", "gradients"), recorder=Recorder(tmp_path)
+        model,
+        every=1,
+        watch=("weights", "updates", "gradients"),
+        recorder=Recorder(tmp_path, precision="full"),
     )
     names = [matrix.name for matrix in watch.matrices]
     train(model, 0)

@@ -147,7 +147,7 @@ def test_alignment_has_the_first_index_on_top(run: Run) -> None:
 def test_agreement(run: Run) -> None:
     ax = plots.agreement_heatmap(run, "0.weight")
     np.testing.assert_allclose(np.asarray(mesh(ax).get_array()), run.agreement["0.weight"].T)
-    run.agreement.clear()
+    run.agreement = {}
     with pytest.raises(ValueError, match=r"no agreement of '0.weight'"):
         plots.agreement_heatmap(run, "0.weight")
 

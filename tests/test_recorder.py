@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,8 +43,8 @@ def frames(count: int, *, scale: float = 1.0, **options: object) -> list[Spectra
     return made
 
 
-def write(folder: Path, made: list[SpectralFrame], **options: int) -> None:
-    with Recorder(folder, **options) as recorder:
+def write(folder: Path, made: list[SpectralFrame], **options: Any) -> None:
+    with Recorder(folder, **{"precision": "full", **options}) as recorder:
         for frame in made:
             recorder.write(frame)
 
@@ -111,7 +112,9 @@ def test_the_exact_method_records_no_bounds(tmp_path: Path) -> None:
 
 def test_float64_stays_float64(tmp_path: Path) -> None:
     A = torch.randn(5, 4, dtype=torch.float64)
-    watch = SpectralMonitor({"A": A, "B": torch.randn(4, 5)}, every=1, recorder=Recorder(tmp_path))
+    watch = SpectralMonitor(
+        {"A": A, "B": torch.randn(4, 5)}, every=1, recorder=Recorder(tmp_path, precision="full")
+    )
     frame = watch.step()
     watch.close()
     assert frame is not None
@@ -122,7 +125,7 @@ def test_float64_stays_float64(tmp_path: Path) -> None:
 
 def test_nan_matrices_come_back_as_nan(tmp_path: Path) -> None:
     weights = {"w0": torch.randn(6, 4), "w1": torch.full((3, 6), math.nan)}
-    watch = SpectralMonitor(weights, every=1, recorder=Recorder(tmp_path))
+    watch = SpectralMonitor(weights, every=1, recorder=Recorder(tmp_path, precision="full"))
     watch.step()
     watch.close()
     run = load_run(tmp_path)
