@@ -14,6 +14,7 @@ from typing import Protocol
 
 from python_api.pairs import Found, Pair, Port, Rejected, connect, exit_port
 from python_api.parts import part_of
+from python_api.similar_rows import without_indices
 
 __all__ = ["Record", "Step", "Stream", "widths"]
 
@@ -77,9 +78,18 @@ class Record:
             elif answer is not None:
                 kind = answer.kind or answer
                 reasons.setdefault(kind, []).append(answer)
-        for alike in reasons.values():
-            others = f" (and {len(alike) - 1} more like these)" if len(alike) > 1 else ""
-            self.rejected.append(replace(alike[0], reason=alike[0].reason + others))
+        self.rejected += [_with_others(alike) for alike in reasons.values()]
+
+    def fold(self, start: int) -> None:
+        """Of the reasons since the ``start``-th that differ in indices alone, keep the first.
+
+        Branches side by side, such as experts, are rejected one by one for one reason.
+        """
+        alike: dict[object, list[Rejected]] = {}
+        for row in self.rejected[start:]:
+            kind = tuple(map(without_indices, (row.first, row.second, row.reason)))
+            alike.setdefault(kind, []).append(row)
+        self.rejected[start:] = [_with_others(rows) for rows in alike.values()]
 
     def _named(self, pair: Pair) -> Pair:
         if pair.found == self._found:
@@ -124,6 +134,14 @@ class Record:
             if any(isinstance(answer, Pair) for answer in turned):
                 return turned
         return answers
+
+
+def _with_others(alike: Sequence[Rejected]) -> Rejected:
+    """The first of several, with their number."""
+    first = alike[0]
+    if len(alike) == 1:
+        return first
+    return replace(first, reason=f"{first.reason} (and {len(alike) - 1} more like these)")
 
 
 def _one_of_each(stream: Stream) -> list[Port]:

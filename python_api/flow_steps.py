@@ -135,7 +135,9 @@ class SideBySide:
 
     def run(self, record: Record, before: Stream) -> Stream:
         """What leaves all of them; a branch without a layer counts where it is `Same`."""
+        start = len(record.rejected)
         streams = [(branch, branch.run(record, before)) for branch in self.branches]
+        record.fold(start)
         after = [s for branch, s in streams if s is not before or isinstance(branch, Same)]
         if not after:
             return before

@@ -80,15 +80,17 @@ _BERT_CROSS = "crossattention{q=self.query k=self.key v=self.value o=output.dens
 _BERT_HEADS = (
     "(pooler.dense > classifier & cls.seq_relationship)"
     " & cls.predictions(transform.dense > decoder) & qa_outputs"
-    " & lm_head(dense > decoder) & generator_predictions.dense"
+    " & (generator_predictions.dense > generator_lm_head) & classifier(dense > out_proj)"
+    " & discriminator_predictions(dense > dense_prediction)"
 )
 _BERT = (
-    "embeddings((#word_embeddings & #token_type_embeddings & #position_embeddings)"
-    " > (. & embeddings_project)) > encoder(layer*("
+    "embeddings(#word_embeddings & #token_type_embeddings & #position_embeddings"
+    ") > embeddings_project > encoder(layer*("
     f"{_BERT_ATTENTION} > {_BERT_CROSS} > intermediate.dense > output.dense)) > {_BERT_HEADS}"
 )
 _ROBERTA_HEADS = (
-    "(pooler.dense & classifier(dense > out_proj)) & lm_head(dense > decoder) & qa_outputs"
+    "pooler.dense & classifier & classifier(dense > out_proj) & lm_head(dense > decoder)"
+    " & qa_outputs"
 )
 _DISTILBERT = (
     "embeddings(#word_embeddings & #position_embeddings) > transformer(layer*("
@@ -126,14 +128,18 @@ _CLIP = (
     f"(text_model({_CLIP_TEXT}) > text_projection)"
     f" ~ (vision_model({_CLIP_VISION}) > visual_projection)"
 )
+_VIT_HEADS = "classifier & pooler.dense"
 _VIT = (
     "embeddings(patch_embeddings.projection & #position_embeddings)"
-    f" > layers*(attention{{{_QKVO}}} > mlp({_FC})) > classifier & pooler.dense"
-)
-_VIT_BEFORE_5 = (
-    "embeddings(patch_embeddings.projection & #position_embeddings) > encoder(layer*("
+    f" > layers*(attention{{{_QKVO}}} > mlp({_FC}))"
+    " > encoder(layer*("
     "attention{q=attention.query k=attention.key v=attention.value o=output.dense}"
-    " > intermediate.dense > output.dense)) > classifier & pooler.dense"
+    f" > intermediate.dense > output.dense)) > {_VIT_HEADS}"
+)
+# Its classifier reads two vectors side by side: no neighbour.
+_DINOV2 = (
+    "embeddings(patch_embeddings.projection & #position_embeddings)"
+    f" > encoder(layer*(attention{{{_QKVO}}} > mlp({_FC})))"
 )
 # The first rows of x_proj are the step's, as many as dt_proj reads; the others are B and C, which
 # meet in the state. conv1d lets every channel pass; x, the step and the gate are multiplied.
@@ -181,9 +187,9 @@ FAMILIES: tuple[Family, ...] = (
     Family(("phi",), _decoder(
         f"self_attn{{q=q_proj k=k_proj v=v_proj o=dense}} & mlp({_FC})")),
     Family(("starcoder2",), _decoder(f"self_attn{{{_QKVO}}} > mlp(c_fc > c_proj)")),
-    Family(("stablelm",), _decoder(f"self_attn{{{_QKVO}}} > mlp{_GATED}"),
-           {"use_parallel_residual": (False,)}),
-    Family(("cohere", "cohere2"), _decoder(f"self_attn{{{_QKVO}}} & mlp{_GATED}")),
+    Family(("stablelm",), _LLAMA, {"use_parallel_residual": (False,)}),
+    Family(("stablelm", "cohere", "cohere2"),
+           _decoder(f"self_attn{{{_QKVO}}} & mlp{_GATED}")),
     Family(("gpt_neox",), _decoder(f"{_NEOX_ATTENTION} > {_H_TO_4H}", *_NEOX_ENDS),
            {"use_parallel_residual": (False,)}),
     Family(("gpt_neox",), _decoder(f"{_NEOX_ATTENTION} & {_H_TO_4H}", *_NEOX_ENDS)),
@@ -231,7 +237,8 @@ FAMILIES: tuple[Family, ...] = (
     Family(("clip",), _CLIP),
     Family(("clip_text_model",), f"{_CLIP_TEXT} > text_projection"),
     Family(("clip_vision_model",), f"{_CLIP_VISION} > visual_projection"),
-    Family(("vit", "deit", "dinov2"), _VIT),
+    Family(("vit", "deit"), _VIT),
+    Family(("dinov2",), _DINOV2),
     Family(("mamba", "falcon_mamba"), _MAMBA),
     Family(("torch.MultiheadAttention",), f"{{{_TORCH_ATTENTION}}}"),
     Family(("torch.TransformerEncoderLayer",), _TORCH_ENCODER_LAYER),

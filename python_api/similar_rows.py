@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["together"]
+__all__ = ["together", "without_indices"]
 
 Row = tuple[str, ...]
 
@@ -45,6 +45,11 @@ def together(rows: Iterable[Row], counted: int, words: str) -> list[Row]:
             else:
                 told.append(_one(pattern, part, counted, words))
     return told
+
+
+def without_indices(text: str) -> str:
+    """A text with a mark in place of every index of a name in it."""
+    return _without_indices((text,))[0][0]
 
 
 def _without_indices(row: Row) -> tuple[Row, tuple[int, ...]]:
