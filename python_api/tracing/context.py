@@ -30,7 +30,6 @@ class Context:
         layers: Sequence[Tensor],
         past: int,
         *,
-        stream: Sequence[Tensor] = (),
         marks: Marks | None = None,
     ) -> None:
         """Give the result of an operation, in new memory or in place, these labels.
@@ -40,9 +39,9 @@ class Context:
         marks = self._marks(call) if marks is None else marks
         written, out = call.writes, call.output()
         if written is not None:
-            self.store.write(written, layers, past, stream, marks)
+            self.store.write(written, layers, past, marks)
         elif out is not None:
-            self.store.put(out, layers, past, stream=stream, marks=marks)
+            self.store.put(out, layers, past, marks=marks)
 
     def past(self, call: Call) -> int:
         """All uses of weights that had a part in the arguments."""
@@ -62,10 +61,9 @@ class Context:
         """
         if self.store.is_weight(t):
             layers = [x.expand(shape) for x in self.table(t, -1 if channel is None else channel)]
-            return Written(layers, [])
+            return Written(layers)
         layers = [layer.expand(shape) for layer in self.store.layers(t)]
-        stream = [layer.expand(shape) for layer in self.store.stream(t)]
-        return Written(layers, stream, _positions(layers))
+        return Written(layers, _positions(layers))
 
     def table(self, t: Tensor, channel: int = -1) -> list[Tensor]:
         """A weight as what writes its columns into an activation; none of vectors (biases)."""
@@ -91,7 +89,7 @@ class Context:
         if is_sum:
             channel = _channel([layer for part in parts for layer in part.layers])
             parts += [self.written(t, shape, channel) for t in operands if self.store.is_weight(t)]
-        total = Written([], [])
+        total = Written([])
         for part in parts:
             total = joined(self.ledger, total, part, is_sum=is_sum)
         return total
@@ -107,7 +105,6 @@ class Context:
                     new,
                     [x.reshape(shape) for x in self.store.layers(t)],
                     self.store.past(t),
-                    stream=[x.reshape(shape) for x in self.store.stream(t)],
                 )
         return new
 

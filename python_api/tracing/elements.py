@@ -8,6 +8,8 @@ back.
 
 from __future__ import annotations
 
+import bisect
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -124,6 +126,19 @@ class _Region:
     geometry: Geometry
 
     @property
+    def numel(self) -> int:
+        return math.prod(self.geometry.size)
+
+    @property
+    def is_contiguous(self) -> bool:
+        expected = 1
+        for size, stride in zip(self.geometry.size[::-1], self.geometry.stride[::-1], strict=True):
+            if size > 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+    @property
     def is_matrix(self) -> bool:
         return sum(size > 1 for size in self.geometry.size) >= 2
 
@@ -162,6 +177,9 @@ class Elements:
 
     def named(self, numbers: Tensor) -> list[tuple[str, Tensor, Tensor]]:
         """(name, which of the numbers are its own, their row-major indices in the parameter)."""
+        at_once = self._in_one(numbers)
+        if at_once is not None:
+            return [at_once]
         found = []
         pieces = self._pieces(numbers)
         for index in torch.unique(pieces[numbers > 0]).tolist():
@@ -177,6 +195,22 @@ class Elements:
                     found.append((region.name, own, flat[own]))
                     left = left & ~own
         return found
+
+    def _in_one(self, numbers: Tensor) -> tuple[str, Tensor, Tensor] | None:
+        """The answer of `named` for one parameter that has its memory to itself, the usual case."""
+        if not len(numbers):
+            return None
+        low, high = (int(x) for x in numbers.aminmax())
+        index = bisect.bisect_right(self._firsts, low) - 1
+        if index < 0 or high >= [*self._firsts[index + 1 : index + 2], self.count][0]:
+            return None
+        (region, *others), first = self._regions[self._keys[index]], self._firsts[index]
+        if not region.is_contiguous or any(x.geometry != region.geometry for x in others):
+            return None
+        flat = numbers - (first + region.geometry.offset)
+        if low - first < region.geometry.offset or int(flat.max()) >= region.numel:
+            return None
+        return region.name, torch.ones_like(numbers, dtype=torch.bool), flat
 
     def is_matrix(self, number: int) -> bool:
         """Whether the parameter that has this element is longer than 1 in two dimensions."""

@@ -18,7 +18,6 @@ class Written:
     """Labels of one operand, broadcast to the shape of the result."""
 
     layers: list[Tensor]
-    stream: list[Tensor]
     positions: int = 0
     """Pixels of the operand where it is an image, else 0."""
 
@@ -26,21 +25,19 @@ class Written:
 def joined(ledger: Ledger, a: Written, b: Written, *, is_sum: bool) -> Written:
     """The writers of both operands.
 
-    Of a sum the nearest alone: where the branch of a residual block, x + f(x), has read what wrote
-    x, the branch's last weight is the writer, and x's go to the stream. A skip past a branch of
-    fewer pixels, as in a UNet, counts: what it brings is not in the branch. Of a product of two
-    activations (gates, squeeze-excite) all are writers. The same use of a weight in both, as in
-    x cos + rotate(x) sin, counts at the places where the first has it.
+    Of a sum the nearest alone, unless the ledger keeps the stream: where the branch of a residual
+    block, x + f(x), has read what wrote x, the branch's last weight is the writer. A skip past a
+    branch of fewer pixels, as in a UNet, counts: what it brings is not in the branch. Of a product
+    of two activations (gates, squeeze-excite) all are writers. The same use of a weight in both
+    terms of a sum, as in x cos + rotate(x) sin, counts at the places where the first has it.
     """
-    first, second, old = a.layers, b.layers, [*a.stream, *b.stream]
+    first, second = a.layers, b.layers
     positions = max(a.positions, b.positions)
-    if is_sum and first and second:
+    if is_sum and not ledger.keeps_stream and first and second:
         mine, others = _uses(ledger, first), _uses(ledger, second)
-        first, gone = _without(ledger, first, _passed(ledger, mine, others - mine, positions))
-        second, too = _without(ledger, second, _passed(ledger, others, mine - others, positions))
-        old += gone + too
-    layers = _united(ledger, first, second, is_sum=is_sum)
-    return Written(layers, _distinct(old), positions)
+        first = _without(ledger, first, _passed(ledger, mine, others - mine, positions))
+        second = _without(ledger, second, _passed(ledger, others, mine - others, positions))
+    return Written(_united(ledger, first, second, is_sum=is_sum), positions)
 
 
 def _uses(ledger: Ledger, layers: Sequence[Tensor]) -> set[int]:
@@ -57,22 +54,19 @@ def _passed(ledger: Ledger, writers: set[int], others: set[int], positions: int)
     return passed
 
 
-def _without(
-    ledger: Ledger, layers: Sequence[Tensor], uses: set[int]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """The layers without these uses, and what was taken out."""
-    kept, gone = [], []
+def _without(ledger: Ledger, layers: Sequence[Tensor], uses: set[int]) -> list[Tensor]:
+    """The layers without the labels of these uses."""
+    if not uses:
+        return list(layers)
+    kept = []
     for layer in layers:
         out = torch.zeros_like(layer, dtype=torch.bool)
         for use in uses:
             out |= ledger.of_use(layer, use)
-        if not bool(out.any()):
-            kept.append(layer)
-            continue
-        gone.append(torch.where(out, layer, 0))
-        if bool((layer[~out] > 0).any()):
-            kept.append(torch.where(out, 0, layer))
-    return kept, gone
+        left = torch.where(out, 0, layer)
+        if bool(left.any()):
+            kept.append(left)
+    return kept
 
 
 def _united(
@@ -93,14 +87,6 @@ def _united(
         if bool(new.any()):
             layers.append(new)
     return _packed(layers)
-
-
-def _distinct(layers: Sequence[Tensor]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for layer in layers:
-        if not any(torch.equal(layer, other) for other in found):
-            found.append(layer)
-    return found
 
 
 def _packed(layers: list[Tensor]) -> list[Tensor]:

@@ -48,8 +48,7 @@ def convolution(context: Context, call: Call) -> None:
             context.end(call)
             return
         layers = [resized(layer, out.shape) for layer in context.store.layers(x)]
-        stream = [resized(layer, out.shape) for layer in context.store.stream(x)]
-        context.settle(call, layers, past, stream=stream)
+        context.settle(call, layers, past)
         return
     numbers = _centre(context, weight)
     use = context.ledger.use(past, numbers.flatten(), pixels=pixels)
@@ -73,10 +72,9 @@ def _centre(context: Context, weight: Tensor) -> Tensor:
 
 def _read_pixels(context: Context, x: Tensor, reading: Tensor, reader: int) -> None:
     """Channels (N, C, ...) of every pixel are the inputs of a weight's elements (C,)."""
-    for layers, stream in ((context.store.layers(x), False), (context.store.stream(x), True)):
-        for layer in layers:
-            for row in distinct(layer.movedim(1, -1).flatten(0, -2)):
-                context.ledger.feeds(row, reading, reader, stream=stream)
+    for layer in context.store.layers(x):
+        for row in distinct(layer.movedim(1, -1).flatten(0, -2)):
+            context.ledger.feeds(row, reading, reader)
 
 
 def decomposed(context: Context, call: Call) -> None:

@@ -56,9 +56,9 @@ class Ledger:
     """Uses of weights in the order of the pass, and what met."""
 
     elements: Elements
+    keeps_stream: bool = False
+    """Whether what residual additions brought besides the nearest writers feeds too."""
     met: list[Met] = field(default_factory=list)
-    stream: list[Met] = field(default_factory=list)
-    """What residual additions brought besides the nearest writers."""
     used: list[Tensor] = field(default_factory=list)
     touched: set[int] = field(default_factory=set)
     """An element of every weight that any operation was given."""
@@ -145,7 +145,6 @@ class Ledger:
         reader: int,
         others: Tensor | None = None,
         *,
-        stream: bool = False,
         direction: int | None = None,
     ) -> None:
         """Outputs with these labels (K,) are the inputs (K,) of a weight's elements.
@@ -156,8 +155,7 @@ class Ledger:
             known = self._uses[use]
             if direction is not None and known.direction not in (None, direction):
                 continue
-            if not stream:
-                self._uses[reader].sources.add(use)
+            self._uses[reader].sources.add(use)
             own = self.of_use(labels, use) & (reading > 0)
             writing = labels[own] - use * self.elements.count
             # One output for all inputs, as a router's weight for every channel, is a scale.
@@ -171,7 +169,7 @@ class Ledger:
                 next((i for o, i in known.inputs if bool((o == writing[0]).any())), None),
                 others,
             )
-            self._keep(met, self.stream if stream else self.met)
+            self._keep(met)
 
     def meet(self, labels: Tensor, others: Tensor) -> set[int]:
         """Outputs (K,) of two weights are multiplied one by one and summed.
@@ -185,17 +183,17 @@ class Ledger:
                 own = mine & self.of_use(others, other)
                 if int(own.sum()) > 1:
                     mine_met = Met("meet", labels[own] - use * count, others[own] - other * count)
-                    found.add(self._keep(mine_met, self.met))
+                    found.add(self._keep(mine_met))
         return found
 
     def multiplied(self, inner: Tensor, outer: Tensor) -> None:
         """Outputs of one weight are the inputs of another, in a product of the two (LoRA)."""
-        self._keep(Met("feeds", inner, outer), self.met)
+        self._keep(Met("feeds", inner, outer))
 
-    def _keep(self, met: Met, where: list[Met]) -> int:
+    def _keep(self, met: Met) -> int:
         first, second = met.first.numpy().tobytes(), met.second.numpy().tobytes()
-        name = (met.kind, where is self.stream, first, second)
+        name = (met.kind, first, second)
         if name not in self._known:
-            self._known[name] = len(where)
-            where.append(met)
+            self._known[name] = len(self.met)
+            self.met.append(met)
         return self._known[name]

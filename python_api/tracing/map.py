@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,19 +76,12 @@ class Trace:
     """Parameters of two dimensions or more that took no part in the pass."""
     ended: Mapping[str, int] = field(default_factory=dict)
     """Operations that no rule knows -> how often what they did was not followed."""
-    stream: tuple[Edge, ...] = ()
-    """What residual additions brought besides the nearest writers, see `with_stream`."""
-
-    def with_stream(self) -> Trace:
-        """The same with all writers to the residual stream as writers of what reads it."""
-        return replace(self, edges=self.edges + self.stream, stream=())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
             "version": _VERSION,
             "edges": [_edge_to_list(edge) for edge in self.edges],
-            "stream": [_edge_to_list(edge) for edge in self.stream],
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "aliases": {name: list(names) for name, names in self.aliases.items()},
             "unreached": list(self.unreached),
@@ -110,7 +103,6 @@ class Trace:
             {name: tuple(names) for name, names in values["aliases"].items()},
             tuple(values["unreached"]),
             dict(values["ended"]),
-            tuple(_edge_from_list(edge) for edge in values["stream"]),
         )
 
     def notes(self) -> list[str]:
@@ -120,12 +112,22 @@ class Trace:
             for name, count in self.ended.items()
         ]
         if self.unreached:
-            shown = ", ".join(self.unreached[:8])
-            more = f" and {len(self.unreached) - 8} more" if len(self.unreached) > 8 else ""
-            lines.append(f"not reached by these inputs: {shown}{more}")
-        inferred = sum(edge.inferred for edge in self.edges)
+            lines.append(f"not reached by these inputs: {_some(self.unreached)}")
+        known = {side.parameter for edge in self.edges if not edge.inferred
+                 for side in (edge.first, edge.second)}  # fmt: skip
+        inferred = [edge for edge in self.edges if edge.inferred]
         if inferred:
-            lines.append(f"{inferred} edges of experts that no input reached, as those beside them")
+            names = dict.fromkeys(
+                side.parameter
+                for edge in inferred
+                for side in (edge.first, edge.second)
+                if side.parameter not in known
+            )
+            of = f", of {_some(list(names))}" if names else " of stacked experts"
+            lines.append(
+                f"{len(inferred)} edges{of}: no input came there, and they are as those of the "
+                "experts beside them"
+            )
         return lines
 
     def explain(self) -> str:
@@ -142,6 +144,11 @@ class Trace:
             f"Trace({len(self.edges)} edges between {len(pairs)} pairs of parameters, "
             f"{len(self.unreached)} not reached, {len(self.ended)} unknown operations)"
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
 
 
 def _edge_to_list(edge: Edge) -> list[Any]:

@@ -60,7 +60,7 @@ class _Matching:
         met = [pair for a in firsts for b in seconds if (pair := _both(a, b)) is not None]
         if edge.kind == "feeds":
             for a, b in met:
-                self._keep(self._fed(a, b, inferred=edge.inferred))
+                self._keep(self._fed(a, b))
         else:
             key = (edge.kind, *names)
             self._together.setdefault(key, Together(edge.kind, edge.head)).add(met)
@@ -73,7 +73,7 @@ class _Matching:
                 self._keep(pair)
         return list(self._pairs.values())
 
-    def _fed(self, a: Placed, b: Placed, *, inferred: bool) -> Pair | Rejected:
+    def _fed(self, a: Placed, b: Placed) -> Pair | Rejected:
         if (
             a.matrix is b.matrix
             and a.end == b.end
@@ -81,15 +81,24 @@ class _Matching:
         ):
             return Rejected(a.matrix.name, b.matrix.name, "same weight: its own side")
         a, b, cut = _once(a, b)
-        first, second = self._ports.port(a), self._ports.port(b, taps=cut)
-        reason = _REASON + (", as of the experts beside it" if inferred else "")
-        return Pair.of(first, second, reason, "traced")
+        first, second = self._ports.port(a, _half(a)), self._ports.port(b, taps=cut)
+        return Pair.of(first, second, _REASON, "traced")
 
     def _keep(self, answer: Pair | Rejected) -> None:
         if isinstance(answer, Pair):
             self._pairs.setdefault(answer.key, answer)
         else:
             self.rejected.append(answer)
+
+
+def _half(a: Placed) -> str:
+    """What half of a fused matrix is called, where its name tells."""
+    half, start = a.matrix.shape[0] // 2, int(a.indices[0])
+    if "gate_up" not in a.matrix.parameter or a.end != "U" or start not in (0, half):
+        return ""
+    if not np.array_equal(a.indices, np.arange(start, start + half)):
+        return ""
+    return "up" if start else "gate"
 
 
 def _both(a: Placed, b: Placed) -> tuple[Placed, Placed] | None:

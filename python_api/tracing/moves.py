@@ -59,8 +59,7 @@ def move(context: Context, call: Call) -> None:
     parts = [context.written(t, t.shape) for t in given]
     past = context.past(call)
     layers = _moved(call, named, [part.layers for part in parts])
-    stream = _moved(call, named, [part.stream for part in parts])
-    if layers is None or stream is None:
+    if layers is None:
         context.end(call)
         return
     outs = list(tensors_of(call.result))
@@ -68,12 +67,7 @@ def move(context: Context, call: Call) -> None:
         for index, one in enumerate(outs):
             context.store.put(one, [x[index] for x in layers], past)
         return
-    context.settle(
-        call,
-        [x[0] for x in layers],
-        past,
-        stream=[x[0] for x in stream],
-    )
+    context.settle(call, [x[0] for x in layers], past)
 
 
 def _weights(context: Context, call: Call, named: Sequence[str], out: Tensor) -> None:
@@ -187,7 +181,7 @@ def copy(context: Context, call: Call) -> None:
             context.store.write(target, [], 0)
         return
     part = context.written(src, target.shape)
-    context.store.write(target, part.layers, context.store.past(src), part.stream)
+    context.store.write(target, part.layers, context.store.past(src))
 
 
 def add_rows(context: Context, call: Call) -> None:
@@ -197,12 +191,12 @@ def add_rows(context: Context, call: Call) -> None:
     if target is None or source is None or index is None:
         context.end(call)
         return
-    layers, stream = context.store.layers(target), context.store.stream(target)
+    layers = context.store.layers(target)
     places = here(index)
     for rows in _rounds(places):
         at = places[rows]
-        new = Written([x.index_select(dim, rows) for x in context.store.layers(source)], [])
-        old = Written([x.index_select(dim, at) for x in layers], [])
+        new = Written([x.index_select(dim, rows) for x in context.store.layers(source)])
+        old = Written([x.index_select(dim, at) for x in layers])
         found = joined(context.ledger, old, new, is_sum=True).layers
         while len(layers) < len(found):
             layers.append(torch.zeros(target.shape, dtype=torch.int64))
@@ -210,7 +204,7 @@ def add_rows(context: Context, call: Call) -> None:
             x.index_copy(dim, at, found[i]) if i < len(found) else x.index_fill(dim, at, 0)
             for i, x in enumerate(layers)
         ]
-    context.settle(call, layers, context.past(call), stream=stream)
+    context.settle(call, layers, context.past(call))
 
 
 def _rounds(index: Tensor) -> list[Tensor]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from python_api.tracing.elements import Elements
 from python_api.tracing.ledger import Ledger, Met
-from python_api.tracing.map import Edge, Side, Trace
+from python_api.tracing.map import Edge, Indices, Side, Trace
 from python_api.tracing.siblings import with_siblings
 
 __all__ = ["named_trace"]
@@ -19,9 +18,12 @@ __all__ = ["named_trace"]
 def named_trace(ledger: Ledger, parameters: Mapping[str, Tensor]) -> Trace:
     """The trace of a finished pass."""
     shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    edges = [edge for i, met in enumerate(ledger.met)
-             for edge in _edges(ledger, met, is_scores=i in ledger.attention)]  # fmt: skip
-    stream = [edge for met in ledger.stream for edge in _edges(ledger, met)]
+    namer = _Namer(ledger.elements)
+    edges = [
+        edge
+        for i, met in enumerate(ledger.met)
+        for edge in namer.edges(met, is_scores=i in ledger.attention)
+    ]
     reached = _reached(ledger)
     aliases = _aliases(parameters)
     inferred = with_siblings(edges, shapes, reached, aliases)
@@ -38,35 +40,45 @@ def named_trace(ledger: Ledger, parameters: Mapping[str, Tensor]) -> Trace:
         for name, shape in shapes.items()
         if name not in known and name not in tied and _is_matrix(shape)
     )
-    return Trace((*edges, *inferred), shapes, aliases, unreached, dict(ledger.ended), tuple(stream))
+    return Trace((*edges, *inferred), shapes, aliases, unreached, dict(ledger.ended))
 
 
 def _is_matrix(shape: tuple[int, ...]) -> bool:
     return sum(size > 1 for size in shape) >= 2
 
 
-def _edges(ledger: Ledger, met: Met, *, is_scores: bool = False) -> Iterator[Edge]:
-    """The edges that what met is: one for each pair of parameters in it."""
-    kind = met.kind if met.kind != "meet" else "scores" if is_scores else "multiplied"
-    elements = ledger.elements
-    for first, own, mine in elements.named(met.first):
-        for second, theirs, others in elements.named(met.second):
-            both = own & theirs
-            if bool(both.any()):
-                yield Edge(
-                    kind,
-                    Side(first, mine[both[own]].numpy(), _across(elements, met.beside, first)),
-                    Side(second, others[both[theirs]].numpy(),
-                         _across(elements, met.others, second)),
-                    met.head,
-                )  # fmt: skip
+class _Namer:
+    """Turns what met into edges."""
 
+    def __init__(self, elements: Elements) -> None:
+        self._elements = elements
+        # By the tensor itself: all experts of a layer share them.
+        self._across: dict[tuple[int, str], Indices | None] = {}
 
-def _across(elements: Elements, numbers: Tensor | None, name: str) -> np.ndarray | None:
-    if numbers is None:
-        return None
-    found = [mine.numpy() for other, _, mine in elements.named(numbers) if other == name]
-    return found[0] if found else None
+    def edges(self, met: Met, *, is_scores: bool = False) -> Iterator[Edge]:
+        """The edges that what met is: one for each pair of parameters in it."""
+        kind = met.kind if met.kind != "meet" else "scores" if is_scores else "multiplied"
+        seconds = self._elements.named(met.second)
+        for first, own, mine in self._elements.named(met.first):
+            for second, theirs, others in seconds:
+                both = own & theirs
+                if bool(both.any()):
+                    yield Edge(
+                        kind,
+                        Side(first, mine[both[own]].numpy(), self._beside(met.beside, first)),
+                        Side(second, others[both[theirs]].numpy(),
+                             self._beside(met.others, second)),
+                        met.head,
+                    )  # fmt: skip
+
+    def _beside(self, numbers: Tensor | None, name: str) -> Indices | None:
+        if numbers is None:
+            return None
+        key = (id(numbers), name)
+        if key not in self._across:
+            found = [flat for other, _, flat in self._elements.named(numbers) if other == name]
+            self._across[key] = found[0].numpy() if found else None
+        return self._across[key]
 
 
 def _reached(ledger: Ledger) -> dict[str, set[int]]:

@@ -118,11 +118,18 @@ class _Stack:
 
     def holding(self, elements: Indices) -> list[_Layout]:
         """The matrices that may have some of the elements."""
-        at = np.unravel_index(elements, self._shape)
         found: list[_Layout] = []
         for dims, layouts in self._layouts.items():
-            indices = np.stack([at[dim] for dim in dims], 1) if dims else np.zeros((1, 0), int)
-            for values in np.unique(indices, axis=0).tolist():
+            if not dims:
+                found += layouts[()]
+                continue
+            at = np.unravel_index(elements, self._shape)
+            indices = np.stack([at[dim] for dim in dims], 1)
+            # Mostly all are in one matrix, and finding the different ones takes longer.
+            apart = (
+                indices[:1] if bool((indices == indices[0]).all()) else np.unique(indices, axis=0)
+            )
+            for values in apart.tolist():
                 found += layouts.get(tuple(values), [])
         return found
 

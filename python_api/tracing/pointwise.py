@@ -42,7 +42,6 @@ def pointwise(context: Context, call: Call) -> None:
         call,
         found.layers,
         context.past(call),
-        stream=found.stream,
     )
 
 
@@ -97,7 +96,6 @@ def same(context: Context, call: Call) -> None:
             call,
             context.store.layers(given),
             context.past(call),
-            stream=context.store.stream(given),
         )
     else:
         context.end(call)
@@ -150,8 +148,7 @@ def resize(context: Context, call: Call) -> None:
         context.store.put_numbers(out, resized(context.store.numbers(given), out.shape))
         return
     layers = [resized(layer, out.shape) for layer in context.store.layers(given)]
-    stream = [resized(layer, out.shape) for layer in context.store.stream(given)]
-    context.settle(call, layers, context.past(call), stream=stream)
+    context.settle(call, layers, context.past(call))
 
 
 def glu(context: Context, call: Call) -> None:
@@ -161,7 +158,7 @@ def glu(context: Context, call: Call) -> None:
     assert out is not None
     halves = given.chunk(2, int(call.arguments.get("dim", -1)))
     found = context.join(halves, out.shape, is_sum=False)
-    context.settle(call, found.layers, context.past(call), stream=found.stream)
+    context.settle(call, found.layers, context.past(call))
 
 
 _SAME = words(

@@ -61,12 +61,9 @@ def read(
     direction: int | None = None,
 ) -> None:
     """Activations (M, K) are the inputs of a weight's elements (K,)."""
-    for layers, stream in ((context.store.layers(x), False), (context.store.stream(x), True)):
-        for layer in layers:
-            for row in distinct(layer):
-                context.ledger.feeds(
-                    row, reading, reader, others, stream=stream, direction=direction
-                )
+    for layer in context.store.layers(x):
+        for row in distinct(layer):
+            context.ledger.feeds(row, reading, reader, others, direction=direction)
 
 
 def distinct(rows: Tensor) -> list[Tensor]:
@@ -93,7 +90,7 @@ def _both(context: Context, a: Tensor, b: Tensor) -> tuple[list[Tensor], Marks]:
         over = [context.ledger.through(x, shape[2]) for x in over]
     if _is_attention(context, b):
         passed = [context.ledger.through(x.mT, shape[1]).mT for x in passed]
-    layers = joined(context.ledger, Written(passed, []), Written(over, []), is_sum=False).layers
+    layers = joined(context.ledger, Written(passed), Written(over), is_sum=False).layers
     return layers, Marks(frozenset(scores))
 
 
@@ -138,16 +135,15 @@ def _product(context: Context, call: Call, a: Tensor, b: Tensor) -> None:
         layers = [x.reshape(*shape, *x.shape[1:]) for x in layers]
     layers = [x.reshape(out.shape) for x in layers]
     start = call.tensor("self") if "mat1" in call.arguments or "batch1" in call.arguments else None
-    stream: list[Tensor] = []
     if start is None and call.name == "aten::addmv":
         start = call.tensor("self")
     if start is not None and context.store.is_data(start):
         found = joined(
-            context.ledger, context.written(start, out.shape), Written(layers, []), is_sum=True
+            context.ledger, context.written(start, out.shape), Written(layers), is_sum=True
         )
-        layers, stream, past = found.layers, found.stream, past | context.store.past(start)
+        layers, past = found.layers, past | context.store.past(start)
     if layers or past:
-        context.settle(call, layers, past, stream=stream, marks=marks)
+        context.settle(call, layers, past, marks=marks)
 
 
 def product(context: Context, call: Call) -> None:

@@ -38,8 +38,6 @@ class Kept:
     storage: torch.UntypedStorage
     """Held, so that its address is not given to another tensor during the pass."""
     layers: tuple[Tensor, ...] = ()
-    stream: tuple[Tensor, ...] = ()
-    """Labels that a nearer writer replaced."""
     past: int = 0
     """Bit i: use i of a weight had a part in these values."""
     is_data: bool = False
@@ -81,11 +79,6 @@ class Store:
         kept = self.of(t)
         return [] if kept is None else [_view(array, t) for array in kept.layers]
 
-    def stream(self, t: Tensor) -> list[Tensor]:
-        """Labels that nearer writers replaced."""
-        kept = self.of(t)
-        return [] if kept is None else [_view(array, t) for array in kept.stream]
-
     def past(self, *tensors: Tensor) -> int:
         """All uses of weights that had a part in these tensors."""
         total = 0
@@ -119,7 +112,6 @@ class Store:
         layers: Sequence[Tensor] = (),
         past: int = 0,
         *,
-        stream: Sequence[Tensor] = (),
         marks: Marks = Marks(),
     ) -> None:
         """An activation in new memory."""
@@ -128,7 +120,6 @@ class Store:
             self._kept[key] = Kept(
                 t.untyped_storage(),
                 tuple(_array(x, t) for x in layers if bool(x.any())),
-                tuple(_array(x, t) for x in stream if bool(x.any())),
                 past,
                 True,
                 marks,
@@ -139,7 +130,6 @@ class Store:
         t: Tensor,
         layers: Sequence[Tensor],
         past: int,
-        stream: Sequence[Tensor] = (),
         marks: Marks = Marks(),
     ) -> None:
         """New values at the places of a view."""
@@ -150,7 +140,6 @@ class Store:
         self._kept[key] = replace(
             kept,
             layers=_written(kept.layers, layers, t),
-            stream=_written(kept.stream, stream, t),
             past=kept.past | past,
             is_data=True,
             marks=kept.marks | marks,
@@ -194,7 +183,7 @@ class Store:
         key, kept = key_of(t), self.of(like)
         if key is not None and kept is not None:
             arrays = tuple(_array(x, t) for x in layers)
-            self._kept[key] = replace(kept, layers=arrays, stream=(), source=None)
+            self._kept[key] = replace(kept, layers=arrays, source=None)
 
 
 def _view(array: Tensor, t: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from python_api.tracing.store import Store
 __all__ = ["trace"]
 
 
-def trace(model: nn.Module, *inputs: Any, **kwargs: Any) -> Trace:
+def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -> Trace:
     """Run ``model(*inputs, **kwargs)`` once, and record which weight feeds which.
 
     ::
@@ -37,14 +37,16 @@ def trace(model: nn.Module, *inputs: Any, **kwargs: Any) -> Trace:
     are found where they are multiplied, values where they reach the output through the
     probabilities.
 
-    At a residual addition the nearest writers count; `Trace.with_stream` keeps the others too.
-    Experts that no input reached have the edges of those beside them, and are marked so. What no
-    rule knows ends the labels there, and the trace names it.
+    At a residual addition x + f(x) the nearest writer counts, the last weight of f. Experts that no
+    input reached have the edges of those beside them, and are marked so. What no rule knows ends
+    the labels there, and the trace names it.
 
     Args:
         model: a module; compiled or wrapped for data parallelism too.
         inputs, kwargs: of its forward method; small ones are enough, such as one sequence of eight
             tokens or one image. Meta tensors serve a model on the meta device.
+        stream: at residual additions all that was written to the stream so far feeds what reads
+            it, x too. In a deep model that is every layer with every later one.
 
     Raises:
         TypeError: the model is no module (a state dict has no forward pass).
@@ -58,7 +60,9 @@ def trace(model: nn.Module, *inputs: Any, **kwargs: Any) -> Trace:
         )
     parameters = _parameters(module)
     elements = Elements(parameters)
-    context = Context(Ledger(elements), Store(elements, list(parameters.values())))
+    context = Context(
+        Ledger(elements, keeps_stream=stream), Store(elements, list(parameters.values()))
+    )
     for tensor in _tensors((inputs, kwargs)):
         context.store.put(tensor)
     operations = Operations(context)
