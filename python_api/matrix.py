@@ -34,6 +34,12 @@ Form = Literal["", "raw", "effective"]
 """Of a parametrized weight: the parameter behind it, or what the layer computes of it."""
 
 
+_UNSHARD = (
+    "unshard() the modules (FSDP) on every rank where the monitor is made and stepped, or give it "
+    "a mapping of names to full tensors"
+)
+
+
 class UnreadableMatrixError(ValueError):
     """A matrix whose values are not to be had now.
 
@@ -249,7 +255,9 @@ def why_not_now(tensor: Tensor) -> str | None:
     """Why the values of a parameter cannot be read, whatever its shape; else ``None``."""
     problem = why_unreadable(tensor)
     if problem is not None:
-        return str(problem)
+        is_shared = any(base.__name__ == "DTensor" for base in type(tensor).__mro__)
+        # The remedy for a function, .full_tensor(), is no parameter of the model.
+        return f"{problem.what}; {_UNSHARD}" if is_shared else str(problem)
     if tensor.dtype not in DTYPE_CODES:
         told = "quantised, " if tensor.is_quantized else ""
         return f"{told}dtype {tensor.dtype} is not float16, bfloat16, float32 or float64"
@@ -263,7 +271,10 @@ def _another_shape(tensor: Tensor, before: tuple[int, ...]) -> str:
         return placeholder
     told = f"its shape was {before} when the monitor was made and is {tuple(tensor.shape)} now"
     if tensor.numel() == 0 or (tensor.dim() == 1 and len(before) > 1):
-        return f"{told}: a shard, or a placeholder for values that are partitioned or offloaded"
+        return (
+            f"{told}: a shard, or a placeholder for values that are partitioned or offloaded; "
+            "gather them (FSDP.summon_full_params) where the monitor is stepped"
+        )
     return f"{told}; make a new SpectralMonitor"
 
 

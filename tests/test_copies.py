@@ -101,7 +101,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"method": "randomized", "k": 3},
     {"k": 3, "reference": "previous"},
     {"watch": ["weights", "updates"], "include": "block.*", "heads": 2},
-    {"registry": default_registry()},
 ]
 
 
@@ -110,8 +109,6 @@ OPTIONS: list[dict[str, Any]] = [
 def test_a_monitor_copied_with_its_model_watches_the_copy(
     way: str, options: dict[str, Any]
 ) -> None:
-    if "registry" in options and way != "deepcopy":
-        pytest.skip("registries are refused, see below")
     model = Net()
     watch = SpectralMonitor(model, every=1, **options)
     for seed in range(3):

@@ -117,7 +117,7 @@ def test_fully_shard_after_the_monitor_was_made(method: Any, rank: None) -> None
     before = quietly(watch)
     mesh = init_device_mesh("cpu", (1,))
     fully_shard(model[0], mesh=mesh)
-    with pytest.warns(UserWarning, match=r"0\.weight: is a DTensor.*full_tensor\(\) on every rank"):
+    with pytest.warns(UserWarning, match=r"0\.weight: is a DTensor.*; unshard\(\) .* every rank"):
         frame = due(watch.step())
     assert_readable_but(frame, "0.weight", "is a DTensor")
     with warnings.catch_warnings():
