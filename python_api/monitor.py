@@ -104,7 +104,8 @@ class SpectralMonitor(CopiedByState):
         include, exclude: patterns of names, with ``*`` and ``?``; see `monitor.explain()`.
         pairs: "auto": consecutive layers found from the structure of the model; what
             `spectral_kernels.trace` found in a forward pass; a list of (name, name of the next
-            layer); or ``None`` for no alignment.
+            layer), also of single heads, ``("q.weight[head 2]", "k.weight[head 2]")``; or ``None``
+            for no alignment. Halves and heads that meet are decomposed on their own, see ``parts``.
         reference: what ``frame.agreement`` compares singular vectors with. "init": the weights
             when the monitor was made; "previous": the last measured step (NaN at the first);
             "final": the last step of the run, for which the recorder saves the vectors of every

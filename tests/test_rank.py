@@ -169,7 +169,7 @@ def test_feature_rank(dtype: torch.dtype, backend: str) -> None:
     assert float(sk.feature_rank(np.ones((10, 4)))) == 0
 
 
-def test_feature_rank_of_a_fresh_network(backend: str) -> None:
+def test_feature_rank_of_a_fresh_network() -> None:
     """12 layers of width 400, weights eight times PyTorch's: no layer is below three quarters of
     the width by the authors' rule, in float64; six of these were by the rounding of float32."""
     datasets = pytest.importorskip("sklearn.datasets")
