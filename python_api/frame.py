@@ -120,8 +120,8 @@ class SpectralFrame:
     alignment: Mapping[tuple[str, str], Array]
     """(name, name of the next layer) -> diagonal of |U^T V'| (Eq. 3); at most 100 entries unless
     ``k`` says otherwise. Where two layers meet in every head of an attention, each head's rows
-    or columns have an SVD of their own and this is the mean over the heads: of queries with keys
-    ``(qkv.weight[q], qkv.weight[k])``, of values with the output ``[by head]``, beside the whole."""
+    or columns have an SVD of their own and this is the mean over the heads: queries with keys,
+    ``(qkv.weight[q], qkv.weight[k])``, and values with the output ``[by head]``."""
     agreement: Mapping[str, Array]
     """Name -> |u_i . u'_i| |v_i . v'_i| against the reference (diagonal of Eq. 5); empty where
     there is none, or where it is the end of the run (``reference="final"``)."""
