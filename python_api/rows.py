@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +14,9 @@ from python_api.bounds import estimate_from_leading, rounding_of_mass
 from python_api.frame import Array, MatrixRow
 from python_api.matrix import Matrix
 from python_api.moved_bounds import moved
+from python_api.overflow import leading_anew, rescaled, table_anew
 from python_api.packed_rows import PackedRows, RowPlan, make_row
+from python_api.spectra import Spectra, rounding
 from spectral_kernels.rank.bounds import effective_rank_bounds
 from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.results import METRICS
@@ -30,9 +31,6 @@ __all__ = [
     "split",
     "to_arrays",
 ]
-
-# In eps sigma_1: what the exact solvers are held to.
-_ROUNDING = 8.0
 
 
 def to_arrays(tensors: Sequence[Tensor]) -> list[Array]:
@@ -50,17 +48,6 @@ def split(joined: Array, lengths: Sequence[int]) -> list[Array]:
     """Consecutive parts of these lengths: views."""
     ends = itertools.accumulate(lengths)
     return [joined[start:end] for start, end in itertools.pairwise((0, *ends))]
-
-
-class Spectra(NamedTuple):
-    """Whole spectra with what is known of their errors, one entry per matrix."""
-
-    values: list[Tensor]
-    """(r,)"""
-    bounds: list[Tensor]
-    """(r,) float64, of every value."""
-    norms: list[Tensor]
-    """() float64, of the 2-norm of all errors."""
 
 
 class RowMaker:
@@ -93,6 +80,7 @@ class RowMaker:
             self._one_dtype = len({S.dtype for S in spectra.values}) <= 1
             self._values, self._bounds = shared_block(spectra.values), shared_block(spectra.bounds)
         tables = self._summaries.run().cpu().numpy().copy()
+        self._mend(spectra, tables, finite)
         if not self._one_dtype:
             # Joined, the float64 ones would widen the others.
             return self._each(spectra, tables, finite, work)
@@ -104,6 +92,12 @@ class RowMaker:
             finite,
             work,
         )
+
+    def _mend(self, spectra: Spectra, tables: Array, finite: Sequence[bool]) -> None:
+        """Solve finite matrices anew whose values are beyond the range of their type."""
+        for i in np.flatnonzero(np.isnan(tables[0]).any(axis=-1)).tolist():
+            if finite[i] and bool(spectra.values[i].isinf().any()):
+                tables[:, i] = table_anew(self._matrices[i])
 
     def _each(
         self, spectra: Spectra, tables: Array, finite: Sequence[bool], work: Sequence[str]
@@ -136,16 +130,6 @@ def copied(block: Array | None, tensors: Sequence[Tensor]) -> Array:
     return torch.cat(list(tensors)).cpu().numpy() if block is None else block.copy()
 
 
-def rounding(values: Sequence[Tensor]) -> Spectra:
-    """Spectra that are known up to the rounding that the exact solvers are held to."""
-    bounds, norms = [], []
-    for S in values:
-        size = _ROUNDING * torch.finfo(S.dtype).eps * S[:1].double()
-        bounds.append(size.expand(len(S)))
-        norms.append(size[0] * len(S) ** 0.5)
-    return Spectra(list(values), bounds, norms)
-
-
 def leading_rows(
     matrices: Sequence[Matrix],
     method: str,
@@ -156,6 +140,7 @@ def leading_rows(
     work: Sequence[str],
     bounds: Sequence[Tensor] | None = None,
     errors: Sequence[float] | None = None,
+    anew: bool = False,
 ) -> dict[str, MatrixRow]:
     """Rows by name.
 
@@ -169,18 +154,46 @@ def leading_rows(
         bounds: (k,) of the errors of ``values``, where more is known than the norms tell.
         errors: where these are numbers of cores, how far the singular values of the matrices are
             from theirs, in the 2-norm.
+        anew: matrices may be read again, those with values or norms beyond the range of their
+            type, which are then solved from scratch.
     """
+    exponents = [0] * len(values)
+    if anew:
+        values, norms, bounds, exponents = _within_range(matrices, values, norms, bounds, finite)
     entropies = _entropies(values, norms, matrices)
     spectra = to_arrays(values)
     radii: Sequence[Array | None] = [None] * len(values) if bounds is None else to_arrays(bounds)
     if errors is None:
         errors = [0.0] * len(values)
     return {
-        matrix.name: _leading_row(matrix, method, ok, done, s, b, norm, entropy, error)
-        for matrix, ok, done, s, b, norm, entropy, error in zip(
-            matrices, finite, work, spectra, radii, norms.tolist(), entropies, errors, strict=True
+        matrix.name: _leading_row(matrix, method, ok, done, s, b, norm, entropy, error, exponent)
+        for matrix, ok, done, s, b, norm, entropy, error, exponent in zip(
+            matrices, finite, work, spectra, radii, norms.tolist(), entropies, errors, exponents,
+            strict=True,
         )
-    }
+    }  # fmt: skip
+
+
+def _within_range(
+    matrices: Sequence[Matrix],
+    values: Sequence[Tensor],
+    norms: Tensor,
+    bounds: Sequence[Tensor] | None,
+    finite: Sequence[bool],
+) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor] | None, list[int]]:
+    """Values, norms and bounds over 2**exponent where they were infinite, and the exponents."""
+    exponents = [0] * len(values)
+    largest = torch.stack([S[0].double() for S in values])
+    which = (torch.isinf(norms) | torch.isinf(largest)).nonzero()[:, 0].tolist()
+    if not which:
+        return values, norms, bounds, exponents
+    values, norms, bounds = list(values), norms.clone(), None if bounds is None else list(bounds)
+    for i in which:
+        if finite[i]:
+            values[i], norms[i], exponents[i] = leading_anew(matrices[i], len(values[i]))
+            if bounds is not None:
+                bounds[i] = rounding([values[i]]).bounds[0]
+    return values, norms, bounds, exponents
 
 
 def _entropies(
@@ -215,6 +228,7 @@ def _leading_row(
     norm: float,
     entropy: tuple[float, float],
     error: float,
+    exponent: int,
 ) -> MatrixRow:
     told = (matrix.name, matrix.shape, matrix.kind, method)
     if not finite:
@@ -225,4 +239,8 @@ def _leading_row(
     found = estimate_from_leading(values, norm, matrix.shape, entropy, bounds, rank=matrix.rank)
     if error:
         found = moved(found, values, matrix.shape, matrix.rank, error)
+    if exponent:
+        found = rescaled(found, exponent)
+        with np.errstate(over="ignore"):
+            values = np.ldexp(values, exponent)
     return make_row(told, True, work, values, found.value_bounds, found.values, found.bounds)

@@ -183,7 +183,7 @@ class RandomizedSolver:
         return leading_rows(
             self.matrices, "randomized", [svd.S for svd in svds[:count]],
             snapshot.frobenius_norm[:count], finite=_finite(snapshot)[:count], work=[""] * count,
-            errors=self.cores.errors()[:count],
+            errors=self.cores.errors()[:count], anew=True,
         )  # fmt: skip
 
     def memory(self) -> dict[str, int]:

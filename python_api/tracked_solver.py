@@ -256,6 +256,7 @@ class TrackedSolver:
             work=work,
             bounds=[entry.bounds for entry in own],
             errors=[errors[i] for i in self._partial],
+            anew=True,
         )
 
     def _replace_values(self, read: Sequence[Tensor], found: dict[int, _Tracked]) -> None:

@@ -136,11 +136,15 @@ inline double largest_magnitude(const MatrixView& a) {
 }
 
 // A power of two 2^k with largest * 2^k in [0.5, 1), 1 for a zero matrix: scaling by it is exact.
+// It and its inverse are normal numbers, for which the ends of float64's range are left near
+// enough.
 inline double exact_scale(double largest) {
   if (largest == 0.0) return 1.0;
   int exponent;
   std::frexp(largest, &exponent);
-  return std::ldexp(1.0, exponent < -1000 ? 1000 : -exponent);
+  constexpr int kFarthest = 1000;
+  const int near = exponent < -kFarthest ? -kFarthest : exponent > kFarthest ? kFarthest : exponent;
+  return std::ldexp(1.0, -near);
 }
 
 // packed (m x ld, columns from n on zero) = A times a power of two.

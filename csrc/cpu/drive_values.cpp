@@ -101,7 +101,7 @@ Reductions allocate(const std::vector<ValuesJob>& jobs) {
     if (!by_reduction(job.a)) continue;
     const int64_t n = job.a.short_side(), bytes = job.a.is_double() ? 8 : 4;
     for (int64_t b = 0; b < job.a.batch; ++b, next += 2 * n) {
-      all.reduced.push_back({{n, next, next + n, 0.0, false}, 1.0});
+      all.reduced.push_back({{n, next, next + n, 0.0, false}, 1.0, 1.0});
       all.out.push_back(static_cast<char*>(job.s) + b * n * bytes);
       all.is_double.push_back(job.a.is_double());
     }
@@ -138,7 +138,7 @@ void write_values(const Reduced& r, int64_t n, T* out) {
   double* values = r.problem.q;
   std::sort(values, values + n, std::greater<double>());
   for (int64_t i = 0; i < n; ++i)
-    out[i] = static_cast<T>(r.unscale * std::sqrt(std::max(0.0, values[i])));
+    out[i] = static_cast<T>(std::sqrt(std::max(0.0, values[i])) * r.largest * r.unscale);
 }
 
 // Bidiagonals of similar length share the lanes of a vector.

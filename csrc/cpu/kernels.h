@@ -18,10 +18,12 @@ struct QdProblem {
   bool converged;
 };
 
-// A matrix reduced to a QdProblem: sigma = unscale * sqrt(eigenvalue).
+// A matrix reduced to a QdProblem: sigma = sqrt(eigenvalue) * largest * unscale, from left to
+// right: the product of the last two may overflow where a value does not.
 struct Reduced {
   QdProblem problem;
-  double unscale;  // NaN for a matrix with NaN or infinity inside
+  double largest;  // entry of the bidiagonal
+  double unscale;  // a power of two; NaN for a matrix with NaN or infinity inside
 };
 
 // U and Vh by rows: ut (r, m) is U transposed, vh (r, n). float64 for float64 input, else float32.

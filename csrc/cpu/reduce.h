@@ -29,7 +29,8 @@ inline void square_bidiagonal(const double* d, const double* e, int64_t n, int64
     out->problem.e[i] = b * b;
   }
   out->problem.drop = kEps * kEps / 64.0;
-  out->unscale = largest * unscale;
+  out->largest = largest;
+  out->unscale = unscale;
 }
 
 inline void mark_not_finite(Reduced* out) {

@@ -14,6 +14,7 @@ from spectral_kernels.arrays import Array, Leave, enter
 from spectral_kernels.decomposed.door import Matrices, enter_matrices
 from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.rank.gradients import summarize_backward, summarize_setup
+from spectral_kernels.rank.overflow import mend
 from spectral_kernels.rank.shapes import given_shapes
 from spectral_kernels.results import METRICS, Decomposed, SpectralSummary
 from spectral_kernels.svd.op import singular_values, svdvals_list
@@ -249,6 +250,17 @@ def _spectra_and_tables(matrices: Matrices, rtol: float) -> tuple[list[Tensor], 
     tensors, sides = matrices.tensors, matrices.sides
     if not tensors:
         return [], []
+    spectra, tables = _solve(tensors, sides, rtol)
+
+    def solve(scaled: list[Tensor], which: list[int]) -> list[Tensor]:
+        return _solve(scaled, [sides[i] for i in which], rtol)[1]
+
+    return spectra, mend(tensors, spectra, tables, solve)
+
+
+def _solve(
+    tensors: list[Tensor], sides: list[tuple[int, int]], rtol: float
+) -> tuple[list[Tensor], list[Tensor]]:
     with_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     if not with_gradient and sides == [_sides(x) for x in tensors]:
         values, tables = _svdvals_with_tables(tensors, rtol)
