@@ -261,3 +261,12 @@ def test_unknown_attributes_are_errors() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not hasattr(copy.deepcopy(watch), "frmae")
+
+
+@ways
+def test_traced_pairs_go_along(way: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+    watch = watching(model, pairs=sk.trace(model, torch.randn(2, 4)))
+    _, twin = WAYS[way]((model, watch))
+    assert [pair.key for pair in twin.pairs] == [pair.key for pair in watch.pairs]
+    assert_same(due(twin.step()), due(watch.step()))
