@@ -251,10 +251,11 @@ class SpectralMonitor(CopiedByState):
             self._pairs, self._rejected = traced_pairs(pairs, self._matrices)
             self._notes += [f"trace: {note}" for note in pairs.notes()]
             return
-        found, self._rejected = discover_pairs(tree, counts)
         if pairs is None:
             self._pairs, self._rejected = [], []
-        elif isinstance(pairs, str):
+            return
+        found, self._rejected = discover_pairs(tree, counts)
+        if isinstance(pairs, str):
             if pairs != "auto":
                 raise ValueError(
                     f"pairs: expected 'auto', a trace, a list of names or None, got {pairs!r}"

@@ -50,6 +50,8 @@ class _Families:
         self._record = record
         self._counts = counts
         self._root = root
+        # A model's parts carry its config, too: what does not fit the whole is not tried again.
+        self._refused: set[str] = set()
 
     def step(self, scope: Scope) -> Step | None:
         """What a scope does; ``None`` where its family is not known, or it differs from it."""
@@ -57,7 +59,8 @@ class _Families:
         if config is None and scope is self._root:
             config = self._counts.config
         kind = setting(config, "model_type")
-        family = family_of(kind, config) if isinstance(kind, str) else None
+        is_named = isinstance(kind, str) and kind not in self._refused
+        family = family_of(kind, config) if is_named else None
         if family is not None:
             known = self._bound(family, kind, scope, config)
             after = Lost(scope.path, f"what is done with the output of {kind} is not known without "
@@ -70,8 +73,11 @@ class _Families:
     def _bound(self, family: Family, kind: str, scope: Scope, config: Any) -> Step | None:
         binder = Binder(self._counts, config)
         step = binder.bind(parse(family.flow), scope, at_top=True)
+        layers = {_layer_of(m) for m in _matrices(scope) if m.name in binder.placed} - {""}
         others = [m for m in _matrices(scope) if m.name not in binder.placed and not _is_aside(m)]
-        inside = [m for m in others if any(part.isdigit() for part in m.parameter.split("."))]
+        inside = [m for m in others if _layer_of(m) in layers]
+        if inside or step is None:
+            self._refused.add(kind)
         if inside:
             self._record.reject(
                 inside[0].name, "", f"not a layer of {kind} as it is known: the whole model is "
@@ -88,6 +94,16 @@ def _class_of(scope: Scope) -> str:
     """``package.Class`` of a module."""
     found = type(scope.module)
     return f"{found.__module__.partition('.')[0]}.{found.__name__}"
+
+
+def _layer_of(matrix: Matrix) -> str:
+    """The path of the first numbered module that a matrix is in, such as ``model.layers.3``."""
+    path: list[str] = []
+    for part in matrix.parameter.split("."):
+        path.append(part)
+        if part.isdigit():
+            return ".".join(path)
+    return ""
 
 
 def _is_aside(matrix: Matrix) -> bool:

@@ -45,9 +45,10 @@ _QKVO = "q=q_proj k=k_proj v=v_proj o=o_proj"
 _QKV_OUT = "q=q_proj k=k_proj v=v_proj o=out_proj"
 _GATED = "(gate_proj & up_proj > down_proj)"
 _EXPERTS = (
-    f"mlp|block_sparse_moe(-gate & experts=(gate_up_proj/gate,up > down_proj) & experts+{_GATED}"
+    "mlp|block_sparse_moe(-gate|gate.weight & -gate.wg & -router & -router.layer"
+    f" & experts=(gate_up_proj/gate,up > down_proj) & experts+{_GATED}"
     f" & experts+(w1 & w3 > w2) & -shared_expert_gate & shared_expert{_GATED}"
-    f" & shared_experts{_GATED} & {_GATED})"
+    f" & shared_experts{_GATED} & shared_mlp{_GATED} & {_GATED})"
 )
 _HEAD = "lm_head & score & classifier"
 
@@ -178,8 +179,11 @@ _EFFICIENTNET = (
 
 FAMILIES: tuple[Family, ...] = (
     Family(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gemma3",
-            "smollm3", "olmo", "olmo2", "granite", "ministral", "seed_oss", "arcee"), _LLAMA),
-    Family(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe"), _MIXTURE),
+            "smollm3", "olmo", "olmo2", "olmo3", "granite", "ministral", "seed_oss", "arcee",
+            "nemotron", "ernie4_5", "exaone4", "hunyuan_v1_dense", "bitnet", "apertus",
+            "vaultgemma"), _LLAMA),
+    Family(("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "ernie4_5_moe", "glm4_moe",
+            "dots1", "hunyuan_v1_moe", "granitemoe"), _MIXTURE),
     Family(("deepseek_v2", "deepseek_v3"), _DEEPSEEK),
     Family(("phi3",),
            _decoder(f"self_attn{{qkv=qkv_proj o=o_proj layout=roles}} > {_FUSED_GATED}")),
@@ -193,6 +197,10 @@ FAMILIES: tuple[Family, ...] = (
     Family(("gpt_neox",), _decoder(f"{_NEOX_ATTENTION} > {_H_TO_4H}", *_NEOX_ENDS),
            {"use_parallel_residual": (False,)}),
     Family(("gpt_neox",), _decoder(f"{_NEOX_ATTENTION} & {_H_TO_4H}", *_NEOX_ENDS)),
+    Family(("persimmon",), _decoder(
+        f"self_attn{_QUERY_KEY_VALUE.format('groups')} > {_H_TO_4H}")),
+    Family(("xglm", "biogpt"), f"#embed_tokens & #embed_positions > {_ENCODER_LAYER}"
+           f" > output_projection & {_HEAD}"),
     Family(("bloom",), _blocks_of_h(
         f"{_FALCON_ATTENTION.format('groups')} > {_H_TO_4H}", "#word_embeddings")),
     Family(("falcon",), _blocks_of_h(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from python_api.monitor import SpectralMonitor
-from python_api.pairs import Port
+from python_api.pairs import Pair, Port
 
 from .truth import Place, Truth
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["Judgement", "judge", "places_met"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,15 @@ def judge(monitor: SpectralMonitor, truth: Truth) -> Judgement:
         wrong,
         [" -> ".join(key) for key, is_found in found.items() if not is_found],
     )
+
+
+def places_met(pair: Pair, truth: Truth) -> set[tuple[Place, Place]]:
+    """What meets what in a pair, either way round."""
+    met: set[tuple[Place, Place]] = set()
+    for first, second in pair.meetings:
+        rows = list(zip(_places(truth, first), _places(truth, second), strict=True))
+        met.update(rows, [(b, a) for a, b in rows])
+    return met
 
 
 def _places(truth: Truth, port: Port) -> tuple[Place, ...]:
