@@ -516,6 +516,35 @@ def test_a_trace_can_be_saved() -> None:
         Trace.from_dict({"version": 0})
 
 
+def test_flexible_attention_and_a_forced_kernel() -> None:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def heads(m: Module, x: Tensor) -> list[Tensor]:
+        return [t.unflatten(-1, (2, 4)).transpose(1, 2) for t in m.qkv(x).chunk(3, -1)]
+
+    def flexible(m: Module, x: Tensor) -> Tensor:
+        return m.o(flex_attention(*heads(m, x)).transpose(1, 2).flatten(2))
+
+    def forced(m: Module, x: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            z = functional.scaled_dot_product_attention(*heads(m, x))
+        return m.o(z.transpose(1, 2).flatten(2))
+
+    for forward in (flexible, forced):
+        model = Module(forward, qkv=nn.Linear(8, 24), o=nn.Linear(8, 8))
+        assert drawn(model, torch.randn(2, 5, 8)) == {
+            "scores: qkv.weight[0:4, 0] -> qkv.weight[8:12, 0]",
+            "scores: qkv.weight[4:8, 0] -> qkv.weight[12:16, 0]",
+            "values: qkv.weight[16:24, 0] -> o.weight[0, 0:8]",
+        }
+
+
+def test_lazy_parameters_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"0\.weight is not initialised yet \(lazy\)"):
+        sk.trace(nn.Sequential(nn.LazyLinear(3)), torch.randn(2, 4))
+
+
 def test_a_state_dict_has_no_forward_pass() -> None:
     with pytest.raises(TypeError, match="trace the module"):
         sk.trace({"a": torch.zeros(2, 2)}, torch.zeros(1))  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -257,6 +258,36 @@ def test_explain_says_what_the_trace_does_not_know() -> None:
     told = watch(Attention(2, 2), TOKENS, exclude="o.weight").explain()
     assert "o.weight is not watched" in told
     assert "(traced)" in told
+
+
+def test_decomposed_layers_are_paired_as_the_dense_ones() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(9, 12)
+            self.conv = nn.Conv1d(12, 8, 3)
+            self.fc = nn.Linear(8, 12)
+            self.attention = nn.TransformerEncoderLayer(12, 2, 10)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.attention(self.fc(self.conv(self.table(tokens).mT).mT))
+
+    dense = watch(Model(), TOKENS)
+    model = Model()
+    sk.decompose_model(model, {"*": 3})
+    monitor = watch(model, TOKENS)
+    assert keys(monitor) == keys(dense)
+    assert all(not row.first.endswith(("U", "Sigma", "Vh")) for row in monitor.rejected_pairs)
+
+
+def test_parametrized_weights_keep_their_pairs() -> None:
+    norms = nn.utils.parametrizations
+    model = nn.Sequential(
+        norms.spectral_norm(nn.Linear(4, 6)), nn.ReLU(), norms.weight_norm(nn.Linear(6, 5)),
+        nn.utils.spectral_norm(nn.Linear(5, 3)), nn.Linear(3, 2),
+    )  # fmt: skip
+    layers = ["0.weight", "2.weight", "3.weight", "4.weight"]
+    assert keys(watch(model, torch.randn(2, 4))) == set(itertools.pairwise(layers))
 
 
 def test_a_trace_of_another_model_is_refused() -> None:

@@ -110,7 +110,8 @@ class Context:
 
     def end(self, call: Call) -> None:
         """An operation that no rule knows: labels end here, and the trace says so."""
-        if any(self.store.layers(t) for t in call.inputs()):
+        store = self.store
+        if any(store.layers(t) or (store.is_weight(t) and t.dim() > 1) for t in call.inputs()):
             self.ledger.ended[call.name] += 1
         self.settle(call, [], self.past(call))
 

@@ -43,31 +43,35 @@ def convolution(context: Context, call: Call) -> None:
     if depthwise or not context.store.is_weight(weight):
         # One kernel for each channel is a vector: channels pass.
         if context.store.is_weight(weight):
-            past |= 1 << context.ledger.use(past, _centre(context, weight).flatten(), pixels=pixels)
+            numbers = context.store.numbers(_centre(weight)).flatten()
+            past |= 1 << context.ledger.use(past, numbers, pixels=pixels)
         if not depthwise:
             context.end(call)
             return
         layers = [resized(layer, out.shape) for layer in context.store.layers(x)]
         context.settle(call, layers, past)
         return
-    numbers = _centre(context, weight)
-    use = context.ledger.use(past, numbers.flatten(), pixels=pixels)
-    writing = []
-    for group in range(groups):
-        own = numbers[group * inside : (group + 1) * inside].mT if turned else (
-            numbers[group * outside : (group + 1) * outside])  # fmt: skip
-        _read_pixels(context, x[:, group * inside : (group + 1) * inside], own[0], use)
-        writing.append(own[:, 0])
+    kernel = _centre(weight)
+    parts = [
+        kernel[g * inside : (g + 1) * inside].mT if turned
+        else kernel[g * outside : (g + 1) * outside]
+        for g in range(groups)
+    ]  # fmt: skip
+    reading = [context.store.line(part, 1) for part in parts]
+    writing = [context.store.line(part, 0) for part in parts]
+    use = context.ledger.use(past, torch.cat([*reading, *writing]), pixels=pixels)
+    for group, numbers in enumerate(reading):
+        _read_pixels(context, x[:, group * inside : (group + 1) * inside], numbers, use)
     labels = context.ledger.label(use, torch.cat(writing))
     shape = (1, -1) + (1,) * (out.dim() - 2)
     context.settle(call, [labels.view(shape).expand(out.shape)], past | 1 << use, marks=Marks())
 
 
-def _centre(context: Context, weight: Tensor) -> Tensor:
-    """Numbers (first dimension, second dimension) of a kernel's centre tap."""
+def _centre(weight: Tensor) -> Tensor:
+    """A kernel's centre tap (first dimension, second dimension): a view."""
     for size in weight.shape[2:]:
         weight = weight.select(2, size // 2)
-    return context.store.numbers(weight)
+    return weight
 
 
 def _read_pixels(context: Context, x: Tensor, reading: Tensor, reader: int) -> None:

@@ -82,7 +82,7 @@ class Ledger:
         """A weight takes part; ``numbers`` are some of its elements."""
         self._uses.append(_Use(past, head, pixels, direction, inputs))
         if numbers is not None:
-            self.used.append(torch.unique(numbers))
+            self.used.append(numbers.flatten())
         return len(self._uses) - 1
 
     def past(self, use: int) -> int:

@@ -50,6 +50,9 @@ class _Matching:
 
     def take(self, edge: Edge) -> None:
         names = edge.first.parameter, edge.second.parameter
+        # Factors of one decomposed weight meet in their product.
+        if any(name in self._places.inner for name in names):
+            return
         hidden = [name for name in names if not self._places.has(name)]
         if hidden:
             self.rejected.append(Rejected(*names, f"{hidden[0]} is not watched"))

@@ -24,7 +24,7 @@ def named_trace(ledger: Ledger, parameters: Mapping[str, Tensor]) -> Trace:
         for i, met in enumerate(ledger.met)
         for edge in namer.edges(met, is_scores=i in ledger.attention)
     ]
-    reached = _reached(ledger)
+    reached = _reached(ledger, shapes)
     aliases = _aliases(parameters)
     inferred = with_siblings(edges, shapes, reached, aliases)
     touched = torch.tensor(sorted(ledger.touched), dtype=torch.int64)
@@ -81,12 +81,14 @@ class _Namer:
         return self._across[key]
 
 
-def _reached(ledger: Ledger) -> dict[str, set[int]]:
-    """Parameter -> indices of some of its elements that took part."""
+def _reached(ledger: Ledger, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, set[int]]:
+    """Parameter -> which entries of a stack took part; of others 0."""
     found: dict[str, set[int]] = {}
-    if ledger.used:
-        for name, _, flat in ledger.elements.named(torch.unique(torch.cat(ledger.used))):
-            found.setdefault(name, set()).update(flat.tolist())
+    for numbers in ledger.used:
+        for name, _, flat in ledger.elements.named(numbers):
+            shape = shapes[name]
+            entries = flat // (shape[1] * shape[2]) if len(shape) == 3 else flat[:1] * 0
+            found.setdefault(name, set()).update(torch.unique(entries).tolist())
     return found
 
 

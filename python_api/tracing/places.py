@@ -12,6 +12,7 @@ import torch
 
 from python_api.matrix import Matrix
 from python_api.tracing.map import Indices, Side, Trace
+from spectral_kernels.results import Decomposed
 
 __all__ = ["Placed", "Places"]
 
@@ -61,6 +62,8 @@ class Places:
         self._traced = traced
         self.unmatched: list[tuple[str, str]] = []
         """Matrices that the trace does not know, with the reason."""
+        self.inner: set[str] = set()
+        """The middle factors of decomposed matrices."""
         self._by_name: dict[str, _Stack] = {}
         wholes = {m.name for m in matrices if m.whole is None}
         names = {other: first for first, others in traced.aliases.items() for other in others}
@@ -68,7 +71,8 @@ class Places:
             if matrix.whole is not None and matrix.whole in wholes:
                 continue
             is_known = False
-            for name in _names_of(matrix):
+            self.inner.update(name for name in _factors_of(matrix) if name.endswith("Sigma"))
+            for name in _names_of(matrix, traced.shapes):
                 known = names.get(name, name)
                 layout = _layout(matrix, known, traced.shapes.get(known))
                 if layout is not None:
@@ -142,19 +146,36 @@ def _end(rows: Indices, columns: Indices, matrix: Matrix, *, writes: bool) -> En
     return "U" if writes and not matrix.source.is_table else "V"
 
 
-def _names_of(matrix: Matrix) -> list[str]:
-    """Names of parameters that may hold a matrix: its own, or its factors."""
+def _names_of(matrix: Matrix, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Names of parameters that may hold a matrix: its own, its factors, or what a parametrization
+    keeps in its place."""
     names = [matrix.parameter, *matrix.aliases]
-    if matrix.is_decomposed:
-        for name in list(names):
-            path = name.removesuffix("_weight") if name.endswith("_weight") else (
-                name.rpartition(".")[0])  # fmt: skip
-            names += [f"{path}.{factor}" if path else factor for factor in ("U", "Vh")]
-    return names
+    if any(name in shapes for name in names):
+        return names
+    kept = [f"{name}_{end}" for name in names for end in ("orig", "v")]
+    for name in names:
+        path, dot, leaf = name.rpartition(".")
+        at = f"{path}{dot}parametrizations.{leaf}.original"
+        kept += [at, f"{at}0", f"{at}1"]
+    return [*kept, *_factors_of(matrix)]
+
+
+def _factors_of(matrix: Matrix) -> list[str]:
+    """Names of the factors: of ``attn.in_proj_weight`` they are ``attn.in_proj.U`` and so on."""
+    if not matrix.is_decomposed:
+        return []
+    paths = [
+        name.removesuffix("_weight") if name.endswith("_weight") else name.rpartition(".")[0]
+        for name in (matrix.parameter, *matrix.aliases)
+    ]
+    return [
+        f"{path}.{factor}" if path else factor for path in paths for factor in Decomposed._fields
+    ]
 
 
 def _why_not(matrix: Matrix, traced: Trace) -> str:
-    shapes = [traced.shapes[name] for name in _names_of(matrix) if name in traced.shapes]
+    names = _names_of(matrix, traced.shapes)
+    shapes = [traced.shapes[name] for name in names if name in traced.shapes]
     if not shapes:
         return "the trace has no parameter of this name"
     return f"the trace has shape {shapes[0]}, which has no such matrix of shape {matrix.shape}"
@@ -166,6 +187,8 @@ def _layout(matrix: Matrix, name: str, shape: tuple[int, ...] | None) -> _Layout
     m, n = matrix.shape
     view = matrix.source.view
     if matrix.is_decomposed:
+        if name.endswith("Sigma"):
+            return None
         # Rows of U are those of the product, columns of Vh its columns.
         lead = () if matrix.entry is None else (matrix.entry,)
         view = lambda t: t[lead] if lead else t  # noqa: E731

@@ -23,7 +23,8 @@ def pointwise(context: Context, call: Call) -> None:
     out = call.writes if call.writes is not None else call.output()
     if out is None:
         return
-    if not any(context.store.is_data(t) for t in operands):
+    # A number computed from a weight, as its spectral norm, only scales.
+    if not any(context.store.is_data(t) and _is_activation(context, t, out) for t in operands):
         _weights(context, call, operands, out, is_sum=name in _SUMS)
         return
     if not out.is_floating_point() and not out.is_complex():
@@ -45,6 +46,10 @@ def pointwise(context: Context, call: Call) -> None:
     )
 
 
+def _is_activation(context: Context, t: Tensor, out: Tensor) -> bool:
+    return t.numel() > 1 or out.numel() == 1 or bool(context.store.layers(t))
+
+
 def _weights(
     context: Context, call: Call, operands: list[Tensor], out: Tensor, *, is_sum: bool
 ) -> None:
@@ -56,7 +61,9 @@ def _weights(
         return
     if not weights:
         return
+    # A weight to which a product of two others is added stays that weight.
     whole = [t for t in weights if t.shape == out.shape]
+    whole.sort(key=context.store.is_product)
     if whole or len(weights) == 1 or not is_sum:
         context.store.put_copied(out, (whole or weights)[0])
         return

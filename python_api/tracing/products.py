@@ -18,11 +18,6 @@ def multiply(context: Context, a: Tensor, b: Tensor) -> tuple[list[Tensor], int,
     """Record ``a @ b`` of (B, M, K) and (B, K, N); return labels (B, M, N), past and marks."""
     store = context.store
     of_a, of_b = store.is_weight(a), store.is_weight(b)
-    if of_a and of_b:
-        inner, outer = store.numbers(b[:, :, :1])[..., 0], store.numbers(a[:, :1])[:, 0]
-        for batch in range(len(inner)):
-            context.ledger.multiplied(inner[batch], outer[batch])
-        return [], 0, Marks()
     if of_b:
         return _weighed(context, a, b)
     if of_a:
@@ -35,10 +30,10 @@ def multiply(context: Context, a: Tensor, b: Tensor) -> tuple[list[Tensor], int,
 def _weighed(context: Context, x: Tensor, weight: Tensor) -> tuple[list[Tensor], int, Marks]:
     """An activation (B, M, K) times a weight (B, K, N)."""
     store = context.store
-    reading = store.numbers(weight[:, :, :1])[..., 0] if weight.shape[2] else None
-    writing = store.numbers(weight[:, :1])[:, 0] if weight.shape[1] else None
-    if reading is None or writing is None:
+    if not weight.numel():
         return [], store.past(x), Marks()
+    reading = torch.stack([store.line(one, 0) for one in weight])
+    writing = torch.stack([store.line(one, 1) for one in weight])
     use = context.ledger.use(
         store.past(x),
         torch.cat([reading.flatten(), writing.flatten()]),
@@ -114,6 +109,19 @@ def _meet(context: Context, x: Tensor, y: Tensor) -> set[int]:
     return found
 
 
+def _of_weights(context: Context, a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Two weights (B, M, K) and (B, K, N), as LoRA's: outputs of one are inputs of the other."""
+    store = context.store
+    if not a.numel() or not b.numel():
+        return
+    for one, other in zip(a, b, strict=True):
+        context.ledger.multiplied(store.line(other, 0), store.line(one, 1))
+    rows = torch.stack([store.line(one, 0) for one in a])[:, :, None]
+    columns = torch.stack([store.line(other, 1) for other in b])[:, None]
+    wide = (len(a), a.shape[1], b.shape[2])
+    store.put_product(out, *(x.expand(wide).reshape(out.shape) for x in (rows, columns)))
+
+
 def _product(context: Context, call: Call, a: Tensor, b: Tensor) -> None:
     """Any number of dimensions, as ``torch.matmul`` has them."""
     out = call.writes if call.writes is not None else call.output()
@@ -131,6 +139,9 @@ def _product(context: Context, call: Call, a: Tensor, b: Tensor) -> None:
     else:
         wide_a, wide_b = (t.expand(*shape, *t.shape[-2:]) for t in (a, b))
         flat = [context.reshaped(t, (-1, *t.shape[-2:])) for t in (wide_a, wide_b)]
+        if all(context.store.is_weight(t) for t in flat):
+            _of_weights(context, flat[0], flat[1], out)
+            return
         layers, past, marks = multiply(context, flat[0], flat[1])
         layers = [x.reshape(*shape, *x.shape[1:]) for x in layers]
     layers = [x.reshape(out.shape) for x in layers]

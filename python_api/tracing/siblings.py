@@ -101,10 +101,9 @@ def _groups(
             if name in reached:
                 had.add(index)
         if len(shape) == 3:
-            size = shape[1] * shape[2]
             indices, had = groups.setdefault(_stack(name), (set(), set()))
             indices.update(range(shape[0]))
-            had.update(i // size for i in reached.get(name, ()))
+            had.update(reached.get(name, ()))
     return {
         path: found
         for path, found in groups.items()

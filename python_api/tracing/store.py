@@ -44,6 +44,8 @@ class Kept:
     """Computed from the inputs or by a product, rather than a weight or a constant."""
     marks: Marks = Marks()
     source: Source | None = None
+    inner: Source | None = None
+    """Of a product of two weights what its inputs are; ``source`` says what its outputs are."""
     is_read: bool = False
     """A weight that a layer was given as its input."""
 
@@ -106,6 +108,29 @@ class Store:
             return 0
         return kept.source.first + int(t.storage_offset())
 
+    def line(self, t: Tensor, dim: int) -> Tensor:
+        """Numbers along one dimension of a weight, at the first index of all others."""
+        for other in range(t.dim()):
+            if other != dim % t.dim():
+                t = t.narrow(other, 0, 1)
+        numbers = self.numbers(t).flatten()
+        kept = self.of(t)
+        if kept is None or kept.inner is None or bool((numbers != numbers[0]).any()):
+            return numbers
+        return kept.inner.at(Geometry.of(t).positions()).flatten()
+
+    def is_product(self, t: Tensor) -> bool:
+        """Whether it is a product of two weights."""
+        kept = self.of(t)
+        return kept is not None and kept.inner is not None
+
+    def put_product(self, t: Tensor, outputs: Tensor, inputs: Tensor) -> None:
+        """A product of two weights: rows are outputs of one, columns inputs of the other."""
+        key = key_of(t)
+        if key is not None:
+            sources = (Explicit(_array(x, t)) for x in (outputs, inputs))
+            self._kept[key] = Kept(t.untyped_storage(), source=next(sources), inner=next(sources))
+
     def put(
         self,
         t: Tensor,
@@ -150,8 +175,10 @@ class Store:
         """A weight's elements in new memory: at each index what ``given`` has there."""
         key, kept = key_of(t), self.of(given)
         if key is not None and kept is not None and kept.source is not None:
-            source = Copied(Geometry.of(t), Geometry.of(given.expand(t.shape)), kept.source)
-            self._kept[key] = Kept(t.untyped_storage(), source=source)
+            to, of = Geometry.of(t), Geometry.of(given.expand(t.shape))
+            inner = None if kept.inner is None else Copied(to, of, kept.inner)
+            source = Copied(to, of, kept.source)
+            self._kept[key] = Kept(t.untyped_storage(), source=source, inner=inner)
 
     def put_beside(self, t: Tensor, layers: Sequence[Tensor]) -> None:
         """A weight that is read as an activation carries labels besides its numbers."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from python_api.parameters import clean, unwrap
 from python_api.tracing.context import Context
@@ -49,6 +50,7 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
             it, x too. In a deep model that is every layer with every later one.
 
     Raises:
+        ValueError: a lazy parameter without a shape.
         TypeError: the model is no module (a state dict has no forward pass).
         Exception: whatever the forward method raises, with the model as it was.
     """
@@ -59,6 +61,11 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
             "trace the module and give the result with its state dict"
         )
     parameters = _parameters(module)
+    lazy = [name for name, p in parameters.items() if is_lazy(p)]
+    if lazy:
+        raise ValueError(
+            f"{lazy[0]} is not initialised yet (lazy): run the model once before it is traced"
+        )
     elements = Elements(parameters)
     context = Context(
         Ledger(elements, keeps_stream=stream), Store(elements, list(parameters.values()))
