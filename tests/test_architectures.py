@@ -6,7 +6,7 @@ import pytest
 from architectures.catalogue import CATALOGUE, Architecture
 from architectures.every import ARCHITECTURES
 from architectures.judge import judge
-from architectures.table import measure
+from architectures.table import measure, read, versions
 
 from python_api.monitor import SpectralMonitor
 
@@ -20,9 +20,16 @@ def architecture(request: pytest.FixtureRequest) -> Architecture:
 
 
 def test_what_a_monitor_finds(architecture: Architecture) -> None:
-    _, traced, without = measure(architecture)
+    row, traced, without = measure(architecture)
     assert traced.text == "no fault"
     assert not without.wrong, f"without inputs:\n{without.text}"
+    made_with, lines = read()
+    if made_with == versions():
+        assert row.line == lines[architecture.name], "python -m tests.architectures --write"
+
+
+def test_the_table_has_every_architecture() -> None:
+    assert list(read()[1]) == [*(one.name for one in ARCHITECTURES), "all"]
 
 
 def test_a_false_pair_is_called_wrong_and_what_is_left_out_missed() -> None:

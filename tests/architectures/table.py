@@ -24,9 +24,11 @@ _INTRODUCTION = """\
 Each architecture is built small from its configuration (`tests/architectures`), and what feeds what
 is written down by hand from its definition; a pair is right where every entry of the singular
 vectors that are compared meets the entry that it is compared with. *Wrong* are pairs that a monitor
-has and should not have, *missed* those that it should have. *Traced* is
+has and should not have, *missed* those that it should have: a weight is paired with what reads it
+next, all heads and all experts of a layer together. *Traced* is
 `SpectralMonitor(model, pairs=sk.trace(model, *inputs))`, *without inputs* `SpectralMonitor(model)`,
-which names what it leaves out in `explain()`.
+which names what it leaves out in `explain()`. Where a definition leaves a choice, the rule is in
+`tests/architectures/truth.py`.
 
 `python -m tests.architectures --write` renews the table, and a test holds it against a fresh run.
 Made with {versions}.
@@ -105,4 +107,5 @@ def read() -> tuple[str, dict[str, str]]:
     text = PATH.read_text(encoding="utf-8")
     made_with = text.partition("Made with ")[2].partition(".\n\n")[0]
     lines = [line for line in text.splitlines() if line.startswith("| ")]
-    return made_with, {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+    table = {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+    return made_with, {name: line for name, line in table.items() if name != "architecture"}
