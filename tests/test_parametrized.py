@@ -31,6 +31,18 @@ class LoRA(nn.Module):
         return weight + self.lora_B @ self.lora_A
 
 
+class Counting(nn.Module):
+    """Counts its calls, in evaluation too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.calls += 1
+        return weight * 2
+
+
 def lora(layer: nn.Linear) -> nn.Module:
     size = (layer.out_features, layer.in_features)
     return parametrize.register_parametrization(layer, "weight", LoRA(*size, 2))
@@ -48,8 +60,11 @@ WAYS: dict[str, Callable[[], nn.Module]] = {
     "prune": lambda: prune.l1_unstructured(nn.Conv2d(3, 8, 3), "weight", 0.5),
     "orthogonal": lambda: parametrizations.orthogonal(nn.Linear(27, 8)),
     "lora": lambda: lora(nn.Linear(27, 8)),
+    "counting": lambda: parametrize.register_parametrization(
+        nn.Linear(27, 8), "weight", Counting()
+    ),
 }
-TOLD_BY_NAMES = [way for way in WAYS if way not in ("orthogonal", "lora")]
+TOLD_BY_NAMES = [way for way in WAYS if way not in ("orthogonal", "lora", "counting")]
 
 
 def evaluated(layer: nn.Module) -> Tensor:
