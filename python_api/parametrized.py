@@ -12,7 +12,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["Computed", "Parametrized", "parametrized_in", "parametrized_names"]
+__all__ = ["Computed", "Parametrized", "is_computing", "parametrized_in", "parametrized_names"]
 
 
 _CHAIN = re.compile(r"(.*\.)?parametrizations\.[^.]+")
@@ -61,9 +61,14 @@ def parametrized_in(module: nn.Module) -> list[Parametrized]:
         if isinstance(chain, ParametrizationList)
     ]
     for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, SpectralNorm | WeightNorm | BasePruningMethod):
+        if is_computing(hook):
             found.append(_of_hook(module, hook))
     return found
+
+
+def is_computing(hook: object) -> TypeGuard[SpectralNorm | WeightNorm | BasePruningMethod]:
+    """Whether a hook before forward computes a weight."""
+    return isinstance(hook, SpectralNorm | WeightNorm | BasePruningMethod)
 
 
 def _chains(module: nn.Module) -> Mapping[str, nn.Module | None]:

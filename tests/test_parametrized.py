@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
+import spectral_kernels
 from python_api.monitor import SpectralMonitor
 
 
@@ -216,3 +217,35 @@ def test_the_weight_stays_under_watch_when_the_parametrization_is_removed() -> N
         assert frame is not None
         values = torch.as_tensor(frame.matrices[name].singular_values)
         assert torch.allclose(values, torch.linalg.svdvals(mine.weight.detach()), atol=1e-5)
+
+
+CHAINS: dict[str, Callable[[], nn.Module]] = {
+    "spectral_norm": lambda: parametrizations.spectral_norm(nn.Conv2d(8, 6, 3)),
+    "weight_norm": lambda: parametrizations.weight_norm(nn.Conv2d(8, 6, 3)),
+    "old spectral_norm": lambda: old(torch.nn.utils.spectral_norm, nn.Conv2d(8, 6, 3)),
+    "old weight_norm": lambda: old(torch.nn.utils.weight_norm, nn.Conv2d(8, 6, 3)),
+    "prune": lambda: prune.l1_unstructured(nn.Conv2d(8, 6, 3), "weight", 0.5),
+    "orthogonal": lambda: parametrizations.orthogonal(nn.Conv2d(8, 6, 3)),
+}
+
+
+@pytest.mark.parametrize("shown", ["effective", "raw"])
+@pytest.mark.parametrize("way", CHAINS)
+def test_a_trace_goes_through_a_parametrized_weight_and_leaves_it(way: str, shown: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), CHAINS[way](), nn.Conv2d(6, 4, 3))
+    model.train()
+    x = torch.randn(1, 3, 9, 9)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    hooks = list(model[1]._forward_pre_hooks.values())
+    traced = spectral_kernels.trace(model, x)
+    assert traced.unreached == ()
+    watch = SpectralMonitor(model, pairs=traced, parametrized=shown)  # type: ignore[arg-type]
+    middle = "1.weight" if shown == "effective" else "1.weight[raw]"
+    assert [pair.key for pair in watch.pairs] == [("0.weight", middle), (middle, "2.weight")]
+    assert all(torch.equal(model.state_dict()[name], x) for name, x in before.items())
+    assert list(model[1]._forward_pre_hooks.values()) == hooks
+    # Training goes on as before: the weight is computed anew at every pass.
+    with torch.no_grad():
+        raw = next(p for p in model[1].parameters() if p.dim() > 1)
+        one, _ = model[1](torch.ones(1, 8, 5, 5)), raw.add_(torch.randn_like(raw))
+        assert not torch.equal(model[1](torch.ones(1, 8, 5, 5)), one)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from python_api.parameters import clean, unwrap
+from python_api.tracing.computed import fixed_weights
 from python_api.tracing.context import Context
 from python_api.tracing.elements import Elements
 from python_api.tracing.ledger import Ledger
@@ -36,7 +37,7 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
     residual additions and gathers, to the next product with a weight, so orientation, heads,
     grouped heads and fused layouts are those that the forward method itself uses. Queries and keys
     are found where they are multiplied, values where they reach the output through the
-    probabilities.
+    probabilities. A parametrized weight is one weight under the layer's name, ``conv.weight``.
 
     At a residual addition x + f(x) the nearest writer counts, the last weight of f. Experts that no
     input reached have the edges of those beside them, and are marked so. What no rule knows ends
@@ -66,15 +67,17 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
         raise ValueError(
             f"{lazy[0]} is not initialised yet (lazy): run the model once before it is traced"
         )
-    elements = Elements(parameters)
-    context = Context(
-        Ledger(elements, keeps_stream=stream), Store(elements, list(parameters.values()))
-    )
-    for tensor in _tensors((inputs, kwargs)):
-        context.store.put(tensor)
-    operations = Operations(context)
-    with undisturbed(module), Wholes(context, operations), operations:
-        module(*inputs, **kwargs)
+    with undisturbed(module), fixed_weights(module) as fixed:
+        parameters = {n: p for n, p in parameters.items() if n not in fixed.parts} | fixed.weights
+        elements = Elements(parameters)
+        context = Context(
+            Ledger(elements, keeps_stream=stream), Store(elements, list(parameters.values()))
+        )
+        for tensor in _tensors((inputs, kwargs)):
+            context.store.put(tensor)
+        operations = Operations(context)
+        with Wholes(context, operations), operations:
+            module(*inputs, **kwargs)
     return named_trace(context.ledger, parameters)
 
 
