@@ -50,8 +50,9 @@ class Guess:
         known = self._known(scope)
         if known is not None:
             return known
-        if isinstance(scope.module, nn.RNNBase | nn.RNNCellBase):
-            return Recurrent.of(scope)
+        recurrent = Recurrent.of(scope)
+        if recurrent is not None:
+            return recurrent
         if isinstance(scope.module, nn.ModuleDict):
             lost = Lost(scope.path, _CHOICE)
             entries = [Ended(Chain((lost, step))) for step in self._children(scope)]

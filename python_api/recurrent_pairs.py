@@ -7,10 +7,9 @@ is compared with its own half alone, as in the papers' code.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-
-from torch import nn
 
 from python_api.flow import Record, Stream
 from python_api.layer_tree import Scope
@@ -18,6 +17,9 @@ from python_api.matrices import Matrix
 from python_api.pairs import Pair, Port, Rejected, connect, entry_port, exit_port
 
 __all__ = ["Recurrent"]
+
+# ``weight_ih_l1_reverse``; of a cell ``weight_ih``.
+_INPUTS = re.compile(r"weight_ih((?:_l(\d+))?(?:_reverse)?)")
 
 Weights = Mapping[str, Sequence[Matrix]]
 """Role "ih", "hh" or "hr" -> its matrix."""
@@ -30,16 +32,17 @@ class Recurrent:
     layers: tuple[tuple[Weights, ...], ...]
 
     @classmethod
-    def of(cls, scope: Scope) -> Recurrent:
-        """Those of an `nn.RNNBase`, or of an `nn.RNNCellBase`."""
-        module = scope.module
-        if not isinstance(module, nn.RNNBase):
-            return cls(((_weights(scope, ""),),))
-        directions = ("", "_reverse") if module.bidirectional else ("",)
-        return cls(tuple(
-            tuple(_weights(scope, f"_l{layer}{direction}") for direction in directions)
-            for layer in range(module.num_layers)
-        ))  # fmt: skip
+    def of(cls, scope: Scope) -> Recurrent | None:
+        """Those of an `nn.RNNBase` or an `nn.RNNCellBase`, told by their names, as a state dict
+        has them too; None where there are none."""
+        endings: dict[int, list[str]] = {}
+        for name in scope.parameters:
+            found = _INPUTS.fullmatch(name)
+            if found is not None and f"weight_hh{found[1]}" in scope.parameters:
+                endings.setdefault(int(found[2] or 0), []).append(found[1])
+        layers = (sorted(endings[layer], key=len) for layer in sorted(endings))
+        found_layers = tuple(tuple(_weights(scope, end) for end in ends) for ends in layers)
+        return cls(found_layers) if found_layers else None
 
     def run(self, record: Record, before: Stream) -> Stream:
         """Layer after layer."""

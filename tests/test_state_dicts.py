@@ -124,8 +124,8 @@ MODELS = {
         head=nn.Linear(10, 4),
     ),
     "LSTM with projection": lambda: Table(lstm=nn.LSTM(7, 6, proj_size=3)),
-    "GRU": lambda: Table(gru=nn.GRU(7, 5), cell=nn.GRUCell(5, 4)),
-    "RNN": lambda: Table(rnn=nn.RNN(7, 5), cell=nn.LSTMCell(5, 4)),
+    "GRU": lambda: Table(gru=nn.GRU(7, 5), top=nn.GRUCell(5, 4)),
+    "RNN": lambda: Table(rnn=nn.RNN(7, 5), top=nn.LSTMCell(5, 4)),
     "attention": lambda: Table(attn=nn.MultiheadAttention(12, 3), norm=nn.LayerNorm((3, 12))),
     "deconvolution": lambda: Table(conv=nn.Conv2d(3, 8, 3), up=nn.ConvTranspose2d(8, 5, 2)),
     "experts": lambda: Table(
@@ -263,6 +263,17 @@ def test_a_llama_in_alphabetical_order_has_the_pairs_of_one_in_its_own() -> None
     assert [m.name for m in by_alphabet.matrices] == [m.name for m in own.matrices]
     assert "alphabetical order" in by_alphabet.explain()
     assert "alphabetical order" not in own.explain()
+
+
+@pytest.mark.parametrize("name", ["LSTM", "LSTM with projection", "GRU", "RNN"])
+def test_a_recurrent_layer_has_the_same_pairs_without_its_module(name: str) -> None:
+    model = MODELS[name]()
+    ours = [pair.key for pair in SpectralMonitor(model, reference=None).pairs]
+    state = dict(model.state_dict())
+    for given in (state, alphabetical(state)):
+        theirs = [pair.key for pair in SpectralMonitor(given, reference=None).pairs]
+        assert sorted(theirs) == sorted(ours)
+    assert ours
 
 
 def test_numbers_out_of_order_betray_the_alphabet_and_any_other_order_stands() -> None:
