@@ -709,7 +709,7 @@ def test_svds_of_the_dense_weights_are_a_reference() -> None:
 def test_a_run_is_recorded_and_drawn(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = decomposed(Net(12), 5)
-    watch = SpectralMonitor(model, every=1, recorder=Recorder(tmp_path / "run"))
+    watch = SpectralMonitor(model, every=1, recorder=Recorder(tmp_path / "run", precision="full"))
     frames = []
     for seed in range(4):
         update(model, seed)
