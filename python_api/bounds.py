@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from python_api.frame import Array
+from spectral_kernels.numerics import value_rounding
 from spectral_kernels.results import METRICS
 
 __all__ = [
@@ -26,9 +27,6 @@ __all__ = [
     "leading_value_bounds",
     "rounding_of_mass",
 ]
-
-# Of the leading values, in units of eps sigma_1.
-ROUNDING = 8
 
 
 def entropy_bound(distance: float, r: int) -> float:
@@ -43,30 +41,33 @@ def entropy_bound(distance: float, r: int) -> float:
     return distance * math.log(r - 1) + spread
 
 
-def rounding_of_mass(total: Any, top: Any, k: int, eps: float) -> Any:
-    """How far sum s^2 is off at most where each of k values is by 8 eps s_1; ``total`` is sum s.
+def rounding_of_mass(total: Any, top: Any, k: int, unit: float) -> Any:
+    """How far sum s^2 is off at most where each of k values is by unit s_1; ``total`` is sum s.
 
     Numbers, or tensors of them.
     """
-    slack = ROUNDING * eps * top
+    slack = unit * top
     return slack * (2.0 * total + k * slack)
 
 
-def leading_value_bounds(values: Tensor, frobenius: Tensor, told: Tensor) -> Tensor:
+def leading_value_bounds(
+    values: Tensor, frobenius: Tensor, told: Tensor, shape: tuple[int, int]
+) -> Tensor:
     """`Estimate.value_bounds` of a batch, on any device and without reading a number of it.
 
     Args:
         values: (B, k) leading singular values.
         frobenius: (B,) float64 norms of the whole matrices.
         told: (B, k) float64 of |sigma_i - s_i|, as ``value_bounds`` of `estimate_from_leading`.
+        shape: (m, n) of the matrices.
     """
-    eps = torch.finfo(values.dtype).eps
+    unit = value_rounding(*shape, values.dtype)
     norm = torch.where(frobenius > 0, frobenius, 1.0).unsqueeze(-1)
     s, known = values.double() / norm, told / norm
     top, total = s[:, :1], s.sum(dim=-1, keepdim=True)
     free = (1.0 - s.square().sum(dim=-1, keepdim=True)).clamp_min(0.0)
-    free = free + rounding_of_mass(total, top, values.shape[-1], eps)
-    bounds = torch.minimum((s.square() + free).sqrt() - s, known) + ROUNDING * eps * top
+    free = free + rounding_of_mass(total, top, values.shape[-1], unit)
+    bounds = torch.minimum((s.square() + free).sqrt() - s, known) + unit * top
     return torch.where(frobenius.unsqueeze(-1) == 0, 0.0, bounds * norm)
 
 
@@ -110,12 +111,13 @@ def estimate_from_leading(
         return Estimate(nothing, nothing, np.zeros(len(values)))
     eps = float(np.finfo(values.dtype).eps)
     told = None if value_bounds is None else value_bounds / frobenius
-    known = _Leading(values.astype(np.float64) / frobenius, rank or min(shape), eps, told)
+    unit = value_rounding(*shape, torch.float64 if values.dtype == np.float64 else torch.float32)
+    known = _Leading(values.astype(np.float64) / frobenius, rank or min(shape), unit, told)
     low, high = known.entropy(entropy)
     top, top_error = float(known.s[0]), float(known.errors[0])
     stable = 1 / top**2
-    stable_low = ((1 - 8 * eps) / (top + top_error)) ** 2
-    stable_high = ((1 + 8 * eps) / (top * (1 - 8 * eps))) ** 2
+    stable_low = ((1 - unit) / (top + top_error)) ** 2
+    stable_high = ((1 + unit) / (top * (1 - unit))) ** 2
     threshold = max(shape) * eps * top
     rank = int(np.count_nonzero(known.s > threshold))
     hidden = known.most_above(threshold) if rank == len(known.s) else 0
@@ -127,7 +129,7 @@ def estimate_from_leading(
         float(hidden),
         top_error * frobenius,
         (nuclear_high - nuclear_low) / 2,
-        8 * eps * frobenius,
+        unit * frobenius,
     )
     middle = ((low + high) / 2, (math.exp(low) + math.exp(high)) / 2, stable, float(rank),
               top * frobenius, (nuclear_low + nuclear_high) / 2, frobenius)  # fmt: skip
@@ -143,11 +145,11 @@ class _Leading:
     (`rounding_of_mass`).
     """
 
-    def __init__(self, s: Array, r: int, eps: float, told: Array | None) -> None:
+    def __init__(self, s: Array, r: int, unit: float, told: Array | None) -> None:
         mass = float(np.square(s).sum())
         k, self.q, self.r, self.s = len(s), r - len(s), r, s
-        slack = ROUNDING * eps * float(s[0])
-        rounding = rounding_of_mass(float(s.sum()), float(s[0]), k, eps)
+        slack = unit * float(s[0])
+        rounding = rounding_of_mass(float(s.sum()), float(s[0]), k, unit)
         self.rho2 = max(1.0 - mass, 0.0) + rounding
         upper = np.sqrt(np.square(s) + self.rho2)
         self.errors = upper - s + slack

@@ -147,10 +147,11 @@ class Derived:
     def _radii(self, found: list[Found]) -> list[Tensor]:
         """How far each value may be off, (r,) per matrix: the bounds that rows have."""
         radii = [entry.bounds for entry in found]
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[int, tuple[int, int]], list[int]] = {}
         for i in self._asked.partial:
-            groups.setdefault(len(found[i].svd.S), []).append(i)
-        for members in groups.values():
+            shape = self._asked.matrices[i].shape
+            groups.setdefault((len(found[i].svd.S), shape), []).append(i)
+        for (_, shape), members in groups.items():
             values, norms, told = (
                 torch.stack(parts)
                 for parts in zip(
@@ -158,7 +159,8 @@ class Derived:
                     strict=True,
                 )
             )
-            for i, row in zip(members, leading_value_bounds(values, norms, told), strict=True):
+            rows = leading_value_bounds(values, norms, told, shape)
+            for i, row in zip(members, rows, strict=True):
                 radii[i] = row
         return radii
 

@@ -60,6 +60,11 @@ class MatrixRow:
     are some."""
 
     @property
+    def bounds_follow(self) -> bool:
+        """Whether bounds are 8 eps sigma_1 alone, which is not recorded: "exact", in float32."""
+        return self.method == "exact" and self.singular_values.dtype == np.float32
+
+    @property
     def is_weight(self) -> bool:
         """Whether this is a weight, not the update or the gradient of one."""
         return self.kind not in ("update", "gradient")
@@ -70,8 +75,9 @@ class MatrixRow:
         largest of all of them.
 
         They follow from the bounds of the singular values (`spectral_kernels.summary_bounds`),
-        which a tracker proves at every step. Values computed from scratch have 8 eps sigma_1,
-        the rounding that those solvers are tested against.
+        which a tracker proves at every step. Values computed from scratch have the
+        rounding that those solvers are tested against: 8 eps sigma_1 in float32, and
+        (8 + max(m, n)) eps sigma_1 in float64, where it is LAPACK's or like it.
         """
         every = self.singular_value_bounds
         return {

@@ -109,7 +109,7 @@ class MetricLines:
         digits = self._digits
         items = [(f"{metric}/{name}", digits) for name in rows for metric in METRICS]
         start = len(items)
-        bounded = [(name, i) for i, (name, row) in enumerate(rows.items()) if row.method != "exact"]
+        bounded = [(name, i) for i, (name, row) in enumerate(rows.items()) if not row.bounds_follow]
         items += [
             (f"bound/{metric}/{name}", self._bound_digits)
             for name, _ in bounded
@@ -142,7 +142,7 @@ def _of_frame(frame: SpectralFrame) -> dict[str, float]:
 
 
 def _methods(rows: Mapping[str, MatrixRow]) -> tuple[tuple[str, bool], ...]:
-    return tuple((name, row.method != "exact") for name, row in rows.items())
+    return tuple((name, not row.bounds_follow) for name, row in rows.items())
 
 
 def _place(views: Mapping[Any, Array]) -> object:
@@ -152,13 +152,13 @@ def _place(views: Mapping[Any, Array]) -> object:
 def _numbers(rows: Mapping[str, MatrixRow]) -> list[float]:
     """Metrics of all rows, their bounds where the method is not exact, normalised ranks."""
     if isinstance(rows, PackedRows):
-        tables = rows.tables[:1] if rows.is_exact else rows.tables
+        tables = rows.tables[:1] if rows.bounds_follow else rows.tables
         values: list[float] = tables.ravel().tolist()
         values += (rows.tables[0, :, 0] / rows.plan.sides).tolist()
         return values
     values = [value for row in rows.values() for value in _values_of(row)]
     for row in rows.values():
-        if row.method != "exact":
+        if not row.bounds_follow:
             values += row.metric_bounds
     return values + [row.normalized_effective_rank for row in rows.values()]
 

@@ -31,7 +31,9 @@ _NORMS = np.array([name.endswith("_norm") for name in METRICS])
 def table_anew(matrix: Matrix) -> Array:
     """(2, 7) float64: the metrics of the matrix as it is now, and their bounds."""
     S, exponent = _values(matrix)
-    found = BoundedSummaries(*rounding([S]), [matrix.shape]).run()[:, 0].cpu().numpy()
+    found = (
+        BoundedSummaries(*rounding([S], [matrix.shape]), [matrix.shape]).run()[:, 0].cpu().numpy()
+    )
     with np.errstate(over="ignore"):
         table: Array = np.where(_NORMS, np.ldexp(found, exponent), found)
     return table

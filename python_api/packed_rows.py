@@ -78,9 +78,9 @@ class PackedRows(Mapping[str, MatrixRow]):
         self._made: dict[str, MatrixRow] = {}
 
     @property
-    def is_exact(self) -> bool:
-        """Whether bounds are rounding alone, of the method "exact"."""
-        return self.plan.told[0][3] == "exact"
+    def bounds_follow(self) -> bool:
+        """As of `MatrixRow`, of all of them."""
+        return self.plan.told[0][3] == "exact" and self.values_of.block.dtype == np.float32
 
     def __getitem__(self, name: str) -> MatrixRow:
         row = self._made.get(name)

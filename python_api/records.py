@@ -55,8 +55,8 @@ def _all_groups(frame: SpectralFrame) -> list[tuple[str, ArrayViews[Any]]]:
     groups: list[tuple[str, ArrayViews[Any]]] = [("singular_values", values)]
     # Those of the exact method are rounding levels, known from sigma_1.
     if not isinstance(rows, PackedRows):
-        bounds = ArrayViews.of({n: bounds[n] for n, row in rows.items() if row.method != "exact"})
-    elif rows.is_exact:
+        bounds = ArrayViews.of({n: bounds[n] for n, row in rows.items() if not row.bounds_follow})
+    elif rows.bounds_follow:
         bounds = _NONE
     groups.append(("singular_value_bounds", bounds))
     for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "overlap"):

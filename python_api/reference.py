@@ -247,7 +247,7 @@ class Reference:
                     f"{tuple(Vh.shape)}, the matrix is {shapes[name]}"
                 )
             self._vectors[name] = self.leading(SVD(U, U.new_empty(0), Vh))
-            self.spectra[name] = _spectrum(svd.S, name, min(U.shape[1], Vh.shape[0]))
+            self.spectra[name] = _spectrum(svd.S, name, shapes[name], min(U.shape[1], Vh.shape[0]))
         return len(entries)
 
     def _take_run(self, folder: Path) -> str:
@@ -277,7 +277,7 @@ class Reference:
         return f"step {step} of {folder.as_posix()}, {count} matrices"
 
 
-def _spectrum(S: Any, name: str, count: int) -> tuple[Array, Array]:
+def _spectrum(S: Any, name: str, shape: tuple[int, ...], count: int) -> tuple[Array, Array]:
     """Singular values as given, and bounds: the rounding that exact solvers are tested against."""
     values = torch.as_tensor(S).detach()
     if values.dim() != 1 or not len(values):
@@ -285,7 +285,7 @@ def _spectrum(S: Any, name: str, count: int) -> tuple[Array, Array]:
             f"reference: the SVD of {name!r} has singular values of shape {tuple(values.shape)}; "
             f"expected ({count},): which vectors can be told apart depends on them"
         )
-    (bounds,) = rounding([values]).bounds
+    (bounds,) = rounding([values], [shape]).bounds
     return values.double().cpu().numpy(), bounds.cpu().numpy()
 
 

@@ -17,6 +17,7 @@ from python_api.moved_bounds import moved
 from python_api.overflow import leading_anew, rescaled, table_anew
 from python_api.packed_rows import PackedRows, RowPlan, make_row
 from python_api.spectra import Spectra, rounding
+from spectral_kernels.numerics import value_rounding
 from spectral_kernels.rank.bounds import effective_rank_bounds
 from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.results import METRICS
@@ -192,7 +193,7 @@ def _within_range(
         if finite[i]:
             values[i], norms[i], exponents[i] = leading_anew(matrices[i], len(values[i]))
             if bounds is not None:
-                bounds[i] = rounding([values[i]]).bounds[0]
+                bounds[i] = rounding([values[i]], [matrices[i].shape]).bounds[0]
     return values, norms, bounds, exponents
 
 
@@ -203,14 +204,14 @@ def _entropies(
 
     The upper ones are those of all the mass that may be free, where the values are rounded.
     """
-    groups: dict[tuple[int, int, torch.dtype], list[int]] = {}
+    groups: dict[tuple[int, int, torch.dtype, float], list[int]] = {}
     for i, (S, matrix) in enumerate(zip(values, matrices, strict=True)):
-        groups.setdefault((len(S), matrix.rank, S.dtype), []).append(i)
+        unit = value_rounding(*matrix.shape, S.dtype)
+        groups.setdefault((len(S), matrix.rank, S.dtype, unit), []).append(i)
     bounds = [(math.nan, math.nan)] * len(values)
-    for (_, r, _), members in groups.items():
+    for (_, r, _, unit), members in groups.items():
         S = torch.stack([values[i] for i in members])
-        eps = torch.finfo(S.dtype).eps
-        free = rounding_of_mass(S.sum(dim=-1).double(), S[:, 0].double(), S.shape[-1], eps)
+        free = rounding_of_mass(S.sum(dim=-1).double(), S[:, 0].double(), S.shape[-1], unit)
         low, _ = effective_rank_bounds(S, norms[members], r)
         _, high = effective_rank_bounds(S, (norms[members] ** 2 + free) ** 0.5, r)
         for i, pair in zip(members, zip(low.tolist(), high.tolist(), strict=True), strict=True):

@@ -79,8 +79,8 @@ class Run:
         return [name for name in self.matrices if not name.endswith(endings)]
 
     def value_bounds(self, matrix: str) -> Array:
-        """(T, r) bounds of the singular values, for the exact method 8 eps sigma_1; with what they
-        were rounded by when they were recorded."""
+        """(T, r) bounds of the singular values, 8 eps sigma_1 where none are recorded; with what
+        they were rounded by when they were recorded."""
         recorded = self.singular_value_bounds.get(matrix)
         if recorded is not None:
             return recorded

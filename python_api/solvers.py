@@ -106,7 +106,9 @@ class ExactSolver:
     def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> Mapping[str, MatrixRow]:
         """Rows with rounding-level bounds."""
         count = len(self.matrices)
-        spectra = self.cores.widen(rounding([svd.S for svd in svds]))
+        spectra = self.cores.widen(
+            rounding([svd.S for svd in svds], [a.shape for a in snapshot.matrices])
+        )
         own = Spectra(*(part[:count] for part in spectra))
         finite = _finite(snapshot)[:count]
         return RowMaker(self.matrices, "exact").rows(own, finite, [""] * count)

@@ -8,10 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Spectra", "rounding"]
+from spectral_kernels.numerics import value_rounding
 
-# In eps sigma_1: what the exact solvers are held to.
-_ROUNDING = 8.0
+__all__ = ["Spectra", "rounding"]
 
 
 class Spectra(NamedTuple):
@@ -25,11 +24,15 @@ class Spectra(NamedTuple):
     """() float64, of the 2-norm of all errors."""
 
 
-def rounding(values: Sequence[Tensor]) -> Spectra:
-    """Spectra that are known up to the rounding that the exact solvers are held to."""
+def rounding(values: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> Spectra:
+    """Spectra of (m, n) matrices that are known up to the rounding of a solution from scratch."""
     bounds, norms = [], []
-    for S in values:
-        size = _ROUNDING * torch.finfo(S.dtype).eps * S[:1].double()
+    for S, (m, n) in zip(values, shapes, strict=True):
+        info = torch.finfo(S.dtype)
+        # Between denormal numbers, the rounding of the result is not relative.
+        least = info.smallest_normal * info.eps
+        size = value_rounding(m, n, S.dtype) * S[:1].double()
+        size = torch.where(size > 0, size + least, size)
         bounds.append(size.expand(len(S)))
         norms.append(size[0] * len(S) ** 0.5)
     return Spectra(list(values), bounds, norms)

@@ -262,12 +262,13 @@ class TrackedSolver:
     def _replace_values(self, read: Sequence[Tensor], found: dict[int, _Tracked]) -> None:
         """Give large matrices all their values, which are those of no approximate vectors."""
         values = svdvals_list([read[i] for i in self._replaced])
+        shapes = [read[i].shape for i in self._replaced]
         known = [found.get(i) for i in self._replaced]
         missing = [self._missing(entry, S) for entry, S in zip(known, values, strict=True)]
         # One copy to the host for all.
         told = torch.stack(missing).tolist()
         for i, entry, S, bounds, norm, gap in zip(
-            self._replaced, known, *rounding(values), told, strict=True
+            self._replaced, known, *rounding(values, shapes), told, strict=True
         ):
             if entry is None:
                 none, nobody = S.new_empty((0, 0)), torch.empty(0, dtype=torch.int64)

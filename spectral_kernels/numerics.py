@@ -49,6 +49,22 @@ def default_rtol(m: int, n: int, dtype: torch.dtype) -> float:
     return max(m, n) * torch.finfo(dtype).eps
 
 
+def value_rounding(m: int, n: int, dtype: torch.dtype) -> float:
+    """Return how far singular values computed from scratch may be off, relative to sigma_1.
+
+    8 eps where results are float32, since the arithmetic is float64. In float64 itself
+    (8 + max(m, n)) eps, about the tolerance at which a numerical rank takes a value for rounding.
+    Householder's reduction sums max(m, n) products in each entry, whose roundings may all have one
+    sign: what is proved of it, a small constant times m n eps ||A||_F (Higham, Accuracy and
+    Stability of Numerical Algorithms, 2002, Theorem 19.4), is far beyond what it does. The worst
+    known are constant matrices, with up to 0.3 max(m, n) eps (886 eps for 400 x 3000 ones, by
+    LAPACK); random, graded and clustered ones have 0.02 max(m, n) eps and less.
+    """
+    result = result_dtype(dtype)
+    terms = 8 + max(m, n) if result == torch.float64 else 8
+    return terms * torch.finfo(result).eps
+
+
 def power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
     """Return 2**exponent exactly, from its bits: ``exp2`` need not be exact.
 

@@ -174,7 +174,7 @@ def test_bounds_of_leading_values_are_those_of_the_rows(dtype: torch.dtype) -> N
     told = 1e-3 * S.double()
     told[4:] = 10.0 * norms[4:, None]
     norms[5], S[5] = float("nan"), float("nan")
-    found = leading_value_bounds(S, norms, told).numpy()
+    found = leading_value_bounds(S, norms, told, (30, 20)).numpy()
     for i in range(5):
         row = estimate_from_leading(
             S[i].numpy(), float(norms[i]), (30, 20), (0.0, 3.0), told[i].numpy()

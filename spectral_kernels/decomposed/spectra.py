@@ -56,9 +56,9 @@ def usv_svdvals(
         U, Sigma, Vh, check_finite: as for ``usv_svd``.
 
     Returns:
-        S (..., min(k, m, n)), within 8 eps sigma_1. Differentiable in the factors: with a_i = U^T
-        u_i and b_i = Vh v_i, d sigma_i = u_i^T dU Sigma b_i + a_i^T dSigma b_i + a_i^T Sigma dVh
-        v_i, finite for repeated values.
+        S (..., min(k, m, n)), within 8 eps sigma_1 in float32, (8 + max(m, n)) eps sigma_1 in
+        float64. Differentiable in the factors: with a_i = U^T u_i and b_i = Vh v_i, d sigma_i =
+        u_i^T dU Sigma b_i + a_i^T dSigma b_i + a_i^T Sigma dVh v_i, finite for repeated values.
 
     Raises:
         TypeError, ValueError: as for ``usv_svd``.

@@ -54,8 +54,9 @@ def svdvals(
 ) -> Array | list[Array]:
     """Return the singular values of A, descending.
 
-    The error against float64 is at most max(8 eps sigma_1, twice that of
-    ``torch.linalg.svdvals`` in the same dtype).
+    float16, bfloat16 and float32 are solved in float64: errors are below 8 eps sigma_1 of float32,
+    mostly half an eps. float64 is solved in float64, by Householder's reduction, with errors below
+    (8 + max(m, n)) eps sigma_1 of float64 (``numerics.value_rounding``), mostly a few eps.
 
     Args:
         A: (..., m, n), as for ``svd``.
