@@ -88,15 +88,15 @@ class Guess:
         """A parameter, or a child."""
         child = scope.children.get(unit)
         if child is None:
-            name = scope.parameters[unit]
-            step = _layer(scope, name)
+            names = [scope.parameters[unit]]
+            step = _layer(scope, names[0])
         else:
-            name = next(iter(child.parameters.values()), "")
+            names = list(child.parameters.values())
             step = self.of(child)
         if step is None:
             return
         attention = None if child is None else self._attention(child)
-        matrices = scope.of([name])
+        matrices = scope.of(names)
         is_head = bool(matrices) and matrices[0].source.is_table and not isinstance(step, Table)
         yield Part(
             unit, step, attention is not None, attention is not None and attention.is_ambiguous,

@@ -8,7 +8,9 @@ from architectures.every import ARCHITECTURES
 from architectures.judge import judge
 from architectures.table import measure, read, versions
 
+from python_api import pair_discovery
 from python_api.monitor import SpectralMonitor
+from python_api.presets import Family, family_of
 
 
 @pytest.fixture(params=ARCHITECTURES, ids=lambda one: one.name)
@@ -26,6 +28,32 @@ def test_what_a_monitor_finds(architecture: Architecture) -> None:
     made_with, lines = read()
     if made_with == versions():
         assert row.line == lines[architecture.name], "python -m tests.architectures --write"
+
+
+def test_guesses_are_not_wrong_where_no_family_is_known(
+    architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_torch(name: str, config: object) -> Family | None:
+        return family_of(name, config) if name.startswith("torch.") else None
+
+    monkeypatch.setattr(pair_discovery, "family_of", of_torch)
+    example = architecture.example()
+    monitor = SpectralMonitor(example.model, reference=None)
+    assert not judge(monitor, example.truth).wrong
+
+
+@pytest.mark.parametrize("how", ["as given", "alphabetical", "with its config"])
+def test_tensors_alone_have_no_wrong_pair(architecture: Architecture, how: str) -> None:
+    example = architecture.example()
+    if type(example.model).__name__ == "TransformerBridge":
+        pytest.skip("a bridge has its layers under several names, which a state dict does not tell")
+    state = dict(example.model.named_parameters(remove_duplicate=False))
+    state = dict(sorted(state.items())) if how == "alphabetical" else state
+    config = getattr(example.model, "config", None) if how == "with its config" else None
+    judgement = judge(SpectralMonitor(state, reference=None, config=config), example.truth)
+    assert not judgement.wrong, judgement.text
+    if config is not None:
+        assert not judgement.missed, judgement.text
 
 
 def test_the_table_has_every_architecture() -> None:

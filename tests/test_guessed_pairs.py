@@ -51,6 +51,19 @@ def test_a_table_that_is_its_own_head_is_watched_and_no_neighbour_of_itself() ->
     assert monitor.step(0) is not None
 
 
+def test_a_tied_head_before_other_layers_is_not_in_their_chain() -> None:
+    """As in an alphabetical order of names: ``cls.decoder`` is before ``cls.transform``."""
+    model = Named(embed=nn.Embedding(9, 4), fc=linear(4, 4), decoder=nn.Linear(4, 9))
+    model.transform = linear(4, 4)
+    model.decoder.weight = model.embed.weight
+    assert keys(model) == [("embed", "fc")]
+    assert "a head with the weights of a table, before other layers" in watch(model).explain()
+    named = dict(model.named_parameters(remove_duplicate=False))
+    order = ("embed.weight", "fc.weight", "decoder.bias", "decoder.weight", "transform.weight")
+    state: dict[str, Tensor] = {name: named[name] for name in order}
+    assert keys(state) == [("embed", "fc")]
+
+
 def test_queries_that_are_the_keys_are_no_pair_of_themselves() -> None:
     model = attention()
     model.k_proj.weight = model.q_proj.weight
