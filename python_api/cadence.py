@@ -146,7 +146,7 @@ class Cadence:
                 name: None if self.overhead is None or math.isnan(value) else value
                 for name, value in times.items()
             },
-            "measured": self._measured,
+            "measured": 0 if self.overhead is None else self._measured,
             "last": self._last,
         }
 
