@@ -113,6 +113,9 @@ def _heads_in(name: str) -> tuple[str, ...]:
 
 def _first_count(places: Iterable[Any], attributes: tuple[str, ...]) -> int | None:
     for place in places:
+        # Most modules have no config.
+        if place is None:
+            continue
         for attribute in attributes:
             value = _field(place, attribute)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -121,4 +124,7 @@ def _first_count(places: Iterable[Any], attributes: tuple[str, ...]) -> int | No
 
 
 def _field(place: Any, name: str) -> Any:
-    return place.get(name) if isinstance(place, Mapping) else getattr(place, name, None)
+    # The attributes of a module are a dictionary, which needs no look at its abstract classes.
+    if type(place) is dict or isinstance(place, Mapping):
+        return place.get(name)
+    return getattr(place, name, None)

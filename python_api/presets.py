@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from python_api.configs import setting
@@ -38,7 +39,13 @@ class Family:
 
 def family_of(name: str, config: Any) -> Family | None:
     """The first family that fits."""
-    return next((family for family in FAMILIES if family.fits(name, config)), None)
+    return next((family for family in _named(name) if family.fits(name, config)), None)
+
+
+@cache
+def _named(name: str) -> tuple[Family, ...]:
+    # Asked for every module of a model, of which there may be tens of thousands.
+    return tuple(family for family in FAMILIES if name in family.names)
 
 
 _QKVO = "q=q_proj k=k_proj v=v_proj o=o_proj"
