@@ -147,17 +147,9 @@ def _end(rows: Indices, columns: Indices, matrix: Matrix, *, writes: bool) -> En
 
 
 def _names_of(matrix: Matrix, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Names of parameters that may hold a matrix: its own, its factors, or what a parametrization
-    keeps in its place."""
+    """Names of parameters that may hold a matrix: its own, or its factors."""
     names = [matrix.parameter, *matrix.aliases]
-    if any(name in shapes for name in names):
-        return names
-    kept = [f"{name}_{end}" for name in names for end in ("orig", "v")]
-    for name in names:
-        path, dot, leaf = name.rpartition(".")
-        at = f"{path}{dot}parametrizations.{leaf}.original"
-        kept += [at, f"{at}0", f"{at}1"]
-    return [*kept, *_factors_of(matrix)]
+    return names if any(name in shapes for name in names) else _factors_of(matrix)
 
 
 def _factors_of(matrix: Matrix) -> list[str]:
