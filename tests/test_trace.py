@@ -540,6 +540,48 @@ def test_flexible_attention_and_a_forced_kernel() -> None:
         }
 
 
+def test_a_scale_for_all_channels_and_a_bias_of_scores_are_no_writers() -> None:
+    def forward(m: Module, x: Tensor) -> Tensor:
+        x = m.inward(x)
+        bias = m.bias(torch.arange(x.shape[1])[:, None] * torch.zeros(5).long()).permute(2, 0, 1)
+        q, k, v = (w(x).unflatten(-1, (2, 2)).transpose(1, 2) for w in (m.q, m.k, m.v))
+        z = (q @ k.mT + bias).softmax(-1) @ v
+        return m.out(m.o(z.transpose(1, 2).flatten(2)) * torch.sigmoid(m.gate(x)))
+
+    layers = {name: nn.Linear(4, 4) for name in ("inward", "q", "k", "v", "o", "out")}
+    model = Module(forward, **layers, gate=nn.Linear(4, 1), bias=nn.Embedding(7, 2))
+    found = drawn(model, torch.randn(2, 5, 4))
+    assert {row for row in found if "out.weight" in row} == {
+        "feeds: o.weight[0:4, 0] -> out.weight[0, 0:4]"
+    }
+    assert not any("bias" in row for row in found)
+    assert "feeds: inward.weight[0:4, 0] -> gate.weight[0, 0:4]" in found
+
+
+def test_writes_into_slices_of_a_cache() -> None:
+    def forward(m: Module, x: Tensor) -> Tensor:
+        cache = torch.zeros(2, 5, 6)
+        cache[:, :2, :4] = m.a(x[:, :2])
+        cache[:, 2:].copy_(m.b(x[:, 2:]))
+        return m.out(cache)
+
+    model = Module(forward, a=nn.Linear(3, 4), b=nn.Linear(3, 6), out=nn.Linear(6, 2))
+    assert drawn(model, torch.randn(2, 5, 3)) == {
+        "feeds: a.weight[0:4, 0] -> out.weight[0, 0:4]",
+        "feeds: b.weight[0:6, 0] -> out.weight[0, 0:6]",
+    }
+
+
+def test_a_flat_parameter_is_known_by_the_matrices_that_are_views_of_it() -> None:
+    flat = nn.Parameter(torch.randn(32))
+    model = Module(
+        lambda m, x: functional.linear(functional.linear(x, m.a), m.b),
+        flat=flat, a=nn.Parameter(flat.detach()[:12].view(4, 3)),
+        b=nn.Parameter(flat.detach()[12:].view(5, 4)),
+    )  # fmt: skip
+    assert drawn(model, torch.randn(2, 3)) == {"feeds: a[0:4, 0] -> b[0, 0:4]"}
+
+
 def test_lazy_parameters_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"0\.weight is not initialised yet \(lazy\)"):
         sk.trace(nn.Sequential(nn.LazyLinear(3)), torch.randn(2, 4))

@@ -260,6 +260,34 @@ def test_explain_says_what_the_trace_does_not_know() -> None:
     assert "(traced)" in told
 
 
+def test_all_heads_of_a_stack_read_and_write() -> None:
+    """The layout of TransformerLens: a matrix for each head in one parameter."""
+
+    class Stacked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(9, 6)
+            for name in ("W_Q", "W_K", "W_V"):
+                setattr(self, name, nn.Parameter(torch.randn(2, 6, 3)))
+            self.W_O = nn.Parameter(torch.randn(2, 3, 6))
+            self.out = nn.Linear(6, 5)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            x = self.table(tokens)
+            q, k, v = (torch.einsum("btd,hde->bhte", x, w) for w in (self.W_Q, self.W_K, self.W_V))
+            z = (q @ k.mT).softmax(-1) @ v
+            return self.out(torch.einsum("bhte,hed->btd", z, self.W_O))
+
+    heads = (0, 1)
+    assert keys(watch(Stacked(), TOKENS)) == {
+        *(("table.weight", f"W_{role}[{head}]") for role in "QKV" for head in heads),
+        ("W_Q", "W_K"),
+        ("W_V", "W_O"),
+        ("W_V[by head]", "W_O[by head]"),
+        *((f"W_O[{head}]", "out.weight") for head in heads),
+    }
+
+
 def test_decomposed_layers_are_paired_as_the_dense_ones() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
