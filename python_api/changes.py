@@ -15,7 +15,8 @@ leading triplets.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -29,11 +30,11 @@ from python_api.packed_rows import tell_reasons
 from python_api.readings import Readings
 from python_api.solvers import ExactSolver, RandomizedSolver, to_arrays
 from spectral_kernels.alignment.clusters import cluster_cosines_list
-from spectral_kernels.numerics import default_rtol
+from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.results import SVD, Decomposed
 from spectral_kernels.snapshot.op import snapshot_list
 
-__all__ = ["WATCHABLE", "Changes", "check_watch"]
+__all__ = ["WATCHABLE", "Changes", "check_watch", "grad_scale_of"]
 
 Watchable = Literal["weights", "updates", "gradients"]
 WATCHABLE = ("weights", "updates", "gradients")
@@ -69,6 +70,7 @@ class Changes:
         watch: see `check_watch`.
         generator: for the random start beyond a short side of 384.
         k: how many vectors of the weights take part, of which at most 10 are compared.
+        grad_scale: what gradients are divided by, see `grad_scale_of`.
     """
 
     def __init__(
@@ -77,7 +79,9 @@ class Changes:
         watch: Sequence[str],
         generator: torch.Generator,
         k: int,
+        grad_scale: Callable[[], float] | None = None,
     ) -> None:
+        self._grad_scale = grad_scale
         self.subspace = min(k, _SUBSPACE)
         self._matrices = matrices
         self._before: list[Kept] | None = None
@@ -102,6 +106,19 @@ class Changes:
             [m for m, exact in zip(changed, small, strict=True) if exact], self.subspace
         )
         self._randomized = RandomizedSolver(few, _TRIPLETS, generator)
+
+    @property
+    def described(self) -> list[str]:
+        """Lines for `explain`: what gradients are, where they are watched."""
+        if not self._of.get("gradient"):
+            return []
+        told = (
+            "as they are: multiplied by a loss scale before GradScaler.unscale_ or step "
+            "(grad_scale tells), clipped after clip_grad_norm_"
+            if self._grad_scale is None
+            else "and divided by the loss scale that grad_scale tells"
+        )
+        return [f"gradients are read when step is called, {told}; none after zero_grad"]
 
     @property
     def matrices(self) -> list[Matrix]:
@@ -210,15 +227,44 @@ class Changes:
                 reasons[f"{weight}[update]"] = _NO_UPDATE
             read.append(unknown(now) if self._before is None else difference(now, self._before[i]))
         gradients = self._changed[len(read) :]
+        scale = self._grad_scale() if self._grad_scale is not None and gradients else 1.0
         for i, gradient in zip(self._of.get("gradient", []), gradients, strict=True):
             try:
                 if gradient.get() is None:
                     raise UnreadableMatrixError(gradient.name, _GRADIENT_IS_NONE)
-                read.append(gradient.view().detach())
+                read.append(_unscaled(gradient.view().detach(), scale))
             except UnreadableMatrixError as error:
                 reasons[gradient.name] = error.reason
                 read.append(unknown(_detached(readings.last[i])))
         return read, reasons
+
+
+def grad_scale_of(given: Any) -> Callable[[], float] | None:
+    """What tells the factor that gradients have when they are read; None where nobody has said.
+
+    Args:
+        given: a number, a function without arguments, or what has ``get_scale()`` as
+            ``torch.amp.GradScaler`` does.
+
+    Raises:
+        ValueError: anything else, or a number that is not above 0.
+    """
+    tell = getattr(given, "get_scale", given)
+    if tell is None:
+        return None
+    if callable(tell):
+        return lambda: float(tell())
+    if isinstance(tell, bool) or not isinstance(tell, (int, float)) or not 0 < tell < math.inf:
+        raise ValueError(
+            "grad_scale: expected a number above 0, a function that returns one, a GradScaler or "
+            f"None, got {given!r}"
+        )
+    return lambda: float(tell)
+
+
+def _unscaled(gradient: Tensor, scale: float) -> Tensor:
+    # In float32: what is left of a float16 gradient may be below its smallest number.
+    return gradient if scale == 1.0 else gradient.to(result_dtype(gradient.dtype)) / scale
 
 
 def _changed(matrix: Matrix, kind: str) -> Matrix:

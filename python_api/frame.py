@@ -154,6 +154,8 @@ class SpectralFrame:
     identities: Mapping[str, Array] = field(default_factory=dict, repr=False)
     """Name -> int64, which vector has each singular value: numbers that stay with vectors while
     their values cross, see `spectral_kernels.SpectrumTracker.identities`. Of method "tracked"."""
+    reference: str = ""
+    """What ``agreement`` is with, in words."""
     _late: Late | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
@@ -198,6 +200,7 @@ class SpectralFrame:
             "scalars": dict(self.scalars),
             "overhead": self.overhead,
             "every": self.every,
+            "reference": self.reference,
             "matrices": {
                 name: {
                     "shape": list(row.shape),

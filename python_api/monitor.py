@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from python_api.cadence import Cadence
-from python_api.changes import check_watch
+from python_api.changes import check_watch, grad_scale_of
 from python_api.copying import CopiedByState
 from python_api.cost import forecast
 from python_api.delivery import Delivery
@@ -114,6 +114,9 @@ class SpectralMonitor(CopiedByState):
             ``monitor.matrices`` or by name; or ``None``.
         watch: "weights", and with them "updates" (since the last measured step) and
             "gradients", see `python_api.changes`.
+        grad_scale: what gradients are multiplied by when ``step`` is called, where it comes before
+            ``scaler.unscale_`` and ``scaler.step``: the ``torch.amp.GradScaler``, a number, or a
+            function that returns it; their rows are divided by it.
         heads: attention heads, one number or {pattern: number}, where modules do not tell.
         recorder: a `Recorder`, anything with ``.log(dict, step=)``, or a list of these.
         registry: rules from parameters to matrices, see `python_api.matrices.MatrixRegistry`.
@@ -146,6 +149,7 @@ class SpectralMonitor(CopiedByState):
         pairs: Literal["auto"] | Trace | Sequence[tuple[str, str]] | None = "auto",
         reference: Given = "init",
         watch: Sequence[str] = ("weights",),
+        grad_scale: Any = None,
         heads: int | Mapping[str, int] | None = None,
         recorder: Any = None,
         registry: MatrixRegistry | None = None,
@@ -178,6 +182,7 @@ class SpectralMonitor(CopiedByState):
             self._pairs,
             self._generator,
             in_place=method == "tracked",
+            grad_scale=grad_scale_of(grad_scale),
         )
         self._reference = self._over_time.reference
         self._needs_vectors = self._which_need_vectors()
@@ -196,6 +201,7 @@ class SpectralMonitor(CopiedByState):
         self._saved_vectors = saves_vectors(self._sinks) if self._reference.wants_final else None
         self._next_step = 0
         self._paused = 0
+        self._is_resumed = False
         self._frame: SpectralFrame | None = None
         self._last_frame_at = math.nan
         self._spent = 0.0
@@ -341,6 +347,7 @@ class SpectralMonitor(CopiedByState):
                 *self._notes,
                 *self.memory().lines(full=full),
                 self._device.described,
+                *self._over_time.changes.described,
                 *self._recorded(),
                 *self._forecast(),
                 self._cadence.described,
@@ -433,6 +440,7 @@ class SpectralMonitor(CopiedByState):
             self._device.left(number)
             return None
         self._check_fit()
+        self._check_start(number)
         kept = self._device.keeps(scalars)
         values = _as_floats(scalars, kept)
         with _plain_arithmetic():
@@ -442,7 +450,7 @@ class SpectralMonitor(CopiedByState):
             else:
                 frame = SpectralFrame.later(
                     late, step=number, overlap={}, chance=self._over_time.chance, vectors={},
-                    every=self.every,
+                    every=self.every, reference=self._reference.described,
                 )  # fmt: skip
         now = time.perf_counter()
         host, elapsed = self._spent + now - entered, now - self._last_frame_at
@@ -465,6 +473,22 @@ class SpectralMonitor(CopiedByState):
         self._device.left(number)
         return frame
 
+    def _check_start(self, number: int) -> None:
+        """Say where a run goes on without the state of its monitor: its start is not known here."""
+        if self._frame is not None or not self._reference.wants_init or self._is_resumed:
+            return
+        recorded = [s.last_step for s in self._sinks if isinstance(s, Recorder)]
+        first = 1 if self._cadence.overhead is not None else max(1, self.every)
+        if number <= first and all(last is None for last in recorded):
+            return
+        self._reference.made_late(number)
+        warnings.warn(
+            f"reference='init' is the weights when this monitor was made, and its first step is "
+            f"{number}: agreement is with those, not with the initial ones. A run that goes on "
+            "loads the monitor's state (load_state_dict), which has its reference",
+            stacklevel=3,
+        )
+
     def _check_fit(self) -> None:
         new = self._fit.news()
         if new:
@@ -485,7 +509,7 @@ class SpectralMonitor(CopiedByState):
         self._readings.forget()
         return SpectralFrame(
             number, scalars, math.nan, rows, alignment, *comparison,
-            every=self.every, identities=identities,
+            every=self.every, identities=identities, reference=self._reference.described,
         )  # fmt: skip
 
     @contextlib.contextmanager
@@ -542,6 +566,7 @@ class SpectralMonitor(CopiedByState):
         _check_state(state, self.method, self._matrices)
         self._device.forget()
         self._over_time.load_state(state["over_time"])
+        self._is_resumed = True
         self._next_step = int(state["next_step"])
         self._cadence.load_state(state["cadence"])
         self._generator.set_state(state["generator"].cpu())

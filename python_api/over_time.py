@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +42,7 @@ class OverTime:
         k: how many vectors of each take part.
         watch: see `python_api.changes.check_watch`.
         pairs: of layers, for what chance would give.
-        generator: see `python_api.changes.Changes`.
+        generator, grad_scale: see `python_api.changes.Changes`.
         in_place: see `python_api.reference.Reference`.
     """
 
@@ -56,11 +56,12 @@ class OverTime:
         generator: torch.Generator,
         *,
         in_place: bool,
+        grad_scale: Callable[[], float] | None = None,
     ) -> None:
         self._matrices = matrices
         self._k = k
         self.reference = Reference(given, matrices, k, in_place=in_place)
-        self.changes = Changes(matrices, watch, generator, k)
+        self.changes = Changes(matrices, watch, generator, k, grad_scale)
         self.clusters = ClusterFinder(matrices, k)
         self.clusters.compare_with(self.reference.spectra)
         self.chance = Chance.of(matrices, pairs, self.changes.matrices, self.changes.subspace)

@@ -257,6 +257,7 @@ class Recorder:
             "version": VERSIONS[-1],
             "precision": self.precision,
             "dtype": kind,
+            "reference": frame.reference,
             "chance": frame.chance.to_json(),
             "columns": [{"group": g, "name": name, "length": size} for g, name, size in columns],
         }

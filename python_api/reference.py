@@ -53,6 +53,7 @@ class Reference:
         """Name -> all singular values that were given, and bounds of theirs."""
         self._agreement: Prepared | None = None
         self._mode: str | None = None
+        self._late_at: int | None = None
         self._source = "none"
         if isinstance(given, str) and given in _MODES:
             self._mode = given
@@ -90,13 +91,18 @@ class Reference:
     @property
     def described(self) -> str:
         """One line for `explain`."""
+        late = "" if self._late_at is None else f", at step {self._late_at}, not the initial ones"
         told = {
-            "init": "the weights when the monitor was made",
+            "init": f"the weights when the monitor was made{late}",
             "previous": "the last measured step",
             "final": "the last recorded step, when the run is over "
             "(python_api.final_agreement, or a report)",
         }
         return told.get(self._mode or "", self._source)
+
+    def made_late(self, step: int) -> None:
+        """The weights when the monitor was made were those before this step of a run."""
+        self._late_at = step
 
     def __contains__(self, name: str) -> bool:
         return name in self._vectors
@@ -205,6 +211,7 @@ class Reference:
         """For ``state_dict``."""
         return {
             "mode": self._mode,
+            "late_at": self._late_at,
             "vectors": {name: [svd.U, svd.Vh] for name, svd in self._vectors.items()},
         }
 
@@ -224,6 +231,7 @@ class Reference:
                 )
             loaded[name] = SVD(U.clone(), U.new_empty(0), Vh.clone())
         self._vectors, self._agreement = loaded, None
+        self._late_at = state.get("late_at")
 
     def _take(self, given: Sequence[SVD] | Mapping[str, SVD]) -> int:
         names = [matrix.name for matrix in self._matrices]
