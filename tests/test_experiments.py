@@ -30,6 +30,7 @@ from experiments.modular_addition import train
 from experiments.modular_addition.claims import (
     EMBEDDING_TO_ATTENTION,
     check_claims,
+    check_control,
 )
 from experiments.modular_addition.compare import compare
 from experiments.modular_addition.data import addition_split
@@ -369,9 +370,58 @@ def test_no_claims_where_the_papers_say_nothing():
 def test_a_run_that_never_memorised_holds_nothing():
     history = synthetic_history(generalizes=False, rank_falls=False)
     history.scalars["train_accuracy"][:] = 0.5
-    # A network that has not even learned its pairs does not generalise, and that claim says so.
-    assert holds(replace(PRESETS["demo"], weight_decay=0.0), history) == [False, True, False]
+    # That a network which has not even learned its pairs does not generalise shows nothing.
+    assert holds(replace(PRESETS["demo"], weight_decay=0.0), history) == [False] * 3
     assert holds(PRESETS["demo"], history) == [False] * 6
+
+
+def test_an_alignment_that_hardly_moves_is_not_a_climb():
+    """On another machine the same seed ends a little elsewhere: half an index says nothing."""
+    history = synthetic_history(generalizes=True, rank_falls=True)
+    names = [claim.claim for claim in check_claims(PRESETS["demo"], history)]
+    (climb,) = [i for i, name in enumerate(names) if "up the diagonal" in name]
+    late = np.clip((history.steps - 100) / 900, 0, 1)
+    for rise, expected in ((0.5, False), (6.0, True)):
+        centre = 20 - rise * late
+        diagonal = np.exp(-((np.arange(1, 41) - centre[:, None]) ** 2) / 50) + 0.05
+        moved = replace(history, alignment={EMBEDDING_TO_ATTENTION: diagonal})
+        assert holds(PRESETS["demo"], moved)[climb] is expected
+
+
+def test_alignment_is_compared_with_that_of_the_same_step_without_decay():
+    settings = PRESETS["demo"]
+    control = replace(settings, weight_decay=0.0)
+    grokked = synthetic_history(generalizes=True, rank_falls=True)
+    stuck = synthetic_history(generalizes=False, rank_falls=False)
+
+    def scaled(factor: float) -> History:
+        """Without decay, an alignment of this share of what it is with decay, at every step."""
+        diagonal = factor * grokked.alignment[EMBEDDING_TO_ATTENTION]
+        return replace(stuck, alignment={EMBEDDING_TO_ATTENTION: diagonal})
+
+    for factor, expected in ((0.3, True), (0.49, True), (0.51, False), (0.96, False)):
+        (claim,) = check_control((settings, grokked), (control, scaled(factor)))
+        assert claim.holds is expected
+        assert claim.measured["step"] == grokked.generalized_at
+        assert claim.measured["without"] == pytest.approx(factor * claim.measured["with decay"])
+    # It is the step that counts: what an alignment grows to later is another matter.
+    grows = scaled(0.3)
+    diagonal = np.vstack([grows.alignment[EMBEDDING_TO_ATTENTION], [[9.0] * 40]])
+    grows = replace(
+        grows,
+        steps=np.append(grows.steps, 5000),
+        alignment={EMBEDDING_TO_ATTENTION: diagonal},
+    )
+    (claim,) = check_control((settings, grokked), (control, grows))
+    assert claim.holds
+    # Preconditions: both memorised, and the one with decay generalised.
+    blank = scaled(0.1)
+    blank.scalars["train_accuracy"] = np.full(len(blank.steps), 0.5)
+    assert not check_control((settings, grokked), (control, blank))[0].holds
+    assert not check_control((settings, stuck), (control, scaled(0.1)))[0].holds
+    # Runs that differ in more than the decay are no control.
+    assert check_control((settings, grokked), (replace(control, p=31), scaled(0.3))) == []
+    assert check_control((control, grokked), (control, scaled(0.3))) == []
 
 
 def test_rank_correlation_is_spearmans():

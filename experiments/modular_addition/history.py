@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class History:
     sides: dict[str, int]
     ranks: dict[str, FloatArray]
     stable_ranks: dict[str, FloatArray]
-    alignment: dict[tuple[str, str], FloatArray]
+    alignment: Mapping[tuple[str, str], FloatArray]
 
     @property
     def memorized_at(self) -> int | None:
