@@ -161,7 +161,7 @@ class Cadence:
             self.every = int(state["every"])
             times = (state["cost"], state["training"])
             self._cost, self._training = (math.nan if x is None else float(x) for x in times)
-            self._measured, self._last = int(state["measured"]), state["last"]
+        self._measured, self._last = int(state["measured"]), state["last"]
         self._left, self._is_told = None, False
 
     def _adapt(self) -> None:
