@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from python_api.tracing.calls import Call
-from python_api.tracing.context import Context, Rule, here
+from python_api.tracing.context import Context, Rule
 from python_api.tracing.pointwise import resized
 from python_api.tracing.products import distinct, read
 from python_api.tracing.store import Marks
@@ -103,7 +103,6 @@ def bag(context: Context, call: Call) -> None:
     table, out = call.tensor("weight"), call.output()
     assert table is not None
     assert out is not None
-    here(call.arguments["indices"])
     layers = [x[0].expand(out.shape) for x in context.table(table)]
     context.settle(call, layers, context.past(call))
 
