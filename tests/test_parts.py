@@ -148,7 +148,7 @@ def test_large_parts_have_no_values_from_scratch(monkeypatch: pytest.MonkeyPatch
 
 def test_a_few_triplets_of_parts() -> None:
     model = Block()
-    frame = due(SpectralMonitor(model, k=3).step())
+    frame = due(SpectralMonitor(model, every=1, k=3).step())
     np.testing.assert_allclose(frame.alignment[QK], qk(model)[:3], atol=2e-3)
     assert all(len(row.singular_values) == 3 for row in frame.matrices.values())
 
@@ -156,7 +156,7 @@ def test_a_few_triplets_of_parts() -> None:
 def test_vectors_of_two_dtypes_meet() -> None:
     model = Block()
     model.attn.out_proj.double()
-    frame = due(SpectralMonitor(model, method="exact").step())
+    frame = due(SpectralMonitor(model, every=1, method="exact").step())
     per_head = ("attn.in_proj_weight[v, by head]", "attn.out_proj.weight[by head]")
     W, W_o = (
         w.detach().double().numpy() for w in (model.attn.in_proj_weight, model.attn.out_proj.weight)
@@ -183,7 +183,7 @@ def test_a_block_under_watch_is_not_measured_twice() -> None:
 
 def test_parts_are_told_and_their_memory_counts() -> None:
     model = Block()
-    watch = SpectralMonitor(model)
+    watch = SpectralMonitor(model, every=1)
     told = watch.explain(full=True)
     assert f"{len(watch.parts)} parts decomposed for these pairs alone:" in told
     assert "attn.in_proj_weight[q, head 2]  4 x 16  of attn.in_proj_weight" in " ".join(
@@ -191,7 +191,7 @@ def test_parts_are_told_and_their_memory_counts() -> None:
     ).replace("   ", "  ")
     kept = watch.memory().kept["parts for alignment"]
     assert set(kept) == {"attn.in_proj_weight", "attn.out_proj.weight"}
-    without = SpectralMonitor(model, pairs=None)
+    without = SpectralMonitor(model, every=1, pairs=None)
     assert without.parts == ()
     assert watch.memory().total == without.memory().total + sum(kept.values())
     assert "parts for alignment" in told
@@ -247,7 +247,7 @@ def test_parts_of_a_decomposed_layer_follow_it() -> None:
 def test_a_copied_monitor_has_parts_of_the_copied_model() -> None:
     model = Block()
     sk.decompose_model(model, {"attn": 6})
-    (part, *_) = SpectralMonitor(model).parts
+    (part, *_) = SpectralMonitor(model, every=1).parts
     twin, copied = copy.deepcopy((model, part.get))
     with torch.no_grad():
         twin.attn.in_proj.U.zero_()

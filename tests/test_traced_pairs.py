@@ -18,7 +18,7 @@ from python_api.tracing.map import Trace
 
 def watch(model: nn.Module, *inputs: Tensor, **options: object) -> SpectralMonitor:
     traced = sk.trace(model, *inputs)
-    return SpectralMonitor(model, reference=None, pairs=traced, **options)  # type: ignore[arg-type]
+    return SpectralMonitor(model, reference=None, pairs=traced, **{"every": 1, **options})  # type: ignore[arg-type]
 
 
 def keys(monitor: SpectralMonitor) -> set[tuple[str, str]]:
@@ -237,7 +237,7 @@ def test_the_17_pairs_of_the_papers_unet() -> None:
 def test_a_saved_trace_serves_a_state_dict() -> None:
     model = Attention(4, 4, interleaved=True)
     traced = Trace.from_dict(json.loads(json.dumps(sk.trace(model, TOKENS).to_dict())))
-    monitor = SpectralMonitor(model.state_dict(), reference=None, pairs=traced)
+    monitor = SpectralMonitor(model.state_dict(), every=1, reference=None, pairs=traced)
     assert keys(monitor) == keys(watch(model, TOKENS))
 
 
@@ -321,10 +321,10 @@ def test_parametrized_weights_keep_their_pairs() -> None:
 def test_a_trace_of_another_model_is_refused() -> None:
     traced = sk.trace(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)), torch.randn(2, 4))
     with pytest.raises(ValueError, match=r"of another model; table\.weight: the trace has no"):
-        SpectralMonitor(Attention(2, 2), pairs=traced)
+        SpectralMonitor(Attention(2, 2), every=1, pairs=traced)
     # One that fits in part says where it does not.
     changed = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 5))
-    (row,) = SpectralMonitor(changed, reference=None, pairs=traced).rejected_pairs[:1]
+    (row,) = SpectralMonitor(changed, every=1, reference=None, pairs=traced).rejected_pairs[:1]
     assert (row.first, row.second) == ("1.weight", "")
     assert "has shape (3, 4)" in row.reason
 
