@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from python_api.configs import config_of, setting
 from python_api.flow import Step, widths
-from python_api.flow_steps import Chain, Ended, Lost, Same, SideBySide, Table
+from python_api.flow_steps import Chain, Ended, Layer, Lost, Same, SideBySide, Table
 from python_api.layer_tree import Scope
 
 __all__ = ["SIDE_BY_SIDE", "Part", "chain", "in_order"]
@@ -33,6 +33,10 @@ _SOMEWHERE = f"positions are added somewhere: where is not known {_UNTOLD}"
 _AMONG_EXPERTS = f"beside experts: what it does there is not known {_UNTOLD}"
 _HEAD = (
     f"a head with the weights of a table, before other layers: what reads it is not known {_UNTOLD}"
+)
+_ALIKE = (
+    "it has the square shape of the one before it, which it may read or stand beside: which is not "
+    f"known {_UNTOLD}"
 )
 
 
@@ -143,6 +147,16 @@ def _apart(part: Part, why: str) -> Step:
     return Ended(Chain((Lost(part.name, why), part.step)))
 
 
+def _may_stand_beside(before: Part, part: Part) -> bool:
+    """Whether two layers of one square shape may as well read the same, as keys and values do:
+    names that end in a number are in order."""
+    if part.is_head or not (isinstance(before.step, Layer) and isinstance(part.step, Layer)):
+        return False
+    into, out = widths(before.step)
+    is_square = into == out and len(into) == 1 and widths(part.step) == (into, out)
+    return is_square and not (before.name[-1:].isdigit() and part.name[-1:].isdigit())
+
+
 def chain(parts: Sequence[Part]) -> Step | None:
     """One part after the other."""
     steps: list[Step] = []
@@ -150,6 +164,8 @@ def chain(parts: Sequence[Part]) -> Step | None:
         before = parts[index - 1] if index else None
         if part.is_head and index + 1 < len(parts):
             steps += [_apart(part, _HEAD), Lost(part.name, _HEAD)]
+        elif before is not None and _may_stand_beside(before, part):
+            steps += [_apart(part, _ALIKE), Lost(part.name, _ALIKE)]
         elif part.name in _EXCITE and steps:
             steps.append(SideBySide((Same(), part.step)))
         elif part.is_table and before is not None and (before.is_table or part.is_position):

@@ -328,3 +328,19 @@ def test_a_fused_weight_of_other_sizes_than_its_family_is_refused() -> None:
     model = falcon(3, new_decoder_architecture=True, num_kv_heads=2)
     reasons = [row.reason for row in watch(model).rejected_pairs]
     assert "20 rows do not divide into 4 query and 2 x 2 other heads" in reasons
+
+
+def test_square_layers_of_one_shape_are_no_chain_unless_they_are_numbered() -> None:
+    class Mixing(nn.Module):
+        """Time mixing of RWKV: the first three read the same."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            for name in ("key", "value", "receptance", "output"):
+                setattr(self, name, nn.Linear(6, 6, bias=False))
+
+    mixing = SpectralMonitor(Mixing(), reference=None)
+    assert not mixing.pairs
+    assert "which is not known without sk.trace or pairs=" in mixing.explain()
+    numbered = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    assert len(SpectralMonitor(numbered, reference=None).pairs) == 1
