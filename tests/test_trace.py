@@ -590,3 +590,12 @@ def test_lazy_parameters_are_refused_by_name() -> None:
 def test_a_state_dict_has_no_forward_pass() -> None:
     with pytest.raises(TypeError, match="trace the module"):
         sk.trace({"a": torch.zeros(2, 2)}, torch.zeros(1))  # type: ignore[arg-type]
+
+
+def test_lines_of_repeated_layers_are_one() -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(8)))
+    traced = sk.trace(model, torch.randn(2, 4))
+    assert "  {0..6}.weight -> {1..7}.weight: feeds (7 of these)" in str(traced).splitlines()
+    full = traced.explain(full=True).splitlines()
+    assert "  3.weight -> 4.weight: feeds" in full
+    assert len(full) == 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,7 +36,9 @@ class Context:
 
         ``marks`` are those of the inputs unless given.
         """
-        marks = self._marks(call) if marks is None else marks
+        marks = replace(self.marks(call), factors=frozenset()) if marks is None else marks
+        if marks.mixed:
+            marks = replace(marks, mixed=self._left(marks.mixed, layers))
         written, out = call.writes, call.output()
         if written is not None:
             self.store.write(written, layers, past, marks)
@@ -47,7 +49,8 @@ class Context:
         """All uses of weights that had a part in the arguments."""
         return self.store.past(*call.inputs())
 
-    def _marks(self, call: Call) -> Marks:
+    def marks(self, call: Call) -> Marks:
+        """Those of all arguments."""
         marks = Marks()
         for t in call.inputs():
             marks |= self.store.marks(t)
@@ -85,8 +88,8 @@ class Context:
         """The writers of an elementwise result."""
         data = [t for t in operands if not self.store.is_weight(t)]
         parts = [self.written(t, shape) for t in data]
-        # A weight that only scales is no writer; one that is added is.
-        if is_sum:
+        # A weight that only scales is no writer; one that is added is, but to scores.
+        if is_sum and not any(self.store.marks(t).scores for t in data):
             channel = _channel([layer for part in parts for layer in part.layers])
             parts += [self.written(t, shape, channel) for t in operands if self.store.is_weight(t)]
         total = Written([])
@@ -105,15 +108,44 @@ class Context:
                     new,
                     [x.reshape(shape) for x in self.store.layers(t)],
                     self.store.past(t),
+                    marks=self.store.marks(t),
                 )
         return new
+
+    def mixes(self, call: Call, layers: Sequence[Tensor]) -> Marks:
+        """Which writers of the arguments have no label in a result with these."""
+        uses = {
+            use
+            for t in call.inputs()
+            for layer in self.store.layers(t)
+            for use in self.ledger.uses(layer)
+        }
+        lost = self.ledger.not_among(uses, layers)
+        return Marks(mixed=frozenset((use, call.name) for use in lost))
+
+    def reads(self, x: Tensor, reader: int) -> None:
+        """A weight reads an activation; what no label says of it is noted."""
+        if not self.store.past(x):
+            return
+        layers = [layer for layer in self.store.layers(x) if bool(layer.any())]
+        mixed = self._left(self.store.marks(x).mixed, layers)
+        if layers or mixed:
+            self.ledger.reads_mixed(mixed, reader)
+        else:
+            self.ledger.reads_mixed([(None, "")], reader)
+
+    def _left(
+        self, mixed: frozenset[tuple[int, str]], layers: Sequence[Tensor]
+    ) -> frozenset[tuple[int, str]]:
+        left = self.ledger.not_among({use for use, _ in mixed}, layers)
+        return frozenset(one for one in mixed if one[0] in left)
 
     def end(self, call: Call) -> None:
         """An operation that no rule knows: labels end here, and the trace says so."""
         store = self.store
         if any(store.layers(t) or (store.is_weight(t) and t.dim() > 1) for t in call.inputs()):
             self.ledger.ended[call.name] += 1
-        self.settle(call, [], self.past(call))
+        self.settle(call, [], self.past(call), marks=self.marks(call) | self.mixes(call, []))
 
 
 Rule = Callable[[Context, Call], None]

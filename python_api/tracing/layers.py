@@ -60,6 +60,7 @@ def convolution(context: Context, call: Call) -> None:
     reading = [context.store.line(part, 1) for part in parts]
     writing = [context.store.line(part, 0) for part in parts]
     use = context.ledger.use(past, torch.cat([*reading, *writing]), pixels=pixels)
+    context.reads(x, use)
     for group, numbers in enumerate(reading):
         _read_pixels(context, x[:, group * inside : (group + 1) * inside], numbers, use)
     labels = context.ledger.label(use, torch.cat(writing))
@@ -93,6 +94,7 @@ def decomposed(context: Context, call: Call) -> None:
     assert sigma is not None
     every = torch.cat([reading, writing, store.numbers(sigma).flatten()])
     use = context.ledger.use(store.past(x), every)
+    context.reads(x, use)
     read(context, context.reshaped(x, (-1, x.shape[-1])), reading, use)
     labels = context.ledger.label(use, writing).expand(out.shape)
     context.settle(call, [labels], store.past(x) | 1 << use, marks=Marks())

@@ -8,8 +8,8 @@ this output from the first of its inputs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class Met:
 class _Use:
     past: int
     """Bit i: use i had a part in what this one read."""
+    number: int = 0
+    """Of one element of the weight."""
     head: int | None = None
     pixels: int = 0
     """Of a convolution's result; 0 of others."""
@@ -66,6 +68,9 @@ class Ledger:
     """Which of what met was scores: a softmax followed."""
     ended: Counter[str] = field(default_factory=Counter)
     """Operations that no rule knows, and how often labels ended there."""
+    mixed: dict[tuple[int, str, int], None] = field(default_factory=dict)
+    """Elements of a weight, or 0, and of one that read what an operation had made of its outputs:
+    which of them feeds which input is not known."""
     _uses: list[_Use] = field(default_factory=list)
     _known: dict[tuple[object, ...], int] = field(default_factory=dict)
 
@@ -80,7 +85,8 @@ class Ledger:
         inputs: tuple[tuple[Tensor, Tensor], ...] = (),
     ) -> int:
         """A weight takes part; ``numbers`` are some of its elements."""
-        self._uses.append(_Use(past, head, pixels, direction, inputs))
+        number = 0 if numbers is None or not numbers.numel() else int(numbers.max())
+        self._uses.append(_Use(past, number, head, pixels, direction, inputs))
         if numbers is not None:
             self.used.append(numbers.flatten())
         return len(self._uses) - 1
@@ -133,6 +139,7 @@ class Ledger:
         for use in self.uses(labels):
             inputs = self._uses[use].inputs
             passed = self.use(self.past(use) | 1 << use, head=head, inputs=inputs)
+            self._uses[passed] = replace(self._uses[passed], number=self._uses[use].number)
             self._uses[passed].sources.add(use)
             shifted = labels + (passed - use) * self.elements.count
             moved = torch.where(self.of_use(labels, use), shifted, moved)
@@ -185,6 +192,20 @@ class Ledger:
                     mine_met = Met("meet", labels[own] - use * count, others[own] - other * count)
                     found.add(self._keep(mine_met))
         return found
+
+    def reads_mixed(self, mixed: Iterable[tuple[int | None, str]], reader: int) -> None:
+        """A weight reads what operations made of the outputs of others."""
+        number = self._uses[reader].number
+        for use, name in mixed:
+            self.mixed[0 if use is None else self._uses[use].number, name, number] = None
+
+    def not_among(self, uses: Iterable[int], labels: Sequence[Tensor]) -> set[int]:
+        """Those of the uses that wrote none of the labels, and nothing that their writers read."""
+        kept = {use for layer in labels for use in self.uses(layer)}
+        past = 0
+        for use in kept:
+            past |= self.past(use)
+        return {use for use in uses if use not in kept and not past >> use & 1}
 
     def multiplied(self, inner: Tensor, outer: Tensor) -> None:
         """Outputs of one weight are the inputs of another, in a product of the two (LoRA)."""

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from python_api.similar_rows import together
+
 __all__ = ["Edge", "Side", "Trace"]
 
 Indices = npt.NDArray[np.int64]
@@ -76,6 +78,10 @@ class Trace:
     """Parameters of two dimensions or more that took no part in the pass."""
     ended: Mapping[str, int] = field(default_factory=dict)
     """Operations that no rule knows -> how often what they did was not followed."""
+    mixed: tuple[tuple[str, str, str], ...] = ()
+    """Parameter, operation, parameter: the last read what the operation made of the outputs of the
+    first, such as sums of them or their products with a constant matrix, so the two are no pair.
+    The first two are empty where nothing tells what the last one read."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -86,6 +92,7 @@ class Trace:
             "aliases": {name: list(names) for name, names in self.aliases.items()},
             "unreached": list(self.unreached),
             "ended": dict(self.ended),
+            "mixed": [list(row) for row in self.mixed],
         }
 
     @staticmethod
@@ -103,6 +110,7 @@ class Trace:
             {name: tuple(names) for name, names in values["aliases"].items()},
             tuple(values["unreached"]),
             dict(values["ended"]),
+            tuple((first, name, last) for first, name, last in values.get("mixed", ())),
         )
 
     def notes(self) -> list[str]:
@@ -111,6 +119,9 @@ class Trace:
             f"{name}: {count} times; what wrote its result is not known, and no pair goes through"
             for name, count in self.ended.items()
         ]
+        rows = [(last, _mixed(first, name)) for first, name, last in self.mixed]
+        told = together(rows, 1, "{cell} ({count} of these)")
+        lines += [f"{last}: {reason}" for last, reason in told]
         if self.unreached:
             lines.append(f"not reached by these inputs: {_some(self.unreached)}")
         known = {side.parameter for edge in self.edges if not edge.inferred
@@ -130,10 +141,22 @@ class Trace:
             )
         return lines
 
-    def explain(self) -> str:
-        """Every edge, and what the trace does not know."""
-        edges = dict.fromkeys(str(edge) for edge in self.edges)
-        return "\n".join([repr(self), *(f"  {edge}" for edge in edges), *self.notes()])
+    def explain(self, *, full: bool = False) -> str:
+        """All edges, and what the trace does not know.
+
+        Args:
+            full: a line for each two parameters; otherwise layers and experts that repeat are in
+                one, ``layers.{0..31}.up.weight -> layers.{0..31}.down.weight``.
+        """
+        rows = list(dict.fromkeys((str(edge),) for edge in self.edges))
+        shown = rows if full else together(rows, 0, "{cell} ({count} of these)")
+        lines = [repr(self), *(f"  {row}" for (row,) in shown)]
+        if len(shown) < len(rows):
+            lines.append(
+                "  {0..9}: one edge for each index; indices of one line that differ by a constant "
+                "go together; explain(full=True) has every edge"
+            )
+        return "\n".join([*lines, *self.notes()])
 
     def __str__(self) -> str:
         return self.explain()
@@ -144,6 +167,12 @@ class Trace:
             f"Trace({len(self.edges)} edges between {len(pairs)} pairs of parameters, "
             f"{len(self.unreached)} not reached, {len(self.ended)} unknown operations)"
         )
+
+
+def _mixed(writer: str, operation: str) -> str:
+    if not writer:
+        return "what wrote its input is not known, no weight's outputs by themselves"
+    return f"{operation} mixes the outputs of {writer} before they get here: no pair"
 
 
 def _some(names: Sequence[str]) -> str:

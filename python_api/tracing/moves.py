@@ -67,7 +67,7 @@ def move(context: Context, call: Call) -> None:
         for index, one in enumerate(outs):
             context.store.put(one, [x[index] for x in layers], past)
         return
-    context.settle(call, [x[0] for x in layers], past)
+    context.settle(call, [x[0] for x in layers], past, marks=context.marks(call))
 
 
 def _weights(context: Context, call: Call, named: Sequence[str], out: Tensor) -> None:

@@ -40,7 +40,12 @@ def named_trace(ledger: Ledger, parameters: Mapping[str, Tensor]) -> Trace:
         for name, shape in shapes.items()
         if name not in known and name not in tied and _is_matrix(shape)
     )
-    return Trace((*edges, *inferred), shapes, aliases, unreached, dict(ledger.ended))
+    mixed = tuple(
+        (namer.name(writer), operation, namer.name(reader))
+        for writer, operation, reader in ledger.mixed
+    )
+    every = (*edges, *inferred)
+    return Trace(every, shapes, aliases, unreached, dict(ledger.ended), tuple(dict.fromkeys(mixed)))
 
 
 def _is_matrix(shape: tuple[int, ...]) -> bool:
@@ -70,6 +75,11 @@ class _Namer:
                              self._beside(met.others, second)),
                         met.head,
                     )  # fmt: skip
+
+    def name(self, number: int) -> str:
+        """The parameter of an element; nothing of 0."""
+        found = self._elements.named(torch.tensor([number])) if number else []
+        return found[0][0] if found else ""
 
     def _beside(self, numbers: Tensor | None, name: str) -> Indices | None:
         if numbers is None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from python_api.tracing.calls import Call, tensors_of, words
 from python_api.tracing.context import Context, Rule, here
 from python_api.tracing.joining import joined, reduced, varies
+from python_api.tracing.products import contracted
 from python_api.tracing.store import Marks
 
 __all__ = ["RULES", "pointwise", "resized"]
 
 _SUMS = {"add", "add_", "sub", "sub_", "rsub", "lerp", "lerp_"}
+_PRODUCTS = {"mul", "mul_"}
+_SCALES = {"div", "div_", "neg", "neg_"}
 _SCALED_SUMS = {"addcmul", "addcmul_", "addcdiv", "addcdiv_"}
 
 
@@ -39,11 +44,28 @@ def pointwise(context: Context, call: Call) -> None:
         return
     else:
         found = context.join(operands, out.shape, is_sum=name in _SUMS)
-    context.settle(
-        call,
-        found.layers,
-        context.past(call),
-    )
+    context.settle(call, found.layers, context.past(call), marks=_marks(context, call, operands))
+
+
+def _marks(context: Context, call: Call, operands: list[Tensor]) -> Marks:
+    """Those of all operands, and which outputs were multiplied."""
+    name = call.name.rpartition("::")[2]
+    marks = context.marks(call)
+    if name not in _PRODUCTS | _SUMS | _SCALES:
+        # What is summed after another function is no product of the two.
+        return replace(marks, factors=frozenset())
+    uses = [
+        {use for layer in context.store.layers(t) for use in context.ledger.uses(layer)}
+        for t in operands
+    ]
+    written = [found for found in uses if found]
+    if len(written) < 2 or name in _SUMS:
+        return marks
+    probable = any(context.store.marks(t).probabilities for t in operands)
+    if name not in _PRODUCTS or len(written) > 2 or marks.factors or probable:
+        return replace(marks, factors=frozenset())
+    first, second = written
+    return replace(marks, factors=frozenset((a, b) for a in first for b in second))
 
 
 def _is_activation(context: Context, t: Tensor, out: Tensor) -> bool:
@@ -116,7 +138,7 @@ def softmax(context: Context, call: Call) -> None:
     layers = [x for x in context.store.layers(given) if x.dim() and varies(x, dim)]
     scores = context.store.marks(given).scores
     context.ledger.attention.update(scores)
-    context.settle(call, layers, context.past(call), marks=Marks(probabilities=True))
+    context.settle(call, layers, context.past(call), marks=Marks(scores, True))
 
 
 def reduction(context: Context, call: Call) -> None:
@@ -130,7 +152,28 @@ def reduction(context: Context, call: Call) -> None:
     layers: list[Tensor] = []
     for layer in context.store.layers(given):
         layers += reduced(context.ledger, layer, dims, keepdim=keepdim)
-    context.settle(call, [x.expand(out.shape) for x in layers], context.past(call))
+    marks = context.marks(call)
+    met: set[int] = set()
+    if marks.factors and call.name in _LINEAR_REDUCTIONS:
+        met = contracted(context, given, dims, marks.factors)
+    if marks.probabilities and marks.scores and call.name in _LINEAR_REDUCTIONS:
+        layers = [_through(context, x) for x in layers]
+    marks = Marks(frozenset(met), mixed=marks.mixed)
+    if not met:
+        marks |= context.mixes(call, layers)
+    for one in tensors_of(call.result):
+        # Indices of a maximum are no outputs.
+        found = [x.expand(one.shape) for x in layers] if one.is_floating_point() else []
+        context.store.put(one, found, context.past(call), marks=marks)
+
+
+_LINEAR_REDUCTIONS = ("aten::sum", "aten::mean")
+
+
+def _through(context: Context, layer: Tensor) -> Tensor:
+    """Values that were multiplied by the probabilities of an attention, and summed."""
+    sizes = [layer.shape[dim] for dim in range(layer.dim()) if varies(layer, dim)]
+    return context.ledger.through(layer, sizes[-1]) if sizes else layer
 
 
 def resized(layer: Tensor, shape: torch.Size) -> Tensor:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,6 +43,7 @@ def _weighed(context: Context, x: Tensor, weight: Tensor) -> tuple[list[Tensor],
         torch.cat([reading.flatten(), writing.flatten()]),
         inputs=tuple(zip(writing, reading, strict=True)),
     )
+    context.reads(x, use)
     for batch in range(len(reading)):
         read(context, x[batch], reading[batch], use, writing[batch])
     labels = context.ledger.label(use, writing)[:, None]
@@ -86,7 +91,8 @@ def _both(context: Context, a: Tensor, b: Tensor) -> tuple[list[Tensor], Marks]:
     if _is_attention(context, b):
         passed = [context.ledger.through(x.mT, shape[1]).mT for x in passed]
     layers = joined(context.ledger, Written(passed), Written(over), is_sum=False).layers
-    return layers, Marks(frozenset(scores))
+    mixed = context.store.marks(a).mixed | context.store.marks(b).mixed
+    return layers, Marks(frozenset(scores), mixed=mixed)
 
 
 def _is_attention(context: Context, t: Tensor) -> bool:
@@ -106,6 +112,30 @@ def _meet(context: Context, x: Tensor, y: Tensor) -> set[int]:
             for other in distinct(y[batch]):
                 if bool((row != row[0]).any()) and bool((other != other[0]).any()):
                     found |= context.ledger.meet(row, other)
+    return found
+
+
+def contracted(
+    context: Context, given: Tensor, dims: Sequence[int], factors: frozenset[tuple[int, int]]
+) -> set[int]:
+    """The sum over dimensions of an elementwise product: outputs meet as in ``a @ b``.
+
+    ``factors`` are the uses that wrote the two. Returns which of what met these are.
+    """
+    ledger, layers = context.ledger, context.store.layers(given)
+    last = [dim % given.dim() for dim in dims] or list(range(given.dim()))
+    order = [dim for dim in range(given.dim()) if dim not in last] + last
+    count = math.prod(given.shape[dim] for dim in last)
+    rows = [x.permute(order).reshape(-1, count) for x in layers]
+    found: set[int] = set()
+    for x, y in itertools.combinations(rows, 2):
+        for row in distinct(torch.cat([x, y], -1)):
+            for first, second in factors:
+                a, b = row[:count], row[count:]
+                a = torch.where(ledger.of_use(a, first), a, 0)
+                b = torch.where(ledger.of_use(b, second), b, 0)
+                if varies(a, 0) and varies(b, 0):
+                    found |= ledger.meet(a, b)
     return found
 
 
@@ -145,6 +175,8 @@ def _product(context: Context, call: Call, a: Tensor, b: Tensor) -> None:
         layers, past, marks = multiply(context, flat[0], flat[1])
         layers = [x.reshape(*shape, *x.shape[1:]) for x in layers]
     layers = [x.reshape(out.shape) for x in layers]
+    if not context.store.is_weight(a) and not context.store.is_weight(b) and not marks.scores:
+        marks |= context.mixes(call, layers)
     start = call.tensor("self") if "mat1" in call.arguments or "batch1" in call.arguments else None
     if start is None and call.name == "aten::addmv":
         start = call.tensor("self")

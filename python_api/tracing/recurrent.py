@@ -78,6 +78,7 @@ def network(context: Context, name: str, args: tuple[Any, ...], result: Any) -> 
         made = _take_part(context, name, weights, past, own)
         into, reader = made.inputs["ih"], made.uses["ih"]
         if layer == 0:
+            context.reads(x, reader)
             rows = context.reshaped(x, (-1, x.shape[-1]))
             read(context, rows, into, reader, direction=own)
         else:
@@ -109,6 +110,7 @@ def cell(context: Context, name: str, args: tuple[Any, ...], result: Any) -> Non
     store = context.store
     past = store.past(x, *tensors_of(state))
     made = _take_part(context, name, {"ih": ih, "hh": hh}, past, None)
+    context.reads(x, made.uses["ih"])
     rows = context.reshaped(x, (-1, x.shape[-1]))
     read(context, rows, made.inputs["ih"], made.uses["ih"])
     for out in tensors_of(result):

@@ -20,15 +20,24 @@ __all__ = ["Kept", "Marks", "Store"]
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What part of an attention a tensor is."""
+    """What part of an attention a tensor is, and what no label says of it any more."""
 
     scores: frozenset[int] = frozenset()
     """Which products of queries and keys these are."""
     probabilities: bool = False
     """Out of a softmax."""
+    factors: frozenset[tuple[int, int]] = frozenset()
+    """Uses of weights of which the outputs were multiplied one by one, not summed yet."""
+    mixed: frozenset[tuple[int, str]] = frozenset()
+    """Uses whose outputs an operation mixed, so that no label is left, and its name."""
 
     def __or__(self, other: Marks) -> Marks:
-        return Marks(self.scores | other.scores, self.probabilities or other.probabilities)
+        return Marks(
+            self.scores | other.scores,
+            self.probabilities or other.probabilities,
+            self.factors | other.factors,
+            self.mixed | other.mixed,
+        )
 
 
 @dataclass(frozen=True, slots=True)
