@@ -6,12 +6,13 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from python_api.arithmetic import plain_arithmetic
 from python_api.cadence import Cadence
 from python_api.changes import check_watch, grad_scale_of
 from python_api.copying import CopiedByState
@@ -22,29 +23,23 @@ from python_api.device_step import DeviceStep
 from python_api.explanation import explain
 from python_api.factors import Shown
 from python_api.frame import SpectralFrame, pair_name
-from python_api.given_pairs import resolve_pairs
-from python_api.heads import HeadCounts
-from python_api.layer_tree import build_tree
 from python_api.loggers import as_sinks
-from python_api.matrices import MatrixRegistry, Skipped, find_matrices
+from python_api.matrices import MatrixRegistry, Skipped
 from python_api.matrix import Matrix
-from python_api.matrix_rules import default_registry
 from python_api.meetings import Meetings
 from python_api.memory import MemoryPlan, solver_memory
-from python_api.natural_order import REORDERED, natural_order
+from python_api.monitor_state import STATE_VERSION, check_state
 from python_api.over_time import OverTime
 from python_api.packed_rows import tell_reasons
-from python_api.pair_discovery import discover_pairs
-from python_api.pairs import Pair, Rejected, parts_of
-from python_api.parameters import modules_of, parameter_names, parameters_of, unwrap
-from python_api.plan_fit import PlanFit
+from python_api.pairs import Pair, Rejected
+from python_api.parameters import unwrap
 from python_api.readings import Readings, not_readable
 from python_api.recorder import Recorder, saves_vectors
 from python_api.reference import Given
+from python_api.scalars import as_floats
 from python_api.solvers import ExactSolver, RandomizedSolver, Solver
-from python_api.tracing.map import Trace
-from python_api.tracing.matching import traced_pairs
 from python_api.tracked_solver import TrackedSolver
+from python_api.watch_plan import GivenPairs, watch_plan
 
 __all__ = ["METHODS", "SpectralMonitor"]
 
@@ -52,8 +47,6 @@ METHODS = ("tracked", "exact", "randomized")
 _VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
 _TRIPLETS = 32
 _TOLERANCE = 1e-3
-_STATE_VERSION = 4
-_RESERVED = frozenset({"every", "overhead", "not_finite", "reasons"})
 _CAPTURED = (
     "SpectralMonitor.step was called while a CUDA graph is captured: nothing is measured, neither "
     "now nor when the graph is replayed; call it after the replay"
@@ -146,7 +139,7 @@ class SpectralMonitor(CopiedByState):
         tolerance: float | None = None,
         include: str | Sequence[str] | None = None,
         exclude: str | Sequence[str] | None = None,
-        pairs: Literal["auto"] | Trace | Sequence[tuple[str, str]] | None = "auto",
+        pairs: GivenPairs = "auto",
         reference: Given = "init",
         watch: Sequence[str] = ("weights",),
         grad_scale: Any = None,
@@ -162,10 +155,13 @@ class SpectralMonitor(CopiedByState):
         _check_options(method, k, tolerance)
         self.method, self._k, self._tolerance = method, k, tolerance
         self._cadence = Cadence(every, overhead)
-        self._plan(self._model, include, exclude, pairs, heads, registry or default_registry(),
-                   parametrized, config)  # fmt: skip
+        self._plan = watch_plan(
+            self._model, include=include, exclude=exclude, pairs=pairs, heads=heads,
+            registry=registry, parametrized=parametrized, config=config,
+        )  # fmt: skip
+        self._matrices, self._parts = self._plan.matrices, self._plan.parts
+        self._pairs = self._plan.pairs
         self._vectors = k or _VECTORS
-        self._parts = parts_of(self._pairs, self._matrices)
         self._readings = Readings(self._matrices, self._parts)
         self._meetings = Meetings(
             self._pairs,
@@ -206,7 +202,7 @@ class SpectralMonitor(CopiedByState):
         self._last_frame_at = math.nan
         self._spent = 0.0
         if self._reference.wants_init and not self._restored:
-            with _plain_arithmetic():
+            with plain_arithmetic():
                 first = self._solver.measure(
                     self._readings.take(), [True] * len(self._needs_vectors)
                 )
@@ -227,49 +223,6 @@ class SpectralMonitor(CopiedByState):
             self._parts,
         )
 
-    def _plan(
-        self,
-        model: nn.Module | Mapping[str, Tensor],
-        include: str | Sequence[str] | None,
-        exclude: str | Sequence[str] | None,
-        pairs: Literal["auto"] | Trace | Sequence[tuple[str, str]] | None,
-        heads: int | Mapping[str, int] | None,
-        registry: MatrixRegistry,
-        parametrized: Shown,
-        config: Any,
-    ) -> None:
-        modules = modules_of(model)
-        is_sorted = not isinstance(model, nn.Module) and natural_order(list(model)) is not None
-        self._notes = [REORDERED] if is_sorted else []
-        counts = HeadCounts(heads, modules, parameter_names(model), config)
-        parameters = parameters_of(model, counts.queries, parametrized)
-        self._matrices, self._skipped = find_matrices(
-            parameters, registry, include=_patterns(include), exclude=_patterns(exclude)
-        )
-        self._fit = PlanFit(model, parameters, self._matrices, self._skipped)
-        if not self._matrices:
-            reasons = "; ".join(f"{row.name}: {row.reason}" for row in self._skipped[:8])
-            raise ValueError(f"no matrix to watch in the model ({reasons or 'no parameters'})")
-        # Factors are not layers, and what holds them is none of the model's scopes.
-        names = (info.name for info, _ in parameters if info.factor_of is None)
-        tree = build_tree(names, modules, self._matrices, self._skipped)
-        if isinstance(pairs, Trace):
-            self._pairs, self._rejected = traced_pairs(pairs, self._matrices)
-            self._notes += [f"trace: {note}" for note in pairs.notes()]
-            return
-        if pairs is None:
-            self._pairs, self._rejected = [], []
-            return
-        found, self._rejected = discover_pairs(tree, counts)
-        if isinstance(pairs, str):
-            if pairs != "auto":
-                raise ValueError(
-                    f"pairs: expected 'auto', a trace, a list of names or None, got {pairs!r}"
-                )
-            self._pairs = found
-        else:
-            self._pairs, self._rejected = resolve_pairs(pairs, found, self._matrices), []
-
     def _which_need_vectors(self) -> list[bool]:
         measured = [*self._matrices, *self._parts]
         if self._over_time.wants_all_vectors:
@@ -285,7 +238,7 @@ class SpectralMonitor(CopiedByState):
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """Parameters (and gradients asked for) that are not watched, with the reason."""
-        return (*self._skipped, *self._over_time.changes.skipped)
+        return (*self._plan.skipped, *self._over_time.changes.skipped)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -301,7 +254,7 @@ class SpectralMonitor(CopiedByState):
     @property
     def rejected_pairs(self) -> tuple[Rejected, ...]:
         """Neighbouring layers that are not paired, with the reason."""
-        return tuple(self._rejected)
+        return tuple(self._plan.rejected)
 
     @property
     def every(self) -> int:
@@ -334,17 +287,17 @@ class SpectralMonitor(CopiedByState):
             self.skipped,
             self._pairs,
             self._parts,
-            self._rejected,
+            self._plan.rejected,
             self._reference.described,
             self._over_time.chance,
             unreadable=not_readable(self._matrices),
-            unwatched=self._fit.unwatched(),
+            unwatched=self._plan.fit.unwatched(),
             full=full,
         )
         return "\n".join(
             [
                 told,
-                *self._notes,
+                *self._plan.notes,
                 *self.memory().lines(full=full),
                 self._device.described,
                 *self._over_time.changes.described,
@@ -442,11 +395,11 @@ class SpectralMonitor(CopiedByState):
         self._check_fit()
         self._check_start(number)
         kept = self._device.keeps(scalars)
-        values = _as_floats(scalars, kept)
-        with _plain_arithmetic():
+        values = as_floats(scalars, kept)
+        with plain_arithmetic():
             late = self._device.take(values)
             if late is None:
-                frame = self._measure(number, _as_floats(values))
+                frame = self._measure(number, as_floats(values))
             else:
                 frame = SpectralFrame.later(
                     late, step=number, overlap={}, chance=self._over_time.chance, vectors={},
@@ -490,7 +443,7 @@ class SpectralMonitor(CopiedByState):
         )
 
     def _check_fit(self) -> None:
-        new = self._fit.news()
+        new = self._plan.fit.news()
         if new:
             others = f" and {len(new) - 1} more" if len(new) > 1 else ""
             warnings.warn(
@@ -546,7 +499,7 @@ class SpectralMonitor(CopiedByState):
         self._device.wait()
         self._delivery.deliver(wait=True)
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "method": self.method,
             "next_step": self._next_step,
             "cadence": self._cadence.state(),
@@ -563,7 +516,7 @@ class SpectralMonitor(CopiedByState):
         Raises:
             ValueError: the method, the names or the shapes differ; the message tells which.
         """
-        _check_state(state, self.method, self._matrices)
+        check_state(state, self.method, self._matrices)
         self._device.forget()
         self._over_time.load_state(state["over_time"])
         self._is_resumed = True
@@ -573,10 +526,6 @@ class SpectralMonitor(CopiedByState):
         self._solver.load_state(state["solver"])
 
 
-def _patterns(given: str | Sequence[str] | None) -> Sequence[str] | None:
-    return [given] if isinstance(given, str) else given
-
-
 def _check_options(method: str, k: int | None, tolerance: float | None) -> None:
     if method not in METHODS:
         raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
@@ -584,58 +533,3 @@ def _check_options(method: str, k: int | None, tolerance: float | None) -> None:
         raise ValueError(f"tolerance: an option of method 'tracked', got it with {method!r}")
     if k is not None and (isinstance(k, bool) or k != int(k) or k < 1):
         raise ValueError(f"k: expected a whole number of at least 1, got {k!r}")
-
-
-def _check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matrix]) -> None:
-    if state.get("version") != _STATE_VERSION:
-        raise ValueError(f"state: version {state.get('version')!r}, expected {_STATE_VERSION}")
-    if state["method"] != method:
-        raise ValueError(f"state: made by method {state['method']!r}, this monitor has {method!r}")
-    inner = state.get("inner", {})
-    given = {name: _told(shape, inner.get(name)) for name, shape in state["shapes"].items()}
-    here = {matrix.name: _told(matrix.shape, matrix.inner) for matrix in matrices}
-    if given != here:
-        lines = [
-            f"{name}: {given.get(name, 'missing')} in the state, {here.get(name, 'missing')} here"
-            for name in dict.fromkeys([*given, *here])
-            if given.get(name) != here.get(name)
-        ]
-        raise ValueError(f"state: the matrices differ ({'; '.join(lines[:8])})")
-
-
-def _told(shape: Sequence[int], inner: int | None) -> str:
-    return f"{tuple(shape)}" + (f" as factors of k = {inner}" if inner is not None else "")
-
-
-def _as_floats(scalars: Mapping[str, float | Tensor], kept: Collection[str] = ()) -> dict[str, Any]:
-    """Floats, but for tensors that are kept."""
-    values: dict[str, Any] = {}
-    for name, value in scalars.items():
-        if name in _RESERVED:
-            raise ValueError(f"scalar {name!r}: the monitor reports its own {name}")
-        if name in kept:
-            values[name] = value
-            continue
-        try:
-            values[name] = float(value.detach() if isinstance(value, Tensor) else value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            raise ValueError(f"scalar {name!r}: expected one number, got {what}") from error
-    return values
-
-
-def _plain_arithmetic() -> contextlib.AbstractContextManager[Any]:
-    """No gradients and no autocast: a step inside ``torch.autocast`` must not round to bf16.
-
-    No inference mode either: what a step leaves for the next one would be read-only outside.
-    """
-    autocast = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
-    if not autocast and not torch.is_inference_mode_enabled():
-        return torch.no_grad()
-    stack = contextlib.ExitStack()
-    if torch.is_inference_mode_enabled():
-        stack.enter_context(torch.inference_mode(False))
-    stack.enter_context(torch.no_grad())
-    for device in autocast:
-        stack.enter_context(torch.autocast(device, enabled=False))
-    return stack
