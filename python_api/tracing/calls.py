@@ -57,8 +57,14 @@ class Call:
 
     @property
     def is_pointwise(self) -> bool:
-        """Whether PyTorch says that each output depends on the inputs at its own index alone."""
-        return torch.Tag.pointwise in self.function.tags
+        """Whether PyTorch says that each output depends on the inputs at its own index alone.
+
+        Of some operations in place it says so only where they are not.
+        """
+        space, _, name = self.name.partition("::")
+        plain = getattr(getattr(torch.ops, space), name.rstrip("_") or name, self.function)
+        both = [self.function, *(getattr(plain, o) for o in getattr(plain, "overloads", list)())]
+        return any(torch.Tag.pointwise in function.tags for function in both)
 
     @property
     def writes(self) -> Tensor | None:

@@ -188,9 +188,10 @@ class Ledger:
             mine = self.of_use(labels, use)
             for other in self.uses(others):
                 own = mine & self.of_use(others, other)
-                if int(own.sum()) > 1:
-                    mine_met = Met("meet", labels[own] - use * count, others[own] - other * count)
-                    found.add(self._keep(mine_met))
+                first, second = labels[own] - use * count, others[own] - other * count
+                # One output for all of the other, as a step size for a state, is a scale.
+                if all(len(x) > 1 and bool((x != x[0]).any()) for x in (first, second)):
+                    found.add(self._keep(Met("meet", first, second)))
         return found
 
     def reads_mixed(self, mixed: Iterable[tuple[int | None, str]], reader: int) -> None:

@@ -15,6 +15,7 @@ from python_api.tracing.ports import Ports
 
 __all__ = ["traced_pairs"]
 
+_OWN_SIDE = "same weight: its own side"
 _REASON = "outputs of one are inputs of the other"
 
 
@@ -64,9 +65,17 @@ class _Matching:
         if edge.kind == "feeds":
             for a, b in met:
                 self._keep(self._fed(a, b))
-        else:
+            return
+        reasons = [_no_meeting(a, b) if meets else "" for a, b in met]
+        self.rejected += [
+            Rejected(a.matrix.name, b.matrix.name, reason)
+            for (a, b), reason in zip(met, reasons, strict=True)
+            if reason
+        ]
+        left = [pair for pair, reason in zip(met, reasons, strict=True) if not reason]
+        if left:
             key = (edge.kind, *names)
-            self._together.setdefault(key, Together(edge.kind, edge.head)).add(met)
+            self._together.setdefault(key, Together(edge.kind, edge.head)).add(left)
 
     def pairs(self) -> list[Pair]:
         """All pairs; what meets by head comes with the layers around it."""
@@ -77,12 +86,8 @@ class _Matching:
         return list(self._pairs.values())
 
     def _fed(self, a: Placed, b: Placed) -> Pair | Rejected:
-        if (
-            a.matrix is b.matrix
-            and a.end == b.end
-            and bool(np.intersect1d(a.indices, b.indices).size)
-        ):
-            return Rejected(a.matrix.name, b.matrix.name, "same weight: its own side")
+        if _is_own_side(a, b):
+            return Rejected(a.matrix.name, b.matrix.name, _OWN_SIDE)
         a, b, cut = _once(a, b)
         first, second = self._ports.port(a, _half(a)), self._ports.port(b, taps=cut)
         return Pair.of(first, second, _REASON, "traced")
@@ -92,6 +97,20 @@ class _Matching:
             self._pairs.setdefault(answer.key, answer)
         else:
             self.rejected.append(answer)
+
+
+def _is_own_side(a: Placed, b: Placed) -> bool:
+    shared = a.matrix is b.matrix and a.end == b.end
+    return shared and bool(np.intersect1d(a.indices, b.indices).size)
+
+
+def _no_meeting(a: Placed, b: Placed) -> str:
+    """Why two sides do not meet one by one, as queries and keys do; empty if they do."""
+    if _is_own_side(a, b):
+        return _OWN_SIDE
+    if any(len(np.unique(placed.indices)) < len(placed.indices) for placed in (a, b)):
+        return "an output meets several, as of a table of positions that scales"
+    return ""
 
 
 def _half(a: Placed) -> str:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from python_api.tracing import layers, moves, pointwise, products, recurrent
 from python_api.tracing.calls import Call, tensors_of, words
 from python_api.tracing.context import Context, Rule
+from python_api.tracing.keeping import Keeping
 
 __all__ = ["Operations", "Wholes"]
 
@@ -44,9 +45,10 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Otherwise the first operation imports torch._dynamo, which takes seconds.
         return False
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, keeping: Keeping) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.context = context
+        self._keeping = keeping
         self.suspended = False
 
     def __torch_dispatch__(
@@ -57,6 +59,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        self._keeping.before(function, args, kwargs)
         result = function(*args, **kwargs)
         if not self.suspended:
             if hasattr(function, "_schema"):
@@ -74,7 +77,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         self.context.ledger.touched.update(map(store.first_number, call.inputs()))
         name = call.name.rpartition("::")[2]
-        rule = _RULES.get(name)
+        rule = _RULES.get(name) or _RULES.get(name.removesuffix("_"))
         if rule is not None and not (call.is_view() and name not in _DTYPE_VIEWS):
             rule(self.context, call)
         elif call.is_view() or call.output() is None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from python_api.tracing.calls import Call, tensors_of, words
 from python_api.tracing.context import Context, Rule, here
-from python_api.tracing.joining import Written, joined
+from python_api.tracing.rows import RULES as ROWS
+from python_api.tracing.rows import accumulate
 
 __all__ = ["RULES", "copy"]
 
@@ -24,7 +25,8 @@ _MOVES = {
             "replication_pad1d replication_pad2d replication_pad3d _unsafe_index diag_embed "
             "diagonal_copy permute_copy view_copy masked_select _reshape_copy lift_fresh_copy "
             "_unsafe_view slice_copy select_copy expand_copy transpose_copy trace "
-            "repeat_interleave _pad_circular resolve_neg resolve_conj"
+            "repeat_interleave _pad_circular resolve_neg resolve_conj unsafe_split "
+            "unsafe_split_with_sizes"
         ),
         ("self",),
     ),
@@ -49,7 +51,7 @@ def move(context: Context, call: Call) -> None:
     if out is None:
         return
     if call.arguments.get("accumulate"):
-        context.end(call)
+        accumulate(context, call)
         return
     data = [t for t in given if context.store.is_data(t)]
     if not data:
@@ -184,40 +186,17 @@ def copy(context: Context, call: Call) -> None:
     context.store.write(target, part.layers, context.store.past(src))
 
 
-def add_rows(context: Context, call: Call) -> None:
-    """Rows added at given indices: what experts wrote for their tokens."""
-    target, source = call.tensor("self"), call.tensor("source")
-    index, dim = call.tensor("index"), call.arguments["dim"]
-    if target is None or source is None or index is None:
+def packed(context: Context, call: Call) -> None:
+    """Sequences of a batch, padded to one length, as one row for each token of each."""
+    given, out = call.tensor("input"), call.output()
+    if given is None or out is None or not context.store.is_data(given):
         context.end(call)
         return
-    layers = context.store.layers(target)
-    places = here(index)
-    for rows in _rounds(places):
-        at = places[rows]
-        new = Written([x.index_select(dim, rows) for x in context.store.layers(source)])
-        old = Written([x.index_select(dim, at) for x in layers])
-        found = joined(context.ledger, old, new, is_sum=True).layers
-        while len(layers) < len(found):
-            layers.append(torch.zeros(target.shape, dtype=torch.int64))
-        layers = [
-            x.index_copy(dim, at, found[i]) if i < len(found) else x.index_fill(dim, at, 0)
-            for i, x in enumerate(layers)
-        ]
-    context.settle(call, layers, context.past(call))
-
-
-def _rounds(index: Tensor) -> list[Tensor]:
-    """Positions in rounds within which no index comes twice."""
-    order = torch.argsort(index, stable=True)
-    ordered = index[order]
-    new = torch.ones_like(ordered, dtype=torch.bool)
-    new[1:] = ordered[1:] != ordered[:-1]
-    starts = torch.where(new, torch.arange(len(ordered)), 0).cummax(0).values
-    rank = torch.empty_like(index)
-    rank[order] = torch.arange(len(ordered)) - starts
-    return [torch.nonzero(rank == r).flatten() for r in range(int(rank.max()) + 1)] if len(
-        index) else []  # fmt: skip
+    moved = _moved(call, ("input",), [context.store.layers(given)])
+    if moved is None:
+        context.end(call)
+        return
+    context.store.put(out, [x[0] for x in moved], context.past(call))
 
 
 def chosen(context: Context, call: Call) -> None:
@@ -265,8 +244,9 @@ def clear(context: Context, call: Call) -> None:
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_MOVES, move),
     "copy_": copy,
-    **dict.fromkeys(("index_add", "index_add_"), add_rows),
+    **ROWS,
     **dict.fromkeys(("topk", "sort", "kthvalue", "mode"), chosen),
+    "_pack_padded_sequence": packed,
     "view_as_complex": as_complex,
     "view_as_real": as_real,
     **dict.fromkeys(("zero_", "fill_", "normal_", "uniform_"), clear),

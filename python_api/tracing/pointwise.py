@@ -176,6 +176,18 @@ def _through(context: Context, layer: Tensor) -> Tensor:
     return context.ledger.through(layer, sizes[-1]) if sizes else layer
 
 
+def fourier(context: Context, call: Call) -> None:
+    """A transform along some dimensions; a writer along others, such as channels, stays."""
+    given, out = call.tensor("self"), call.output()
+    if given is None or out is None or not context.store.is_data(given):
+        context.end(call)
+        return
+    layers: list[Tensor] = []
+    for layer in context.store.layers(given):
+        layers += reduced(context.ledger, layer, list(call.arguments["dim"]), keepdim=True)
+    context.settle(call, [x.expand(out.shape) for x in layers], context.past(call))
+
+
 def resized(layer: Tensor, shape: torch.Size) -> Tensor:
     """Labels of the nearest element, where a pooling or an interpolation changed sizes."""
     for dim, size in enumerate(shape):
@@ -219,6 +231,8 @@ _SAME = words(
     "_prelu_kernel triu tril triu_ tril_ masked_fill masked_fill_ _masked_scale "
     "fake_quantize_per_tensor_affine cummax cummin threshold"
 )
+# Elementwise, though PyTorch does not say so.
+_UNTAGGED = words("hardswish log_sigmoid_forward dequantize _lazy_clone floor_divide")
 _RESIZE = words(
     "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d _adaptive_avg_pool2d "
     "_adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d upsample_nearest1d "
@@ -232,10 +246,14 @@ _REDUCE = words(
     "median nanmedian nansum aminmax"
 )
 
+_FOURIER = words("_fft_c2c _fft_r2c _fft_c2r")
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_SAME, same),
+    **dict.fromkeys(_UNTAGGED, pointwise),
     **dict.fromkeys(_RESIZE, resize),
     **dict.fromkeys(_REDUCE, reduction),
     **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), softmax),
+    **dict.fromkeys(_FOURIER, fourier),
     "glu": glu,
 }

@@ -47,8 +47,18 @@ def _weighed(context: Context, x: Tensor, weight: Tensor) -> tuple[list[Tensor],
     for batch in range(len(reading)):
         read(context, x[batch], reading[batch], use, writing[batch])
     labels = context.ledger.label(use, writing)[:, None]
-    wide = labels.expand(*x.shape[:2], weight.shape[2])
-    return [wide], store.past(x) | 1 << use, Marks()
+    shape = torch.Size((*x.shape[:2], weight.shape[2]))
+    written = [labels.expand(shape), *(_other_rows(one, shape) for one in store.layers(x))]
+    return [one for one in written if bool(one.any())], store.past(x) | 1 << use, Marks()
+
+
+def _other_rows(layer: Tensor, shape: torch.Size) -> Tensor:
+    """Labels of rows (B, M, K) that a weight maps as wholes: channels, where it mixes tokens."""
+    first = layer[..., :1]
+    is_one = (layer == first).all(-1, keepdim=True) & (first != layer[:1, :1, :1]).any()
+    if layer.shape[-1] < 2:
+        is_one = torch.zeros_like(is_one)
+    return torch.where(is_one, first, 0).expand(shape)
 
 
 def read(
@@ -155,8 +165,10 @@ def _of_weights(context: Context, a: Tensor, b: Tensor, out: Tensor) -> None:
 def _product(context: Context, call: Call, a: Tensor, b: Tensor) -> None:
     """Any number of dimensions, as ``torch.matmul`` has them."""
     out = call.writes if call.writes is not None else call.output()
-    if out is None:
+    if out is None or out.layout != torch.strided:
+        context.end(call)
         return
+    a, b = _dense(a), _dense(b)
     vector_a, vector_b = a.dim() == 1, b.dim() == 1
     a = a[None] if vector_a else a
     b = b[:, None] if vector_b else b
@@ -189,11 +201,16 @@ def _product(context: Context, call: Call, a: Tensor, b: Tensor) -> None:
         context.settle(call, layers, past, marks=marks)
 
 
+def _dense(t: Tensor) -> Tensor:
+    """A stand-in for what has no labels: a sparse matrix, such as that of a graph."""
+    return t if t.layout == torch.strided else torch.zeros(()).expand(t.shape)
+
+
 def product(context: Context, call: Call) -> None:
     """``mm``, ``bmm``, ``addmm`` and the like, by the names of their arguments."""
     for first, second in (("batch1", "batch2"), ("mat1", "mat2"), ("mat", "vec"),
                           ("self", "mat2"), ("self", "vec"), ("self", "other"), ("self", "tensor"),
-                          ("input", "mat2")):  # fmt: skip
+                          ("input", "mat2"), ("sparse", "dense")):  # fmt: skip
         a, b = call.tensor(first), call.tensor(second)
         if a is not None and b is not None:
             _product(context, call, a, b)
@@ -256,7 +273,7 @@ def attention(context: Context, q: Tensor, k: Tensor, v: Tensor, out: Tensor) ->
 
 _PRODUCTS = words(
     "mm bmm addmm addmm_ baddbmm baddbmm_ mv addmv dot vdot matmul _int_mm _scaled_mm "
-    "_addmm_activation addbmm"
+    "_addmm_activation addbmm _sparse_addmm _sparse_mm"
 )
 _ATTENTION = words(
     "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "

@@ -10,24 +10,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from python_api.tracing.keeping import Keeping
 
 __all__ = ["undisturbed"]
 
 
 @contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module, inputs: Any = ()) -> Iterator[Keeping]:
     """Inside, the model is in evaluation mode without gradients, and every operation is visible.
 
-    Afterwards flags, attributes, buffers, and the random states of torch, NumPy and Python are what
-    they were. Fast paths that skip PyTorch's own operations are off: those of
-    `nn.MultiheadAttention` and `nn.TransformerEncoder`, compiled functions, fused attention.
+    Afterwards flags, attributes, weights, gradients, buffers, inputs, caches that hang on either
+    and the random states of torch, NumPy and Python are what they were; what the pass writes to is
+    kept where `Keeping.before` is told of every operation. Fast paths that skip PyTorch's own
+    operations are off: those of `nn.MultiheadAttention` and `nn.TransformerEncoder`, compiled
+    functions, fused attention; so is the memory of casts, which does not say what was cast.
     """
     attributes = [_Attributes(module) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in _buffers(model)]
+    keeping = _keeping(model, inputs)
     states = random.getstate(), np.random.get_state()
     fast = torch.backends.mha.get_fastpath_enabled()
+    caches = torch.is_autocast_cache_enabled()
     try:
         with contextlib.ExitStack() as stack:
             devices = list(range(torch.cuda.device_count())) if _has_cuda() else []
@@ -39,26 +44,41 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             torch.backends.mha.set_fastpath_enabled(False)
-            model.eval()
-            yield
+            torch.clear_autocast_cache()
+            torch.set_autocast_cache_enabled(False)
+            # Not by ``eval()``: some modules merge weights or empty caches there.
+            for module in model.modules():
+                module.training = False
+            yield keeping
     finally:
+        torch.set_autocast_cache_enabled(caches)
         torch.backends.mha.set_fastpath_enabled(fast)
         for kept in attributes:
             kept.restore()
-        with torch.no_grad():
-            for buffer, version, values in buffers:
-                if buffer._version != version:
-                    buffer.copy_(values)
+        keeping.restore()
         random.setstate(states[0])
         np.random.set_state(states[1])
 
 
+def _keeping(model: nn.Module, inputs: Any) -> Keeping:
+    """All that the pass can reach and write to, with a copy of the buffers.
+
+    Norms do not declare that they write to their buffers.
+    """
+    keeping = Keeping()
+    keeping.add(inputs)
+    for module in model.modules():
+        for name, value in module.__dict__.items():
+            if name != "_modules":
+                keeping.add(value)
+        for buffer in module._buffers.values():
+            if buffer is not None:
+                keeping.save(buffer)
+    return keeping
+
+
 def _has_cuda() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
-def _buffers(model: nn.Module) -> list[Tensor]:
-    return [b for b in model.buffers() if not b.is_meta and b.layout == torch.strided]
 
 
 class _Attributes:

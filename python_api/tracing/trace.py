@@ -32,12 +32,13 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
         monitor = sk.SpectralMonitor(model, pairs=traced)
 
     The pass is made in evaluation mode and without gradients. It leaves the model as it was: flags,
-    attributes, buffers, gradients and random states; no hook is placed. Every activation carries
-    which output of which weight wrote it, through views, heads, elementwise operations, norms,
-    residual additions and gathers, to the next product with a weight, so orientation, heads,
-    grouped heads and fused layouts are those that the forward method itself uses. Queries and keys
-    are found where they are multiplied, values where they reach the output through the
-    probabilities. A parametrized weight is one weight under the layer's name, ``conv.weight``.
+    attributes, weights, buffers, caches, gradients and random states; inputs are left as they were,
+    too. No hook is placed; those that are there run. Every activation carries which output of which
+    weight wrote it, through views, heads, elementwise operations, norms, residual additions and
+    gathers, to the next product with a weight, so orientation, heads, grouped heads and fused
+    layouts are those that the forward method itself uses. Queries and keys are found where they are
+    multiplied, values where they reach the output through the probabilities. A parametrized weight
+    is one weight under the layer's name, ``conv.weight``.
 
     At a residual addition x + f(x) the nearest writer counts, the last weight of f. Experts that no
     input reached have the edges of those beside them, and are marked so. What no rule knows ends
@@ -67,15 +68,16 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
         raise ValueError(
             f"{lazy[0]} is not initialised yet (lazy): run the model once before it is traced"
         )
-    with undisturbed(module), fixed_weights(module) as fixed:
+    passed = inputs, kwargs
+    with undisturbed(module, passed) as keeping, fixed_weights(module) as fixed:
         parameters = {n: p for n, p in parameters.items() if n not in fixed.parts} | fixed.weights
         elements = Elements(parameters)
         context = Context(
             Ledger(elements, keeps_stream=stream), Store(elements, list(parameters.values()))
         )
-        for tensor in _tensors((inputs, kwargs)):
+        for tensor in _tensors(passed):
             context.store.put(tensor)
-        operations = Operations(context)
+        operations = Operations(context, keeping)
         with Wholes(context, operations), operations:
             module(*inputs, **kwargs)
     return named_trace(context.ledger, parameters)
