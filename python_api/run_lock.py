@@ -134,10 +134,21 @@ def _here(token: str) -> dict[str, Any]:
 def _process_started(pid: int) -> str | None:
     """What tells a process from another one with its id later; None where nobody knows."""
     with contextlib.suppress(OSError, IndexError):
-        # The name of the program, in brackets, may have blanks.
-        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        ticks = _process_fields(pid)[19]
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {ticks}"
     return None
+
+
+def _is_zombie(pid: int) -> bool:
+    with contextlib.suppress(OSError, IndexError):
+        return _process_fields(pid)[0] in "ZX"
+    return False
+
+
+def _process_fields(pid: int) -> list[str]:
+    """Linux's, from the state on."""
+    # The name of the program, in brackets, may have blanks.
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -166,6 +177,8 @@ def _dead(holder: dict[str, Any], path: Path) -> str | None:
         started = _process_started(pid)
         if holder.get("process") and started and holder["process"] != started:
             return "no longer runs (its id has another process now)"
+        if _is_zombie(pid):
+            return "no longer runs (it ended, and nobody has waited for it)"
         return None
     silent = _age(path)
     return f"has been silent for {silent:.0f} s" if silent > _SILENT_SECONDS else None
@@ -202,7 +215,7 @@ def _remove(path: Path, token: str, pid: int) -> None:
 
 
 def _described(holder: dict[str, Any] | None) -> str:
-    if not holder:
+    if not holder or not {"pid", "host", "since"} <= holder.keys():
         return "a writer that has not told its name"
     rank = "" if holder.get("rank") is None else f"rank {holder['rank']}, "
     return f"{rank}process {holder['pid']} on {holder['host']} since {holder['since']}"

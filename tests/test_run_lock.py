@@ -21,7 +21,7 @@ from python_api.frame import SpectralFrame
 from python_api.monitor import SpectralMonitor
 from python_api.recorder import Recorder
 from python_api.run import load_run
-from python_api.run_lock import LOCK_FILE, RunLock
+from python_api.run_lock import LOCK_FILE, RunLock, _process_started
 
 HOLDER = """
 import sys, time
@@ -91,6 +91,29 @@ def test_another_process_is_named_and_once_it_is_killed_taken_over_from(tmp_path
     ):
         recorder.write(one_frame(0))
     assert list(tmp_path.glob(f"{LOCK_FILE}*")) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to tell processes by")
+def test_a_process_that_ended_and_was_not_waited_for_is_dead(tmp_path: Path) -> None:
+    # What a launcher has that is busy elsewhere.
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        process = _process_started(ended.pid)
+        leave(tmp_path, pid=ended.pid, process=process)
+        with pytest.warns(UserWarning, match="it ended, and nobody has waited for it"):
+            Recorder(tmp_path).close()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"pid": 5}', '{"pid": "x", "host": "y"}'])
+def test_a_lock_that_says_nothing_is_somebodys(tmp_path: Path, content: str) -> None:
+    path = tmp_path / LOCK_FILE
+    path.write_text(content)
+    with pytest.raises(ValueError, match="a writer that has not told its name"):
+        Recorder(tmp_path)
+    long_ago = time.time() - 100
+    os.utime(path, (long_ago, long_ago))
+    with pytest.warns(UserWarning, match="has not told its name, which has been silent"):
+        Recorder(tmp_path).close()
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to tell processes by")
