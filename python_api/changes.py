@@ -213,7 +213,10 @@ class Changes:
         A stored weight is rounded at every update: by a matrix of independent entries, up to
         eps |w| / 2 each, whose 2-norm is below eps sigma_1 of the weight. Gradients are not.
         """
-        return 2 * torch.finfo(self._matrices[i].dtype).eps if kind == "update" else 0.0
+        dtype = self._matrices[i].dtype
+        # One that has no numbers now, such as an integer in its place, has no update either.
+        is_known = kind == "update" and dtype.is_floating_point
+        return 2 * torch.finfo(dtype).eps if is_known else 0.0
 
     def _read(self, readings: Readings) -> tuple[list[Kept], dict[str, str]]:
         """Updates, then gradients, NaN where there are none; and why there are none."""

@@ -106,6 +106,22 @@ def test_the_row_says_why_and_the_others_are_measured(kind: str, method: Any) ->
     assert "cannot be read" not in watch.explain()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_update_and_gradient_are_not_known_either(kind: str) -> None:
+    model = mlp()
+    weights: dict[str, Any] = dict(model.named_parameters())
+    watch = watching(weights, watch=("weights", "updates", "gradients"))
+    for _ in range(2):
+        model(torch.ones(3, 4)).sum().backward()
+        quietly(watch)
+    weights["0.weight"] = KINDS[kind][0](weights["0.weight"].detach().clone())
+    rows = quietly(watch).matrices
+    for change in ("update", "gradient"):
+        assert not rows[f"0.weight[{change}]"].finite
+        assert rows[f"0.weight[{change}]"].reason
+        assert rows[f"2.weight[{change}]"].finite
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_fully_shard_after_the_monitor_was_made(method: Any, rank: None) -> None:
     """Reading a DTensor where its values are not ended the process."""
