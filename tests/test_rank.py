@@ -169,6 +169,17 @@ def test_feature_rank(dtype: torch.dtype, backend: str) -> None:
     assert float(sk.feature_rank(np.ones((10, 4)))) == 0
 
 
+@pytest.mark.parametrize("value", [3.14159, 0.1, 1e307, 1.7e308, -1e308, 1e-310, 5e-324, 0.0])
+def test_feature_rank_of_equal_samples_and_of_any_magnitude(value: float, backend: str) -> None:
+    for samples in (1, 2, 10, 64, 1000):
+        assert float(sk.feature_rank(np.full((samples, 40), value))) == 0
+    if abs(value) > 1e-300:
+        H = np.outer(np.cos(np.arange(50.0)), np.sin(np.arange(1.0, 9.0)))
+        H = H + np.outer(np.arange(50.0) % 7 / 7 - 1, np.arange(8.0) % 3 - 1)
+        H *= value / np.abs(H).max()
+        assert float(sk.feature_rank(H)) == 2
+
+
 def test_feature_rank_of_a_fresh_network() -> None:
     """12 layers of width 400, weights eight times PyTorch's: no layer is below three quarters of
     the width by the authors' rule, in float64; six of these were by the rounding of float32."""

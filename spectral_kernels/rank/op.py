@@ -14,7 +14,7 @@ from spectral_kernels.arrays import Array, Leave, enter
 from spectral_kernels.decomposed.door import Matrices, enter_matrices
 from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.rank.gradients import summarize_backward, summarize_setup
-from spectral_kernels.rank.overflow import mend
+from spectral_kernels.rank.overflow import mend, scaled
 from spectral_kernels.rank.shapes import given_shapes
 from spectral_kernels.results import METRICS, Decomposed, SpectralSummary
 from spectral_kernels.svd.op import singular_values, svdvals_list
@@ -228,6 +228,11 @@ def _feature_rank(H: Tensor, rtol: float) -> Tensor:
     if rtol < 0:
         rtol = default_rtol(n, n, torch.float64)
     wide = H.double()
+    if H.dtype == torch.float64:
+        # Sums and norms of large numbers overflow; a rank does not change with the scale.
+        wide, _ = scaled(wide)
+    # The mean of equal numbers may be another number; that of zeros is not.
+    wide = wide - wide[..., :1, :]
     spectra = singular_values([wide - wide.mean(dim=-2, keepdim=True)])
     table = _differentiable_tables(spectra, [(m, n)], math.sqrt(rtol))[0]
     return table[..., METRICS.index("numerical_rank")].to(result_dtype(H.dtype))
