@@ -196,6 +196,7 @@ class SpectralMonitor(CopiedByState):
         self._delivery = Delivery(self._sinks)
         self._saved_vectors = saves_vectors(self._sinks) if self._reference.wants_final else None
         self._next_step = 0
+        self._began_at: int | None = None
         self._paused = 0
         self._is_resumed = False
         self._frame: SpectralFrame | None = None
@@ -381,6 +382,9 @@ class SpectralMonitor(CopiedByState):
         entered = time.perf_counter()
         number = self._next_step if step is None else int(step)
         self._next_step = number + 1
+        if self._began_at is None:
+            self._began_at = number
+            self._check_start(number)
         if self._paused:
             self._cadence.interrupt()
             self._device.interrupt()
@@ -393,7 +397,6 @@ class SpectralMonitor(CopiedByState):
             self._device.left(number)
             return None
         self._check_fit()
-        self._check_start(number)
         kept = self._device.keeps(scalars)
         values = as_floats(scalars, kept)
         with plain_arithmetic():
@@ -431,8 +434,9 @@ class SpectralMonitor(CopiedByState):
         if self._frame is not None or not self._reference.wants_init or self._is_resumed:
             return
         recorded = [s.last_step for s in self._sinks if isinstance(s, Recorder)]
-        first = 1 if self._cadence.overhead is not None else max(1, self.every)
-        if number <= first and all(last is None for last in recorded):
+        # Some call it at the steps alone that are due.
+        first = (0, 1, self._cadence.every) if self._cadence.overhead is None else (0, 1)
+        if number in first and all(last is None for last in recorded):
             return
         self._reference.made_late(number)
         warnings.warn(

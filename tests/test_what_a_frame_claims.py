@@ -124,6 +124,17 @@ def test_a_run_resumed_without_the_monitors_state_says_so(tmp_path: Path) -> Non
     assert due(later.step(25)).reference == told
 
 
+def test_a_run_resumed_between_two_measured_steps_says_so() -> None:
+    model = nn.Linear(6, 5)
+    watch = SpectralMonitor(model, every=50)
+    with pytest.warns(UserWarning, match="its first step is 20: agreement is with those, not with"):
+        watch.step(20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frame = run(model, watch, range(21, 51))
+    assert frame.reference.endswith("at step 20, not the initial ones")
+
+
 def test_frames_in_the_folder_tell_that_a_run_goes_on(tmp_path: Path) -> None:
     model = nn.Linear(6, 5)
     with Recorder(tmp_path) as recorder:
