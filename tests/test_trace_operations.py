@@ -124,6 +124,8 @@ def test_a_transform_over_tokens_keeps_channels_and_one_over_channels_mixes_them
     assert drawn(over_tokens, torch.randn(4, 4)) == A_TO_B
     over_channels = between(lambda h: torch.fft.fft(h).real)
     assert drawn(over_channels, torch.randn(4, 4)) == set()
+    mixed = sk.trace(over_channels, torch.randn(4, 4)).mixed
+    assert mixed == (("a.weight", "aten::_fft_r2c", "b.weight"),)
 
 
 def test_a_mixer_has_writers_along_tokens_and_along_channels() -> None:
@@ -178,12 +180,48 @@ def test_a_step_size_for_a_whole_state_is_a_scale() -> None:
 
     model = Module(forward, a=nn.Linear(4, 6), b=nn.Linear(4, 3), c=nn.Linear(4, 3),
                    o=nn.Linear(6, 2))  # fmt: skip
-    assert drawn(model, torch.randn(2, 4)) == {"feeds: a.weight[0:6, 0] -> o.weight[0, 0:6]"}
+    found = drawn(model, torch.randn(2, 4))
     matrix = Module(
         lambda m, x: m.o(((m.b(x)[:, None] * m.a(x)[..., None]) @ m.c(x)[..., None]).squeeze(-1)),
         a=nn.Linear(4, 6), b=nn.Linear(4, 3), c=nn.Linear(4, 3), o=nn.Linear(6, 2),
     )  # fmt: skip
-    assert drawn(matrix, torch.randn(2, 4)) == {
-        "multiplied: b.weight[0:3, 0] -> c.weight[0:3, 0]",
-        "feeds: a.weight[0:6, 0] -> o.weight[0, 0:6]",
+    assert (
+        found
+        == drawn(matrix, torch.randn(2, 4))
+        == {
+            "multiplied: b.weight[0:3, 0] -> c.weight[0:3, 0]",
+            "feeds: a.weight[0:6, 0] -> o.weight[0, 0:6]",
+        }
+    )
+
+
+def test_halves_of_one_layer_in_the_places_of_a_sum() -> None:
+    def forward(m: Module, x: Tensor) -> Tensor:
+        zeros = torch.zeros(len(x), 2)
+        first, second = m.a(x).chunk(2, -1)
+        return m.out(torch.cat([first, zeros], -1) + torch.cat([zeros, second], -1))
+
+    model = Module(forward, a=nn.Linear(3, 4), out=nn.Linear(4, 2))
+    assert drawn(model, torch.randn(2, 3)) == {"feeds: a.weight[0:4, 0] -> out.weight[0, 0:4]"}
+
+
+def test_a_bilinear_layer_reads_rows_and_columns() -> None:
+    def forward(m: Module, x: Tensor) -> Tensor:
+        return m.out(m.form(m.a(x), m.b(x)))
+
+    layers = {"a": nn.Linear(3, 4), "b": nn.Linear(3, 5), "form": nn.Bilinear(4, 5, 6)}
+    model = Module(forward, **layers, out=nn.Linear(6, 2))
+    traced = sk.trace(model, torch.randn(2, 3))
+    assert traced.mixed == (("form.weight", "aten::_trilinear", "out.weight"),)
+    assert drawn(model, torch.randn(2, 3)) == {
+        "feeds: a.weight[0:4, 0] -> form.weight[0, 0:4, 0]",
+        "feeds: b.weight[0:5, 0] -> form.weight[0, 0, 0:5]",
+    }
+    monitor = sk.SpectralMonitor(model, pairs=traced, reference=None)
+    met = [ports for pair in monitor.pairs for ports in pair.meetings]
+    found = {(a.matrix.name, a.side, b.matrix.name, b.side) for a, b in met}
+    assert found == {
+        (first, "U", f"form.weight[{entry}]", end)
+        for first, end in (("a.weight", "U"), ("b.weight", "V"))
+        for entry in range(6)
     }

@@ -80,9 +80,8 @@ def _united(
         for other in first:
             same = new == other
             if is_sum:
-                same = torch.div(new, count, rounding_mode="floor") == torch.div(
-                    other, count, rounding_mode="floor"
-                )
+                uses = (torch.div(x, count, rounding_mode="floor") for x in (new, other))
+                same = (next(uses) == next(uses)) & (other > 0)
             new = torch.where(same, 0, new)
         if bool(new.any()):
             layers.append(new)

@@ -100,6 +100,31 @@ def decomposed(context: Context, call: Call) -> None:
     context.settle(call, [labels], store.past(x) | 1 << use, marks=Marks())
 
 
+def bilinear(context: Context, call: Call) -> None:
+    """x^T A y for each matrix A of a stack, as `nn.Bilinear`: x meets rows, y meets columns."""
+    x, stack, y = (call.tensor(name) for name in ("i1", "i2", "i3"))
+    store, out = context.store, call.output()
+    if (
+        x is None
+        or stack is None
+        or y is None
+        or out is None
+        or not store.is_weight(stack)
+        or stack.dim() != 3
+        or [list(call.arguments[f"expand{i}"]) for i in (1, 2, 3)] != [[1, 3], [0], [1, 2]]
+    ):
+        context.end(call)
+        return
+    use = context.ledger.use(store.past(x, y), store.numbers(stack[:, :1, :1]))
+    every = store.line(stack, 0)
+    for given, dim in ((x, 1), (y, 2)):
+        context.reads(given, use)
+        read(context, given, store.line(stack, dim), use, every)
+    # An output is a whole matrix, not a row of one: it has no label.
+    mixed = Marks(mixed=frozenset([(use, call.name)]))
+    context.settle(call, [], store.past(x, y) | 1 << use, marks=mixed)
+
+
 def bag(context: Context, call: Call) -> None:
     """Sums of rows of a table."""
     table, out = call.tensor("weight"), call.output()
@@ -119,4 +144,5 @@ RULES: dict[str, Rule] = {
         convolution,
     ),
     "usv_matmul": decomposed,
+    "_trilinear": bilinear,
 }  # fmt: skip

@@ -118,13 +118,19 @@ class Ledger:
 
     def uses(self, labels: Tensor) -> list[int]:
         """The uses among these labels."""
-        labels = labels[labels > 0]
-        if not len(labels):
+        if not labels.numel():
             return []
+        least, most = (int(x) for x in labels.aminmax())
+        if most == 0:
+            return []
+        if least == 0:
+            # Without picking out those that are none, which takes longer than all the rest.
+            least = int(torch.where(labels > 0, labels, most).min())
         count = self.elements.count
-        low, high = int(labels.min()) // count, int(labels.max()) // count
+        low, high = least // count, most // count
         if low == high:
             return [low]
+        labels = labels[labels > 0]
         found: list[int] = torch.unique(torch.div(labels, count, rounding_mode="floor")).tolist()
         return found
 

@@ -62,10 +62,10 @@ def _marks(context: Context, call: Call, operands: list[Tensor]) -> Marks:
     if len(written) < 2 or name in _SUMS:
         return marks
     probable = any(context.store.marks(t).probabilities for t in operands)
-    if name not in _PRODUCTS or len(written) > 2 or marks.factors or probable:
+    if name not in _PRODUCTS or len(written) > 2 or probable:
         return replace(marks, factors=frozenset())
     first, second = written
-    return replace(marks, factors=frozenset((a, b) for a in first for b in second))
+    return replace(marks, factors=marks.factors | {(a, b) for a in first for b in second})
 
 
 def _is_activation(context: Context, t: Tensor, out: Tensor) -> bool:
@@ -185,7 +185,9 @@ def fourier(context: Context, call: Call) -> None:
     layers: list[Tensor] = []
     for layer in context.store.layers(given):
         layers += reduced(context.ledger, layer, list(call.arguments["dim"]), keepdim=True)
-    context.settle(call, [x.expand(out.shape) for x in layers], context.past(call))
+    layers = [x.expand(out.shape) for x in layers]
+    marks = context.marks(call) | context.mixes(call, layers)
+    context.settle(call, layers, context.past(call), marks=marks)
 
 
 def resized(layer: Tensor, shape: torch.Size) -> Tensor:

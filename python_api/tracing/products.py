@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -137,15 +136,18 @@ def contracted(
     order = [dim for dim in range(given.dim()) if dim not in last] + last
     count = math.prod(given.shape[dim] for dim in last)
     rows = [x.permute(order).reshape(-1, count) for x in layers]
+    # A third that is the same all along only scales; with one that is not, two do not meet.
+    rows = [x for x in rows if varies(x, -1)]
     found: set[int] = set()
-    for x, y in itertools.combinations(rows, 2):
-        for row in distinct(torch.cat([x, y], -1)):
-            for first, second in factors:
-                a, b = row[:count], row[count:]
-                a = torch.where(ledger.of_use(a, first), a, 0)
-                b = torch.where(ledger.of_use(b, second), b, 0)
-                if varies(a, 0) and varies(b, 0):
-                    found |= ledger.meet(a, b)
+    if len(rows) != 2:
+        return found
+    for row in distinct(torch.cat(rows, -1)):
+        for first, second in factors:
+            a, b = row[:count], row[count:]
+            a = torch.where(ledger.of_use(a, first), a, 0)
+            b = torch.where(ledger.of_use(b, second), b, 0)
+            if varies(a, 0) and varies(b, 0):
+                found |= ledger.meet(a, b)
     return found
 
 
