@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from architectures.catalogue import prepare
 from architectures.judge import places_met
 from architectures.truth import Truth
 
@@ -148,6 +149,7 @@ CASES = [
 def test_a_preset_is_what_a_forward_pass_does(
     inputs: str, config: str, model: str, settings: dict[str, Any]
 ) -> None:
+    prepare()
     transformers = importlib.import_module("transformers")
     torch.manual_seed(0)
     made = getattr(transformers, f"{config}Config")(**settings)
