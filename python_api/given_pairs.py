@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from python_api.matrices import Block, Matrix
 from python_api.pairs import Pair, Port, Rejected, connect, entry_port, exit_port, gate_port
@@ -27,9 +27,13 @@ def resolve_pairs(
     """
     names = _Names(found, matrices)
     pairs: dict[tuple[str, str], Pair] = {}
-    for entry in given:
+    if isinstance(given, Mapping):
+        raise TypeError(
+            "pairs: got a dict; a saved trace is read by spectral_kernels.Trace.from_dict"
+        )
+    for entry in given if isinstance(given, Iterable) else [given]:
         if (
-            isinstance(entry, str)
+            not isinstance(entry, (list, tuple))
             or len(entry) != 2
             or not all(isinstance(name, str) for name in entry)
         ):

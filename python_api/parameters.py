@@ -36,6 +36,8 @@ _PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
 
 def unwrap(model: nn.Module | Mapping[str, Tensor]) -> nn.Module | Mapping[str, Tensor]:
     """The user's module inside ``torch.compile``, data-parallel wrappers and other bridges."""
+    if isinstance(model, nn.Module):
+        _refuse_scripted(model)
     while isinstance(model, nn.Module):
         inner = model._modules.get("_orig_mod")
         if inner is None and type(model).__name__ == "TransformerBridge":
@@ -54,6 +56,16 @@ def unwrap(model: nn.Module | Mapping[str, Tensor]) -> nn.Module | Mapping[str, 
             f"{type(model).__name__}"
         )
     return model
+
+
+def _refuse_scripted(model: nn.Module) -> None:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(
+                f"{path or 'model'} is a TorchScript module, whose layers cannot be told apart: "
+                "give the module that was scripted or traced, or its state_dict(), which shares "
+                "the weights"
+            )
 
 
 def modules_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, nn.Module]:

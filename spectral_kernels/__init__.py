@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from python_api.frame import SpectralFrame
     from python_api.monitor import SpectralMonitor
     from python_api.recorder import Recorder
+    from python_api.tracing.map import Trace
     from python_api.tracing.trace import trace
 
 __version__ = "0.1.0"
@@ -76,6 +77,7 @@ _TRAINING_SIDE = {
     "Recorder": "python_api.recorder",
     "SpectralFrame": "python_api.frame",
     "SpectralMonitor": "python_api.monitor",
+    "Trace": "python_api.tracing.map",
     "compress_model": "python_api.decomposed.compression",
     "decompose_model": "python_api.decomposed.model",
     "decomposition_drift": "python_api.decomposed.drift",
@@ -99,6 +101,7 @@ __all__ = [
     "SpectralMonitor",
     "SpectralSummary",
     "SpectrumTracker",
+    "Trace",
     "alignment_diagonal",
     "alignment_matrix",
     "alignment_score",

@@ -587,6 +587,36 @@ def test_lazy_parameters_are_refused_by_name() -> None:
         sk.trace(nn.Sequential(nn.LazyLinear(3)), torch.randn(2, 4))
 
 
+def test_what_cannot_be_followed_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    with pytest.raises(ValueError, match=r"one row at least, got tensors of shape \(0, 4\)"):
+        sk.trace(model, torch.randn(0, 4))
+    scripted = nn.Sequential(torch.jit.trace(model, torch.randn(1, 4)))
+    for watch in (sk.SpectralMonitor, sk.trace):
+        with pytest.raises(TypeError, match=r"0 is a TorchScript module.*state_dict"):
+            watch(scripted)
+
+
+def test_pairs_that_are_no_trace_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    traced = sk.trace(model, torch.randn(1, 4))
+    for given, told in [
+        (traced.to_dict(), r"is read by spectral_kernels\.Trace\.from_dict"),
+        ([traced], r"expected \(name, name of the next layer\), got Trace"),
+        (3, r"expected \(name, name of the next layer\), got 3"),
+    ]:
+        with pytest.raises(TypeError, match=told):
+            sk.SpectralMonitor(model, pairs=given)
+
+
+def test_nested_tensors_end_and_are_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    rows = torch.nested.nested_tensor([torch.randn(n, 4) for n in (2, 3)], layout=torch.jagged)
+    traced = sk.trace(model, rows)
+    assert traced.edges == ()
+    assert set(traced.ended) == {"aten::linear"}
+
+
 def test_a_state_dict_has_no_forward_pass() -> None:
     with pytest.raises(TypeError, match="trace the module"):
         sk.trace({"a": torch.zeros(2, 2)}, torch.zeros(1))  # type: ignore[arg-type]

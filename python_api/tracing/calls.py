@@ -99,4 +99,4 @@ class Call:
         if out is None or self.writes is not None:
             return False
         key = key_of(out)
-        return any(key_of(t) == key for t in self.inputs())
+        return key is not None and any(key_of(t) == key for t in self.inputs())

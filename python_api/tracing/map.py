@@ -66,7 +66,8 @@ class Trace:
     """Which weight feeds which, of one model; ``pairs=`` of `SpectralMonitor` takes it.
 
     It names parameters and their elements alone, so it serves a state dict of the same model or
-    another process too: `to_dict` and `from_dict` are for saving it as JSON.
+    another process too: `to_dict` and `from_dict` are for saving it as JSON, as in
+    ``sk.Trace.from_dict(json.loads(text))``.
     """
 
     edges: tuple[Edge, ...]

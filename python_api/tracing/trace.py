@@ -52,8 +52,8 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
             it, x too. In a deep model that is every layer with every later one.
 
     Raises:
-        ValueError: a lazy parameter without a shape.
-        TypeError: the model is no module (a state dict has no forward pass).
+        ValueError: a lazy parameter without a shape, or inputs without a row.
+        TypeError: the model is no module (a state dict has no forward pass), or scripted.
         Exception: whatever the forward method raises, with the model as it was.
     """
     module = unwrap(model)
@@ -69,13 +69,17 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
             f"{lazy[0]} is not initialised yet (lazy): run the model once before it is traced"
         )
     passed = inputs, kwargs
+    tensors = _tensors(passed)
+    if tensors and not any(t.numel() for t in tensors):
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+        raise ValueError(f"inputs: expected one row at least, got tensors of shape {shapes}")
     with undisturbed(module, passed) as keeping, fixed_weights(module) as fixed:
         parameters = {n: p for n, p in parameters.items() if n not in fixed.parts} | fixed.weights
         elements = Elements(parameters)
         context = Context(
             Ledger(elements, keeps_stream=stream), Store(elements, list(parameters.values()))
         )
-        for tensor in _tensors(passed):
+        for tensor in tensors:
             context.store.put(tensor)
         operations = Operations(context, keeping)
         with Wholes(context, operations), operations:
