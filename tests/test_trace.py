@@ -629,3 +629,16 @@ def test_lines_of_repeated_layers_are_one() -> None:
     full = traced.explain(full=True).splitlines()
     assert "  3.weight -> 4.weight: feeds" in full
     assert len(full) == 8
+
+
+def test_experts_are_lines_of_one_kind_whichever_had_inputs() -> None:
+    def forward(m: Module, x: Tensor) -> Tensor:
+        return m.out(m.experts[1](x) + m.experts[4](x) + m.experts[5](x))
+
+    experts = nn.ModuleList(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4)) for _ in range(16))
+    traced = sk.trace(Module(forward, experts=experts, out=nn.Linear(4, 2)), torch.randn(2, 4))
+    line = "  experts.{0..15}.0.weight -> experts.{0..15}.1.weight: feeds (16 of these)"
+    assert line in str(traced).splitlines()
+    full = traced.explain(full=True)
+    assert "experts.1.0.weight -> experts.1.1.weight: feeds\n" in full
+    assert "  experts.0.0.weight -> experts.0.1.weight: feeds (as the experts beside it)" in full

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -149,7 +149,9 @@ class Trace:
             full: a line for each two parameters; otherwise layers and experts that repeat are in
                 one, ``layers.{0..31}.up.weight -> layers.{0..31}.down.weight``.
         """
-        rows = list(dict.fromkeys((str(edge),) for edge in self.edges))
+        # Which experts no input reached follows no rule; in short, the notes alone say it.
+        told = (str(edge if full else replace(edge, inferred=False)) for edge in self.edges)
+        rows = [(text,) for text in dict.fromkeys(told)]
         shown = rows if full else together(rows, 0, "{cell} ({count} of these)")
         lines = [repr(self), *(f"  {row}" for (row,) in shown)]
         if len(shown) < len(rows):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -44,8 +44,17 @@ class _Layout:
     column_dims: tuple[int, ...]
     constant: Mapping[int, int]
 
+    known: dict[bytes, tuple[np.ndarray, Indices, Indices]]
+    """What `ends` found for which elements, of all matrices that lie alike, such as experts."""
+
     def ends(self, elements: Indices) -> tuple[np.ndarray, Indices, Indices]:
         """Which elements are in the matrix, and the row and the column of each, -1 outside."""
+        key = elements.tobytes()
+        if key not in self.known:
+            self.known[key] = self._ends(elements)
+        return self.known[key]
+
+    def _ends(self, elements: Indices) -> tuple[np.ndarray, Indices, Indices]:
         at = np.unravel_index(elements, self.shape)
         inside = np.ones(len(elements), bool)
         for dim, value in self.constant.items():
@@ -65,6 +74,8 @@ class Places:
         self.inner: set[str] = set()
         """The middle factors of decomposed matrices."""
         self._by_name: dict[str, _Stack] = {}
+        # Parameters that are matrices as they are, by shape.
+        plain: dict[tuple[int, ...], _Layout] = {}
         wholes = {m.name for m in matrices if m.whole is None}
         names = {other: first for first, others in traced.aliases.items() for other in others}
         for matrix in matrices:
@@ -74,7 +85,7 @@ class Places:
             self.inner.update(name for name in _factors_of(matrix) if name.endswith("Sigma"))
             for name in _names_of(matrix, traced.shapes):
                 known = names.get(name, name)
-                layout = _layout(matrix, known, traced.shapes.get(known))
+                layout = _layout(matrix, known, traced.shapes.get(known), plain)
                 if layout is not None:
                     self._by_name.setdefault(known, _Stack(layout.shape)).add(layout)
                     is_known = True
@@ -173,11 +184,20 @@ def _why_not(matrix: Matrix, traced: Trace) -> str:
     return f"the trace has shape {shapes[0]}, which has no such matrix of shape {matrix.shape}"
 
 
-def _layout(matrix: Matrix, name: str, shape: tuple[int, ...] | None) -> _Layout | None:
+def _layout(
+    matrix: Matrix,
+    name: str,
+    shape: tuple[int, ...] | None,
+    plain: dict[tuple[int, ...], _Layout],
+) -> _Layout | None:
+    """How a matrix lies in a parameter; ``plain`` has the layouts of whole parameters so far."""
     if shape is None or math.prod(shape) == 0:
         return None
     m, n = matrix.shape
     view = matrix.source.view
+    is_plain = view is None and not matrix.is_decomposed
+    if is_plain and shape in plain and (m, n) == shape:
+        return replace(plain[shape], matrix=matrix)
     if matrix.is_decomposed:
         if name.endswith("Sigma"):
             return None
@@ -200,7 +220,7 @@ def _layout(matrix: Matrix, name: str, shape: tuple[int, ...] | None) -> _Layout
     column_dims = tuple(d for d, (_, c) in enumerate(coordinates) if (c != c[0]).any())
     constant = {d: int(r[0]) for d, (r, _) in enumerate(coordinates)
                 if d not in row_dims and d not in column_dims}  # fmt: skip
-    return _Layout(
+    found = _Layout(
         matrix,
         shape,
         _flat([r for r, _ in coordinates], row_dims, shape),
@@ -208,7 +228,11 @@ def _layout(matrix: Matrix, name: str, shape: tuple[int, ...] | None) -> _Layout
         row_dims,
         column_dims,
         constant,
+        {},
     )
+    if is_plain:
+        plain[shape] = found
+    return found
 
 
 def _flat(at: Sequence[Indices], dims: Sequence[int], shape: Sequence[int]) -> Indices:

@@ -47,7 +47,8 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
     Args:
         model: a module; compiled or wrapped for data parallelism too.
         inputs, kwargs: of its forward method; small ones are enough, such as one sequence of eight
-            tokens or one image. Meta tensors serve a model on the meta device.
+            tokens or one image; the time grows with tokens times width, so two tokens do for a wide
+            model. Meta tensors serve a model on the meta device.
         stream: at residual additions all that was written to the stream so far feeds what reads
             it, x too. In a deep model that is every layer with every later one.
 
