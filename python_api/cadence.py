@@ -94,8 +94,9 @@ class Cadence:
 
     def charge(self, cost: float) -> None:
         """A measurement took so many seconds; they are told in the order of the steps."""
-        # The first measurement decomposes everything anew, the second one is like the rest.
-        self._cost = cost if self._measured < 2 else _mean(self._cost, cost, _NEW_COST)
+        # The first measurement decomposes everything anew, the second one is like the rest. Of
+        # those, a dear one, such as new solutions after a jump, counts as what it took.
+        self._cost = cost if self._measured < 2 else _mean(self._cost, cost, _NEW_COST, math.inf)
         self._measured += 1
         self._adapt()
 
@@ -181,7 +182,7 @@ def every_for(cost: float, training: float, overhead: float) -> int:
     return max(1, math.ceil(fitting * (1 - 1e-6)))
 
 
-def _mean(before: float, now: float, weight: float) -> float:
+def _mean(before: float, now: float, weight: float, largest: float = _LARGEST) -> float:
     if math.isnan(before):
         return now
-    return before + weight * (min(now, _LARGEST * before) - before)
+    return before + weight * (min(now, largest * before) - before)

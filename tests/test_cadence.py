@@ -95,6 +95,14 @@ def test_it_follows_slowly() -> None:
     assert 0.07 < share < 0.125
 
 
+def test_rare_dear_measurements_are_within_the_budget() -> None:
+    run = Run(Cadence(overhead=0.05))
+    for _ in range(40_000):
+        # New solutions at every tenth.
+        run.steps(1, training=1e-3, cost=20e-3 if len(run.due) % 10 == 5 else 1e-3)
+    assert 0.035 < run.share() < 0.06
+
+
 def test_a_state_goes_on_with_the_same_cadence() -> None:
     run = Run(Cadence(overhead=0.02))
     run.steps(700, training=1e-3, cost=1e-3)
