@@ -116,7 +116,8 @@ class Changes:
             "as they are: multiplied by a loss scale before GradScaler.unscale_ or step "
             "(grad_scale tells), clipped after clip_grad_norm_"
             if self._grad_scale is None
-            else "and divided by the loss scale that grad_scale tells"
+            else "and divided by the loss scale that grad_scale tells: right before "
+            "GradScaler.unscale_ and step, which divide them too; after these leave it out"
         )
         return [f"gradients are read when step is called, {told}; none after zero_grad"]
 

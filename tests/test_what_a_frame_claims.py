@@ -63,7 +63,7 @@ def test_what_gradients_are_is_explained() -> None:
     assert "gradients are read when step is called, as they are: multiplied by a loss scale" in told
     assert "none after zero_grad" in told
     told = SpectralMonitor(model, watch=WATCH, grad_scale=2.0).explain()
-    assert "divided by the loss scale that grad_scale tells" in told
+    assert "divided by the loss scale that grad_scale tells: right before GradScaler" in told
     for wrong in (0.0, -1, math.inf, math.nan, True, "65536"):
         with pytest.raises(ValueError, match="grad_scale: expected a number above 0, a function"):
             SpectralMonitor(model, watch=WATCH, grad_scale=wrong)
