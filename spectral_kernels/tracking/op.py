@@ -234,9 +234,8 @@ class SpectrumTracker:
             are float32 (see ``tolerance``), and those on the long side to 0.03 in
             ||U^T U - I||_2, mostly 1e-3. Where the bounds would allow more, as after a collapse of
             the rank, vectors of smaller values are made orthogonal to those of larger ones, and
-            zero values get what these leave free. Not so on a GPU with Triton: there cosines are
-            what the bounds allow, |cos| min(S_i, S_j) <= 2 max(bounds), which says nothing of
-            vectors of tiny values. A matrix with NaN or Inf gives NaN, and the next update goes on
+            zero values get what these leave free (on a GPU one program a matrix does so, and such
+            updates take longer). A matrix with NaN or Inf gives NaN, and the next update goes on
             from the last finite one.
 
         Raises:

@@ -16,6 +16,8 @@ TILE = {"SIDE": 32, "num_warps": 4, "num_stages": 1}
 STRIPES = {"ROWS": 32, "COLUMNS": 32, "num_warps": 8, "num_stages": 1}
 WHOLE = {"BLOCK": 512, "num_warps": 4, "num_stages": 1}
 STRETCH = {"BLOCK": 1024, "num_warps": 4, "num_stages": 1}
+# Rows of Q as they lie in memory, a kilobyte of each at a time.
+PASS = {"ROWS": 16, "COLUMNS": 128, "num_warps": 8, "num_stages": 1}
 PRODUCT = {"SIDE": 64, "DEPTH": 32, "num_warps": 8, "num_stages": 2}
 
 Product = Callable[[Tensor, Tensor, Tensor, float, bool], None]

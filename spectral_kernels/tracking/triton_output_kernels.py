@@ -8,7 +8,8 @@
 ``keep``     a program a stretch of V: what the next update starts from, where it has turned.
 
 A matrix with NaN or Inf gives NaN and keeps its state. What of S is no larger than the rounding of
-W has no direction of its own: see ``triton_completion_kernels.py``.
+W has no direction of its own: see ``triton_completion_kernels.py``; where columns may not be
+orthogonal the matrix is doubtful: see ``triton_settling_kernels.py``.
 """
 
 # Device code is no Python: Triton's compiler reads it.
@@ -24,6 +25,7 @@ from spectral_kernels.tracking.triton_certificate_kernels import (
     COSINE,
     DRIFT,
     ERROR_NORM,
+    LEADING,
     NORM,
     PROVED,
     ROUNDING,
@@ -31,6 +33,7 @@ from spectral_kernels.tracking.triton_certificate_kernels import (
     TOP,
     gamma,
 )
+from spectral_kernels.tracking.triton_settling_kernels import KEPT
 from spectral_kernels.tracking.triton_tangent_kernels import real
 from spectral_kernels.tracking.triton_verdict_kernels import LEAST, radius
 
@@ -69,6 +72,7 @@ def outcome(
     factors_ptr,
     ones_ptr,
     incomplete_ptr,
+    doubtful_ptr,
     turned_ptr,
     r,
     long,
@@ -94,6 +98,7 @@ def outcome(
     noise = 2.0 * gamma(r) * tl.sqrt(real(r)) * tl.load(proved + NORM)
     missing = tl.full((BLOCK,), 0, tl.int32)
     unknown = tl.full((BLOCK,), 0, tl.int32)
+    tiny = tl.full((BLOCK,), 0, tl.int32)
     for start in range(0, r, BLOCK):
         j = (start + tl.arange(0, BLOCK)).to(tl.int64)
         inside = j < r
@@ -117,9 +122,13 @@ def outcome(
         tl.store(factors_ptr + batch * r + j, tl.where(finite, factor, nan), mask=inside)
         tl.store(ones_ptr + batch * r + j, tl.where(finite, 1.0, nan), mask=inside)
         missing += (none & inside).to(tl.int32)
+        # Of columns that small the certificate knows no cosines.
+        tiny += ((none | ((s > LEADING * top) == 0)) & inside).to(tl.int32)
         unknown += (none & inside & has_none).to(tl.int32)
     some = (tl.max(missing, 0) > 0) & finite
     tl.store(incomplete_ptr + batch, some.to(tl.int32))
+    doubtful = ((tl.max(tiny, 0) > 0) | (cosine > KEPT)) & finite
+    tl.store(doubtful_ptr + batch, doubtful.to(tl.int32))
     lost = finite & ((tl.load(asked_ptr + batch) != 0) | (tl.max(unknown, 0) > 0))
     tl.store(lost_ptr + slot, lost.to(tl.int8))
     fresh = tl.load(fresh_ptr + batch)

@@ -26,12 +26,14 @@ from spectral_kernels.tracking import (
     triton_certificate_kernels,
     triton_completion_kernels,
     triton_output_kernels,
+    triton_settling_kernels,
     triton_tangent_kernels,
     triton_verdict_kernels,
 )
 from spectral_kernels.tracking.groups import Group, Workspace
 from spectral_kernels.tracking.state import ROTATIONS
 from spectral_kernels.tracking.triton_launches import (
+    PASS,
     STRETCH,
     STRIPES,
     TILE,
@@ -67,9 +69,8 @@ class Chunk:
         self.sums = torch.empty(self.count, 6, group.r, **wide)
         self.proved = torch.empty(self.count, 8, **wide)
         self.new_drift = torch.empty(self.count, **wide)
-        self.asked, self.turns, self.incomplete, self.turned = torch.empty(
-            4, self.count, **flag
-        ).unbind()
+        self.asked, self.turns, self.turned = torch.empty(3, self.count, **flag).unbind()
+        self.incomplete, self.doubtful, self.doubt = torch.empty(3, self.count, **flag).unbind()
 
     def normalise(self) -> None:
         """Scale X so that no square under- or overflows, which float64 input alone may make do."""
@@ -158,7 +159,8 @@ class Chunk:
             fresh_ptr=self.fresh, out_s_ptr=out.S[self.long.dtype], bounds_ptr=out.bounds,
             identities_ptr=out.identities, codes_ptr=out.codes, lost_ptr=out.lost.view(torch.uint8),
             norms_ptr=out.error_norms, factors_ptr=self.factors, ones_ptr=self.ones,
-            incomplete_ptr=self.incomplete, turned_ptr=self.turned, r=self.r, long=self.long_side,
+            incomplete_ptr=self.incomplete, doubtful_ptr=self.doubtful, turned_ptr=self.turned,
+            r=self.r, long=self.long_side,
         )  # fmt: skip
         for columns, factors, rows in (
             (space.V, self.ones, self.short), (space.W, self.factors, self.long),
@@ -174,12 +176,30 @@ class Chunk:
             kernels.keep, self.count * triton_runtime.cdiv(size, STRETCH["BLOCK"]), STRETCH,
             turned_ptr=self.turned, new_ptr=space.V, old_ptr=self.vectors, count=size,
         )  # fmt: skip
+        self._look()
         self._complete()
+        self._settle()
+
+    def _look(self) -> None:
+        """How far the rows of the long side are orthonormal as they are, where that is in doubt."""
+        multiply_where(self.doubtful, self.long, self.long.mT, self.space.E)
+        launch(
+            triton_settling_kernels.first_doubt, self.count, STRIPES,
+            doubtful_ptr=self.doubtful, incomplete_ptr=self.incomplete,
+            factors_ptr=self.factors, gram_ptr=self.space.E, doubt_ptr=self.doubt, r=self.r,
+        )  # fmt: skip
+
+    def _settle(self) -> None:
+        """Make them so from there on. W is no longer needed, nor are the scales of rotations."""
+        launch(
+            triton_settling_kernels.settle, self.count, PASS,
+            doubt_ptr=self.doubt, q_ptr=self.long, x_ptr=self.space.rows,
+            products_ptr=self.shrink, r=self.r, long=self.long_side,
+        )  # fmt: skip
 
     def _complete(self) -> None:
         """Give zero values vectors orthogonal to the others, as far as there are such values."""
         kernels, space = triton_completion_kernels, self.space
-        multiply_where(self.incomplete, self.long, self.long.mT, space.E)
         launch(
             kernels.coefficients, self._tiles(self.r, self.r), TILE,
             incomplete_ptr=self.incomplete, factors_ptr=self.factors, gram_ptr=space.E, r=self.r,

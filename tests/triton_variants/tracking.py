@@ -9,13 +9,15 @@ from spectral_kernels.tracking import (
     triton_completion_kernels,
     triton_output_kernels,
     triton_product_kernels,
+    triton_settling_kernels,
     triton_tangent_kernels,
     triton_verdict_kernels,
 )
-from spectral_kernels.tracking.triton_launches import PRODUCT, STRETCH, STRIPES, TILE, WHOLE
+from spectral_kernels.tracking.triton_launches import PASS, PRODUCT, STRETCH, STRIPES, TILE, WHOLE
 from triton_variants import Variant
 
 _TYPES = {"asked_ptr": "*i32", "turns_ptr": "*i32", "incomplete_ptr": "*i32", "turned_ptr": "*i32",
+          "doubtful_ptr": "*i32", "doubt_ptr": "*i32",
           "fresh_ptr": "*i32", "order_ptr": "*i64", "slots_ptr": "*i64", "names_ptr": "*i64",
           "identities_ptr": "*i64", "codes_ptr": "*i64", "lost_ptr": "*u8"}  # fmt: skip
 
@@ -50,6 +52,9 @@ VARIANTS = [
     _variant(triton_output_kernels.keep, dict(STRETCH)),
     _variant(triton_completion_kernels.coefficients, dict(TILE)),
     _variant(triton_completion_kernels.write_back, dict(STRETCH), out_ptr="*fp32"),
+    _variant(triton_settling_kernels.first_doubt, dict(STRIPES)),
+    _variant(triton_settling_kernels.settle, dict(PASS), "settle, float32", q_ptr="*fp32"),
+    _variant(triton_settling_kernels.settle, dict(PASS), "settle, float64"),
     _variant(triton_product_kernels.asked_products, {**PRODUCT, "ALPHA": 1.0, "ADD": False}),
     _variant(
         triton_product_kernels.asked_products, {**PRODUCT, "ALPHA": 0.5, "ADD": True},
