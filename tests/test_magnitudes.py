@@ -109,11 +109,40 @@ def test_trackers(
         assert tracker.bounds is not None
         assert not torch.isnan(tracker.bounds).any()
         assert not torch.isnan(tracker.error_norms).any()
-        if torch.isfinite(found.S).all():
-            assert not torch.isnan(sk.residual_bounds(A, *found)).any()
-    if k is None and torch.isfinite(found.S).all():
+        assert not torch.isnan(sk.residual_bounds(A, *found)).any()
+    if k is None:
         bounds = sk.summary_bounds(found.S, tracker.bounds)
         assert not any(torch.isnan(x).any() for x in bounds)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bounds_of_infinite_values_say_nothing(dtype: torch.dtype, backend: str) -> None:
+    inf = float("inf")
+    S = torch.tensor([[inf, 1.0, 0.5], [2.0, 1.0, 0.5], [inf, float("nan"), 0.5]], dtype=dtype)
+    radii = torch.tensor([[inf, 1e-3, 1e-3], [1e-3] * 3, [1e-3] * 3], dtype=torch.float64)
+    infinite, finite, none = zip(*sk.summary_bounds(S, radii)[1:], strict=True)
+    assert set(map(float, infinite)) == {inf}
+    assert all(math.isfinite(x) for x in finite)
+    assert all(math.isnan(x) for x in none)
+    low, high = sk.effective_rank_bounds(S, S.square().sum(dim=-1).sqrt(), 8)
+    # What is true of every matrix with eight values.
+    assert low[0] == 0.0
+    assert float(high[0]) == pytest.approx(math.log(8), abs=1e-6)
+    assert 0.0 < low[1] < high[1] < high[0]
+    assert torch.isnan(low[2])
+    assert torch.isnan(high[2])
+
+
+def test_residual_bounds_of_infinite_values_are_infinite() -> None:
+    A = torch.from_numpy(np.stack([matrices.gaussian(8, 6, i) for i in range(3)])).float()
+    U, S, Vh = sk.svd(A)
+    S = S.clone()
+    S[0, 0] = float("inf")
+    A[2, 0, 0] = S[2, 0] = float("inf")
+    found = sk.residual_bounds(A, U, S, Vh)
+    assert torch.isinf(found[0]).all()
+    assert (found[1] < 1e-4).all()
+    assert torch.isnan(found[2]).all()
 
 
 @pytest.mark.parametrize("value", [3e38, 1e37])

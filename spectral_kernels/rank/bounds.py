@@ -52,7 +52,8 @@ def effective_rank_bounds(S_k: Array, frobenius_norm: Array | float, r: int) -> 
 
     Returns:
         (low, high), each (...) float64: ``effective_rank`` (form "entropy") of every matrix with
-        these data lies between, and each is attained but for rounding. Equal where k = r.
+        these data lies between, and each is attained but for rounding. Equal where k = r. From 0
+        to ln r where a value is infinite, which says nothing; NaN where one is NaN.
 
     Raises:
         TypeError: integer or complex dtype.
@@ -112,7 +113,10 @@ def _bounds(S: Tensor, norm: Tensor, r: int) -> tuple[Tensor, Tensor]:
     high = high + slack * (1 + high)
     zero = whole == 0
     low, high = torch.where(zero, 0.0, low), torch.where(zero, 0.0, high)
-    bad = torch.isnan(known + whole)
+    bad = torch.isnan(s).any(dim=-1) | torch.isnan(norm)
+    unknown = torch.isinf(s).any(dim=-1)
+    low = torch.where(unknown, 0.0, low)
+    high = torch.where(unknown, math.log(r) + slack * (1 + math.log(r)), high)
     return torch.where(bad, float("nan"), low), torch.where(bad, float("nan"), high)
 
 

@@ -73,7 +73,8 @@ def summary_bounds(
 
     Returns:
         ``SpectralSummary`` of float64 bounds, absolute and in the units of the metric (nats for
-        ``effective_rank``); ``singular_values`` are ``bounds``. NaN where an input is NaN.
+        ``effective_rank``); ``singular_values`` are ``bounds``. NaN where an input is NaN, infinite
+        where one of S is, as where values overflow.
 
     Raises:
         TypeError: integer or complex dtype.
@@ -98,7 +99,8 @@ def summary_bounds(
     shapes = _shapes(shape, spectra)
     block = BoundedSummaries(spectra, radii, norms, shapes).run()
     found = torch.split(block[1], [S.shape[:-1].numel() for S in spectra])
-    summaries = [_summary(b, table) for b, table in zip(radii, found, strict=True)]
+    told = zip(spectra, radii, norms, found, strict=True)
+    summaries = [_summary(b, _unknown_as_infinite(S, b, norm, t)) for S, b, norm, t in told]
     result: SpectralSummary | list[SpectralSummary] = leave(summaries)
     return result
 
@@ -166,6 +168,13 @@ def _shapes(
                 f"{S.shape[-1]}; expected all of them"
             )
     return shapes
+
+
+def _unknown_as_infinite(S: Tensor, bounds: Tensor, norm: Tensor, table: Tensor) -> Tensor:
+    """Return the bounds with those of spectra that overflowed infinite: nothing is known."""
+    known = (bounds >= 0).all(dim=-1) & (norm >= 0) & ~S.isnan().any(dim=-1)
+    overflowed = (known & S.isinf().any(dim=-1)).reshape(-1, 1)
+    return torch.where(overflowed, float("inf"), table)
 
 
 def _summary(bounds: Tensor, table: Tensor) -> SpectralSummary:

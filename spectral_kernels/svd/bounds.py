@@ -71,8 +71,9 @@ def residual_bounds(
         Vh: (..., k, n) approximate right vectors as rows.
 
     Returns:
-        (..., k), float64 where A is, else float32; NaN for a matrix where anything given is not
-        finite. Declared non-differentiable: the result is detached.
+        (..., k), float64 where A is, else float32; infinite for a matrix with an infinite S, as
+        where values overflow, and NaN where anything else that is given is not finite. Declared
+        non-differentiable: the result is detached.
 
     Raises:
         TypeError: integer or complex dtype.
@@ -111,7 +112,8 @@ def _bounds(A: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> Tensor:
     batch = A.shape[:-2]
     A, U, S, Vh = (x.double() for x in (A, U, S, Vh))
     A, exponent, bad = numerics.normalize(A)
-    S = numerics.scale(S, -exponent[..., None])
+    unknown = torch.isinf(S)
+    S = numerics.scale(S.masked_fill(unknown, 0.0), -exponent[..., None])
     for x, dims in ((U, (-2, -1)), (S, (-1,)), (Vh, (-2, -1))):
         bad = bad | ~torch.isfinite(x).all(dim=dims[0]).reshape(*batch, -1).all(dim=-1)
     U, S, Vh = (
@@ -123,6 +125,7 @@ def _bounds(A: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> Tensor:
     sorted_bounds = _Triplets(A, U.gather(-1, columns), S, Vh.gather(-2, rows).mT).radii()
     bounds = torch.empty_like(sorted_bounds).scatter_(-1, order, sorted_bounds)
     bounds = numerics.scale(bounds, exponent[..., None])
+    bounds = torch.where(unknown.any(dim=-1, keepdim=True), float("inf"), bounds)
     if dtype == torch.float32:
         # The conversion may round down.
         bounds = bounds.float().nextafter(torch.tensor(float("inf"), device=bounds.device))
