@@ -127,7 +127,9 @@ class ClusterFinder:
         """
         values, bounds = spectra_of(rows, self._names)
         found = self._prepared(values, [svd.Vh.shape[0] for svd in svds])
-        np.copyto(found.values.numpy(), values.block)
+        # Values of the other methods may be beyond the range of the type.
+        with np.errstate(over="ignore"):
+            np.copyto(found.values.numpy(), values.block)
         np.copyto(found.bounds.numpy(), bounds.block)
         found.run()
         if svds[0].Vh.device.type != "cpu":

@@ -16,6 +16,7 @@ from torch import Tensor
 from python_api.matrix import Kept, Matrix
 from python_api.rows import Spectra
 from spectral_kernels.decomposed.core import Core, cores, lift
+from spectral_kernels.decomposed.core.overflow import scaled_down, scaled_up
 from spectral_kernels.results import SVD, Decomposed
 
 __all__ = ["Cores"]
@@ -24,8 +25,8 @@ __all__ = ["Cores"]
 class Cores:
     """Puts cores in the place of decomposed matrices, and takes results back.
 
-    A step calls `take`, then `lift` and `widen`. Matrices that are not decomposed pass through,
-    and where none is, nothing is done.
+    A step calls `take`, `rescale`, then `lift` and `widen`. Matrices that are not decomposed pass
+    through, and where none is, nothing is done.
 
     Args:
         matrices: those of every step, in order.
@@ -40,6 +41,7 @@ class Cores:
         self._wanted = [True] * len(matrices)
         self._places: dict[int, Tensor] = {}
         self._cores: dict[int, Core] = {}
+        self._exponents: dict[int, Tensor] = {}
         self._errors: Tensor | None = None
         self._solved: Sequence[SVD] = ()
         self._lifted: list[SVD] = []
@@ -62,8 +64,25 @@ class Cores:
         if list(vectors) != self._wanted:
             self._wanted, self._solved = list(vectors), ()
         self._cores = dict(zip(self._members, found, strict=True))
-        self._note_errors([core.error for core in found])
+        self._fit(dict(zip(self._members, factors, strict=True)), vectors)
+        self._note_errors([core.error for core in self._cores.values()])
         return [self._core(i) if isinstance(x, Decomposed) else x for i, x in enumerate(read)]
+
+    def _fit(self, factors: dict[int, Decomposed], vectors: Sequence[bool]) -> None:
+        """Have cores beyond the range of their type over powers of two, with infinite errors."""
+        self._exponents = {}
+        for i, x in factors.items():
+            smaller = scaled_down(x, self._cores[i])
+            if smaller is not None:
+                (core,) = cores([smaller[0]], vectors=vectors[i])
+                self._exponents[i] = smaller[1]
+                self._cores[i] = core._replace(error=torch.full_like(core.error, float("inf")))
+
+    def rescale(self, svds: Sequence[SVD]) -> None:
+        """Make the values of cores that were taken over powers of two those of the matrices, in
+        place: infinite where they are beyond the range, which `python_api.rows` solves anew."""
+        for i, exponent in self._exponents.items():
+            svds[i].S.copy_(scaled_up(svds[i].S, exponent))
 
     def _core(self, i: int) -> Tensor:
         now = self._cores[i].matrix

@@ -166,6 +166,8 @@ def leading_rows(
     radii: Sequence[Array | None] = [None] * len(values) if bounds is None else to_arrays(bounds)
     if errors is None:
         errors = [0.0] * len(values)
+    # What was solved from scratch has none of a core.
+    errors = [0.0 if exponent else e for e, exponent in zip(errors, exponents, strict=True)]
     return {
         matrix.name: _leading_row(matrix, method, ok, done, s, b, norm, entropy, error, exponent)
         for matrix, ok, done, s, b, norm, entropy, error, exponent in zip(

@@ -126,6 +126,7 @@ def _measure_copies(
 ) -> Measured:
     snapshot = snapshot_list(solver.cores.take(read, vectors))
     svds = solver.solve(snapshot, vectors)
+    solver.cores.rescale(svds)
     rows = solver.rows(snapshot, svds)
     lifted, count = solver.cores.lift(svds), len(solver.matrices)
     return Measured(lifted[:count], lifted, _finite(snapshot)[:count], rows)

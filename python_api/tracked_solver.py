@@ -162,6 +162,7 @@ class TrackedSolver:
         if self._replaced:
             self._replace_values(dense, found)
         solved = [found[i] for i in range(len(dense))]
+        self._cores.rescale([x.svd for x in solved])
         tracked = self._whole(solved)
         rows = {**self._complete_rows(tracked), **self._partial_rows(solved)}
         if self._partial:
@@ -204,6 +205,7 @@ class TrackedSolver:
         """The step where every matrix is tracked as a whole: results stay where they are."""
         _, tracker = self._groups["whole"]
         svds: Any = tracker.update(read)
+        self._cores.rescale(svds)
         if svds is not self._solved:
             self._solved, count = svds, self._count
             bounds: Any = tracker.bounds

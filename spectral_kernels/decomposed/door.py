@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from spectral_kernels import checks, contracts
 from spectral_kernels.arrays import Array, Leave, enter, enter_together
 from spectral_kernels.decomposed.core import Core, cores, lift
+from spectral_kernels.decomposed.core.overflow import scaled_down, scaled_up
 from spectral_kernels.readable import resolved
 from spectral_kernels.results import SVD, Decomposed
 
@@ -27,7 +28,9 @@ class Matrices:
     """One argument of matrices.
 
     ``tensors``: (..., m, n), or the core (..., p, q) of a decomposed matrix. ``cores`` and
-    ``factors`` are those of the decomposed ones, by their places. ``leave`` as of `arrays.enter`.
+    ``factors`` are those of the decomposed ones, by their places. ``exponents`` (...): where a core
+    is beyond the range of its type, ``tensors`` and ``cores`` have it over so many powers of two,
+    and what is found of it goes through `values` or `lifted`. ``leave`` as of `arrays.enter`.
     """
 
     tensors: list[Tensor]
@@ -35,6 +38,7 @@ class Matrices:
     single: bool
     cores: dict[int, Core] = field(default_factory=dict)
     factors: dict[int, Decomposed] = field(default_factory=dict)
+    exponents: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:
@@ -55,6 +59,13 @@ class Matrices:
         places = range(len(self.tensors))
         return [self.factors[i].U.shape[-1] if i in self.factors else None for i in places]
 
+    def values(self, found: Sequence[Tensor]) -> list[Tensor]:
+        """Return the singular values (..., r) of whole matrices from those of ``tensors``."""
+        whole = list(found)
+        for i, exponent in self.exponents.items():
+            whole[i] = scaled_up(whole[i], exponent)
+        return whole
+
     def lifted(self, found: Sequence[SVD], out: Sequence[SVD] | None = None) -> list[SVD]:
         """Return the decompositions of whole matrices from those of ``tensors``.
 
@@ -63,9 +74,11 @@ class Matrices:
             out: what an earlier call returned, to be overwritten where its dtype is still that.
         """
         lifted = list(found)
+        for i, exponent in self.exponents.items():
+            lifted[i] = found[i]._replace(S=scaled_up(found[i].S, exponent))
         for i, core in self.cores.items():
             place = None if out is None or out[i].S.dtype != found[i].S.dtype else out[i]
-            lifted[i] = lift(core, found[i], place)
+            lifted[i] = lift(core, lifted[i], place)
         return lifted
 
 
@@ -154,6 +167,10 @@ def _find_cores(matrices: Matrices, vectors: bool) -> None:
     wanted = [torch.is_grad_enabled() and x for x in trained]
     found = cores(list(factors.values()), vectors=[vectors or x for x in wanted])
     for (i, x), core, with_gradient in zip(factors.items(), found, wanted, strict=True):
+        smaller = scaled_down(x, core)
+        if smaller is not None:
+            x, matrices.exponents[i] = smaller
+            (core,) = cores([x], vectors=vectors or with_gradient)
         matrices.cores[i] = core
         matrices.tensors[i] = _with_gradient(core, x) if with_gradient else core.matrix
 

@@ -14,7 +14,7 @@ from spectral_kernels.arrays import Array, Leave, enter
 from spectral_kernels.decomposed.door import Matrices, enter_matrices
 from spectral_kernels.numerics import default_rtol, result_dtype
 from spectral_kernels.rank.gradients import summarize_backward, summarize_setup
-from spectral_kernels.rank.overflow import mend, scaled
+from spectral_kernels.rank.overflow import mend, rescaled, scaled
 from spectral_kernels.rank.shapes import given_shapes
 from spectral_kernels.results import METRICS, Decomposed, SpectralSummary
 from spectral_kernels.svd.op import singular_values, svdvals_list
@@ -260,7 +260,10 @@ def _spectra_and_tables(matrices: Matrices, rtol: float) -> tuple[list[Tensor], 
     def solve(scaled: list[Tensor], which: list[int]) -> list[Tensor]:
         return _solve(scaled, [sides[i] for i in which], rtol)[1]
 
-    return spectra, mend(tensors, spectra, tables, solve)
+    tables = mend(tensors, spectra, tables, solve)
+    for i, exponent in matrices.exponents.items():
+        tables[i] = rescaled(tables[i], exponent)
+    return matrices.values(spectra), tables
 
 
 def _solve(

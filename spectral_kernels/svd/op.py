@@ -71,7 +71,7 @@ def svdvals(
         TypeError, ValueError: as for ``svd``.
     """
     matrices = enter_matrices(A, check_finite=check_finite)
-    return matrices.leave(singular_values(matrices.tensors))
+    return matrices.leave(matrices.values(singular_values(matrices.tensors)))
 
 
 def singular_values(tensors: list[Tensor]) -> list[Tensor]:

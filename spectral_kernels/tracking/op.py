@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spectral_kernels import checks
 from spectral_kernels.arrays import Array, Leave
+from spectral_kernels.decomposed.core.overflow import scaled_up
 from spectral_kernels.decomposed.door import Matrices, enter_matrices
 from spectral_kernels.results import SVD, Decomposed
 from spectral_kernels.tracking.leading.op import LeadingTracker
@@ -281,6 +282,7 @@ class SpectrumTracker:
         error_norms = [found.error_norms for found in results]
         leading = [found for found in results if isinstance(found, LeadingResult)]
         residuals = [found.residuals for found in leading]
+        norms = [found.frobenius_norms for found in leading]
         for i, core in matrices.cores.items():
             each = core.error.unsqueeze(-1)
             bounds[i] = bounds[i] + each
@@ -288,11 +290,20 @@ class SpectrumTracker:
             if leading:
                 # A W_v - W_u C has W_v^T W_v - I, of which singular values feel a half.
                 residuals[i] = residuals[i] + 2.0 * each
+        for i, exponent in matrices.exponents.items():
+            # Beyond the range of their type values are infinite, and nothing is known of them.
+            for told in (bounds, residuals) if leading else (bounds,):
+                told[i] = scaled_up(told[i], exponent)
+            for told in (error_norms, norms) if leading else (error_norms,):
+                told[i] = scaled_up(told[i].unsqueeze(-1), exponent).squeeze(-1)
+            infinite = scaled_up(results[i].svd.S, exponent).isinf()
+            bounds[i] = bounds[i].masked_fill(infinite, float("inf"))
+            error_norms[i] = error_norms[i].masked_fill(infinite.any(dim=-1), float("inf"))
         self._bounds, self._error_norms = leave(bounds), leave(error_norms)
         self._identities = leave([found.identities for found in results])
         if self.k is not None:
             self._residuals = leave(residuals)
-            self._frobenius_norms = leave([found.frobenius_norms for found in leading])
+            self._frobenius_norms = leave(norms)
         self._results, self._leave = results, leave
         out = self._lifted if self.reuse_buffers else None
         self._lifted = matrices.lifted([found.svd for found in results], out)

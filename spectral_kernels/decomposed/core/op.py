@@ -54,7 +54,8 @@ def cores(factors: Sequence[Decomposed], *, vectors: bool | Sequence[bool]) -> l
     """Return the core of each U (..., m, k), Sigma (..., k, k), Vh (..., k, n) of tensors.
 
     All of them in one call. A matrix with NaN or Inf in a factor, or with a core beyond the range
-    of its type, is NaN throughout, and others are what they are without it. Without gradients.
+    of its type (``overflow.py``), is NaN throughout, and others are what they are without it.
+    Without gradients.
     Waits for a GPU, to find out which matrices need Householder's QR.
 
     Args:
