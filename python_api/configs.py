@@ -11,10 +11,15 @@ __all__ = ["config_of", "setting"]
 
 
 def setting(config: Any, name: str) -> Any:
-    """The value of one setting; ``None`` where there is none."""
-    if isinstance(config, Mapping):
+    """The value of one setting; ``None`` where there is none, or none for all layers."""
+    # The attributes of a module are a dictionary, which needs no look at its abstract classes.
+    if type(config) is dict or isinstance(config, Mapping):
         return config.get(name)
-    return getattr(config, name, None)
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:
+        # Configs of layers that differ refuse to tell what is not one number.
+        return None
 
 
 def config_of(module: nn.Module | None) -> Any:

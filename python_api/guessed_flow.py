@@ -10,6 +10,8 @@ attention and MLP with one normalisation are parallel.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
@@ -18,8 +20,8 @@ from python_api.attention_names import NamedAttention, attention_in
 from python_api.decomposed.embedding import DecomposedEmbedding
 from python_api.flow import Step
 from python_api.flow_binding import NOT_WATCHED, layer_of
-from python_api.flow_steps import Chain, Ended, Lost, SideBySide, Table
-from python_api.guessed_order import SIDE_BY_SIDE, Part, chain, in_order
+from python_api.flow_steps import Lost, SideBySide, Table
+from python_api.guessed_order import SIDE_BY_SIDE, Part, all_apart, chain, in_order
 from python_api.heads import HeadCounts
 from python_api.layer_tree import Scope
 from python_api.matrices import Matrix
@@ -31,6 +33,10 @@ __all__ = ["Guess"]
 _GATED = (("gate_proj", "up_proj"), ("w1", "w3"), ("wi_0", "wi_1"))
 _TABLE_WORDS = ("pos", "embed", "wpe", "wte", "shared")
 _CHOICE = "a dictionary of modules: which of them run is not known without sk.trace or pairs="
+_IN_TURN = (
+    "lists of as many modules beside each other, which may take turns: their order is not known "
+    "without sk.trace or pairs="
+)
 
 
 class Guess:
@@ -54,9 +60,7 @@ class Guess:
         if recurrent is not None:
             return recurrent
         if isinstance(scope.module, nn.ModuleDict):
-            lost = Lost(scope.path, _CHOICE)
-            entries = [Ended(Chain((lost, step))) for step in self._children(scope)]
-            return Chain((SideBySide(tuple(entries)), lost)) if entries else None
+            return self._apart(scope, _CHOICE)
         if scope.name in SIDE_BY_SIDE:
             steps = _stacked(scope) or self._children(scope)
             return SideBySide(tuple(steps)) if steps else None
@@ -65,11 +69,16 @@ class Guess:
     def _children(self, scope: Scope) -> list[Step]:
         return [step for child in scope.children.values() if (step := self.of(child)) is not None]
 
+    def _apart(self, scope: Scope, why: str) -> Step | None:
+        steps = self._children(scope)
+        return all_apart(steps, scope.path, why) if steps else None
+
     def _parts(self, scope: Scope) -> Iterator[Part]:
         """The layers of a scope in the order of registration."""
         attention = attention_in(scope, self._counts)
         taken = frozenset() if attention is None else attention.units
         gated = _gated(scope)
+        in_turn = _in_turn(scope)
         done: set[str] = set()
         for unit in [*scope.parameters, *scope.children]:
             if unit in done:
@@ -81,6 +90,10 @@ class Guess:
                 done |= set(gated[unit])
                 both = [part.step for name in gated[unit] for part in self._part(scope, name)]
                 yield Part(unit, SideBySide(tuple(both)))
+            elif unit in in_turn:
+                step = self._apart(scope.children[unit], _IN_TURN)
+                if step is not None:
+                    yield Part(unit, step)
             else:
                 yield from self._part(scope, unit)
 
@@ -107,6 +120,21 @@ class Guess:
         if isinstance(scope.module, nn.MultiheadAttention):
             return NamedAttention(frozenset(), Lost("", ""))
         return attention_in(scope, self._counts)
+
+
+def _in_turn(scope: Scope) -> list[str]:
+    """Lists of as many modules beside each other, whose entries may take turns, as patch embeddings
+    and blocks of stages do; the two halves of a UNet do not."""
+    lists = {
+        name: len(child.module)
+        for name, child in scope.children.items()
+        if isinstance(child.module, nn.ModuleList)
+        and len(child.module) > 1
+        and all(entry.children or entry.own() for entry in child.children.values())
+        and not re.search("down|up|enc|dec", name)
+    }
+    counts = Counter(lists.values())
+    return [name for name, count in lists.items() if counts[count] > 1]
 
 
 def _stacked(scope: Scope) -> list[Step]:

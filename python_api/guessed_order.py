@@ -7,20 +7,24 @@ What names and widths do not tell is lost, with a reason that says what would te
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from python_api.configs import config_of, setting
 from python_api.flow import Step, widths
-from python_api.flow_steps import Chain, Ended, Layer, Lost, Same, SideBySide, Table
+from python_api.flow_steps import Attend, Chain, Ended, Layer, Lost, Same, SideBySide, Table
 from python_api.layer_tree import Scope
 
-__all__ = ["SIDE_BY_SIDE", "Part", "chain", "in_order"]
+__all__ = ["SIDE_BY_SIDE", "Part", "all_apart", "chain", "in_order"]
 
 SIDE_BY_SIDE = frozenset({"experts", "branches", "towers"})
 _BESIDE = frozenset({"downsample", "shortcut", "skip", "skip_connection", "residual"})
 _EXCITE = frozenset({"se", "se_module", "se_layer", "squeeze_excite", "squeeze_excitation"})
 _FIRST, _LAST = frozenset({"project_in", "proj_in"}), frozenset({"project_out", "proj_out"})
+_IN_MLP = re.compile(r"(fc|lin|linear|dense|w|ff|ffn|mlp)_?\d*($|_)|.*(intermediate|hidden)|wi|up_")
+_FEED_FORWARD = re.compile(r"^(mlp|ffn?|feed_?forward|moe|experts)")
+_HEADS = frozenset({"lm_head", "classifier", "score", "qa_outputs"})
 _POSITION_WORDS = ("pos", "wpe")
 _PARALLEL = ("use_parallel_residual", "parallel_attn", "parallel_residual")
 _UNTOLD = "without sk.trace or pairs="
@@ -33,6 +37,19 @@ _SOMEWHERE = f"positions are added somewhere: where is not known {_UNTOLD}"
 _AMONG_EXPERTS = f"beside experts: what it does there is not known {_UNTOLD}"
 _HEAD = (
     f"a head with the weights of a table, before other layers: what reads it is not known {_UNTOLD}"
+)
+_POOLED = f"what it pools, and what reads it, is not known {_UNTOLD}"
+_BESIDE_ATTENTION = (
+    f"beside an attention, as gates of its output are: what it does is not known {_UNTOLD}"
+)
+_MLP_FIRST = f"MLPs before the attention of a block, which may run later: it is not known {_UNTOLD}"
+_HEAD_FIRST = f"a head before other layers: what it reads and what reads it is not known {_UNTOLD}"
+_TABLE_LATER = f"a table after other layers: what reads it is not known {_UNTOLD}"
+_OTHER_KIND = f"towers of several kinds of input: how they are joined is not known {_UNTOLD}"
+_KINDS = (
+    ("text", "language"),
+    ("vision", "visual", "image", "img", "video", "pixel"),
+    ("audio", "speech", "acoustic"),
 )
 _ALIKE = (
     "it has the square shape of the one before it, which it may read or stand beside: which is not "
@@ -64,6 +81,12 @@ class Part:
         return self.is_table and any(word in self.name.lower() for word in _POSITION_WORDS)
 
     @property
+    def kind(self) -> int | None:
+        """Which kind of input its name speaks of."""
+        words = self.name.lower()
+        return next((i for i, kind in enumerate(_KINDS) if any(w in words for w in kind)), None)
+
+    @property
     def is_router(self) -> bool:
         """Whether it chooses among experts."""
         return self.name.endswith(("router", "gate", "gating"))
@@ -73,6 +96,11 @@ def in_order(parts: Sequence[Part], scope: Scope) -> Step | None:
     """The parts of a module, with what is beside them; ``None`` where there is none."""
     if any(part.name == "experts" for part in parts):
         return _mixture(parts)
+    at = next((i for i, part in enumerate(parts) if part.attends), 0)
+    if any(_FEED_FORWARD.search(part.name.lower()) for part in parts[:at]) or any(
+        "macaron" in part.name for part in parts
+    ):
+        return all_apart([part.step for part in parts], scope.path, _MLP_FIRST)
     sides = [part for part in parts[1:] if part.name in _BESIDE]
     parts = [part for i, part in enumerate(parts) if not i or part.name not in _BESIDE]
     parts = sorted(parts, key=lambda part: (part.name in _LAST) - (part.name in _FIRST))
@@ -147,6 +175,12 @@ def _apart(part: Part, why: str) -> Step:
     return Ended(Chain((Lost(part.name, why), part.step)))
 
 
+def all_apart(steps: Sequence[Step], name: str, why: str) -> Step:
+    """Parts of which none is known to read another."""
+    lost = Lost(name, why)
+    return Chain((SideBySide(tuple(Ended(Chain((lost, step))) for step in steps)), lost))
+
+
 def _may_stand_beside(before: Part, part: Part) -> bool:
     """Whether two layers of one square shape may as well read the same, as keys and values do:
     names that end in a number are in order."""
@@ -157,20 +191,47 @@ def _may_stand_beside(before: Part, part: Part) -> bool:
     return is_square and not (before.name[-1:].isdigit() and part.name[-1:].isdigit())
 
 
+def _is_beside_attention(before: Sequence[Part], part: Part) -> bool:
+    """Whether a layer in the module of an attention may read what the attention reads: a gate of
+    its output has the place of an MLP's first layer, and another name."""
+    if part.attends or not isinstance(part.step, Layer) or _IN_MLP.match(part.name.lower()):
+        return False
+    attentions = [one for one in before if isinstance(one.step, Attend) and not one.attends]
+    return bool(attentions) and widths(part.step)[0] == widths(attentions[-1].step)[0]
+
+
+def _apart_for(parts: Sequence[Part], index: int) -> str:
+    """Why neither what a part reads nor what reads it is told by order; empty where it is."""
+    part, before = parts[index], parts[:index]
+    if part.is_head and index + 1 < len(parts):
+        return _HEAD
+    if part.name in _HEADS and index + 1 < len(parts):
+        return _HEAD_FIRST
+    if part.name == "pooler" and before:
+        return _POOLED
+    if before and _may_stand_beside(before[-1], part):
+        return _ALIKE
+    return _BESIDE_ATTENTION if _is_beside_attention(before, part) else ""
+
+
 def chain(parts: Sequence[Part]) -> Step | None:
     """One part after the other."""
     steps: list[Step] = []
+    has_kinds = len({part.kind for part in parts} - {None}) > 1
     for index, part in enumerate(parts):
         before = parts[index - 1] if index else None
-        if part.is_head and index + 1 < len(parts):
-            steps += [_apart(part, _HEAD), Lost(part.name, _HEAD)]
-        elif before is not None and _may_stand_beside(before, part):
-            steps += [_apart(part, _ALIKE), Lost(part.name, _ALIKE)]
+        apart = _apart_for(parts, index)
+        if has_kinds and before is not None and part.kind != before.kind:
+            steps.append(Lost(part.name, _OTHER_KIND))
+        if apart:
+            steps += [_apart(part, apart), Lost(part.name, apart)]
         elif part.name in _EXCITE and steps:
             steps.append(SideBySide((Same(), part.step)))
         elif part.is_table and before is not None and (before.is_table or part.is_position):
             # Token and position embeddings are summed: both feed what comes next.
             steps[-1] = SideBySide((steps[-1], part.step))
+        elif part.is_table and before is not None:
+            steps += [part.step, Lost(part.name, _TABLE_LATER)]
         else:
             steps.append(part.step)
     if len(steps) < 2:

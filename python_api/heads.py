@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from python_api.configs import setting
 from python_api.globs import check_all_matched, matches
 
 __all__ = ["HeadCounts"]
@@ -100,7 +101,7 @@ class HeadCounts:
         named = [key for key, words in _SECTIONS.items() if any(word in parts for word in words)]
         # Where nothing is said the language model is meant, if there is one.
         keys = [*named, *([] if named else ["text_config"])]
-        sections = [section for key in keys if (section := _field(self.config, key)) is not None]
+        sections = [section for key in keys if (section := setting(self.config, key)) is not None]
         return [*sections, self.config]
 
 
@@ -117,14 +118,7 @@ def _first_count(places: Iterable[Any], attributes: tuple[str, ...]) -> int | No
         if place is None:
             continue
         for attribute in attributes:
-            value = _field(place, attribute)
+            value = setting(place, attribute)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
     return None
-
-
-def _field(place: Any, name: str) -> Any:
-    # The attributes of a module are a dictionary, which needs no look at its abstract classes.
-    if type(place) is dict or isinstance(place, Mapping):
-        return place.get(name)
-    return getattr(place, name, None)

@@ -72,7 +72,7 @@ _FUSED_GATED = "mlp(gate_up_proj/gate,up > down_proj)"
 
 _H_TO_4H = "mlp(dense_h_to_4h > dense_4h_to_h)"
 _QUERY_KEY_VALUE = "{{qkv=query_key_value o=dense layout={}}}"
-_NEOX_ATTENTION = "attention" + _QUERY_KEY_VALUE.format("groups")
+_NEOX_ATTENTION = "attention" + _QUERY_KEY_VALUE.format("groups kv=all")
 _NEOX_ENDS = ("#embed_in", f"embed_out & {_HEAD}")
 _FALCON_ATTENTION = "self_attention" + _QUERY_KEY_VALUE
 _GPT2_MLP = "mlp(c_fc > c_proj)"
@@ -205,11 +205,11 @@ FAMILIES: tuple[Family, ...] = (
            {"use_parallel_residual": (False,)}),
     Family(("gpt_neox",), _decoder(f"{_NEOX_ATTENTION} & {_H_TO_4H}", *_NEOX_ENDS)),
     Family(("persimmon",), _decoder(
-        f"self_attn{_QUERY_KEY_VALUE.format('groups')} > {_H_TO_4H}")),
+        f"self_attn{_QUERY_KEY_VALUE.format('groups kv=all')} > {_H_TO_4H}")),
     Family(("xglm", "biogpt"), f"#embed_tokens & #embed_positions > {_ENCODER_LAYER}"
            f" > output_projection & {_HEAD}"),
     Family(("bloom",), _blocks_of_h(
-        f"{_FALCON_ATTENTION.format('groups')} > {_H_TO_4H}", "#word_embeddings")),
+        f"{_FALCON_ATTENTION.format('groups kv=all')} > {_H_TO_4H}", "#word_embeddings")),
     Family(("falcon",), _blocks_of_h(
         f"{_FALCON_ATTENTION.format('groups')} & {_H_TO_4H}", "#word_embeddings"),
         {"new_decoder_architecture": (True,)}),

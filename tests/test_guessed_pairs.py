@@ -344,3 +344,67 @@ def test_square_layers_of_one_shape_are_no_chain_unless_they_are_numbered() -> N
     assert "which is not known without sk.trace or pairs=" in mixing.explain()
     numbered = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
     assert len(SpectralMonitor(numbered, reference=None).pairs) == 1
+
+
+def test_gates_of_an_attention_are_no_layers_of_a_chain() -> None:
+    model = Named(attn=attention(gate_proj=linear(4, 4)), mlp=mlp())
+    found = keys(model)
+    assert ("attn.v_proj", "attn.o_proj") in found
+    assert not any("gate_proj" in name for pair in found for name in pair)
+    assert "beside an attention" in watch(model).explain()
+
+
+def test_a_pooler_and_a_head_before_other_layers_are_in_no_chain() -> None:
+    model = Named(last=linear(4, 3), pooler=linear(4, 4), head=linear(9, 4))
+    assert keys(model) == []
+    model = Named(lm_head=linear(4, 3), first=linear(5, 4), second=linear(6, 5))
+    assert keys(model) == [("first", "second")]
+
+
+def test_towers_of_two_kinds_of_input_are_not_chained() -> None:
+    model = Named(
+        vision_model=linear(4, 3), text_model=linear(4, 5),
+        visual_projection=linear(6, 4), text_projection=linear(6, 4),
+    )  # fmt: skip
+    assert keys(model) == []
+    assert "towers of several kinds" in watch(model).explain()
+    # One kind alone is a chain by its order.
+    model = Named(vision_model=linear(4, 3), head=linear(6, 4))
+    assert keys(model) == [("vision_model", "head")]
+
+
+def test_a_table_after_other_layers_is_read_by_something_unknown() -> None:
+    model = Named(encoder=linear(4, 3), segments=nn.Embedding(7, 4), lm_head=linear(9, 4))
+    assert keys(model) == []
+
+
+def test_an_mlp_before_the_attention_may_run_after_it() -> None:
+    blocks = [Named(mlp=mlp(), attn=attention()) for _ in range(2)]
+    found = keys(Named(first=linear(4, 3), layers=nn.Sequential(*blocks), last=linear(5, 4)))
+    assert ("layers.0.mlp.fc1", "layers.0.mlp.fc2") in found
+    assert not any(a.rpartition(".")[0] != b.rpartition(".")[0] for a, b in found)
+
+
+def test_lists_of_as_many_modules_may_take_turns() -> None:
+    def entries(count: int) -> nn.ModuleList:
+        return nn.ModuleList(nn.Sequential(linear(4, 4), linear(4, 4)) for _ in range(count))
+
+    model = Named(embeddings=entries(2), blocks=entries(2), head=linear(9, 4))
+    inside = [
+        (f"{name}.{i}.0", f"{name}.{i}.1") for name in ("embeddings", "blocks") for i in (0, 1)
+    ]
+    assert keys(model) == inside
+    assert "may take turns" in watch(model).explain()
+    model = Named(embeddings=entries(1), blocks=entries(2), head=linear(9, 4))
+    assert ("blocks.1.1", "head") in keys(model)
+
+
+def test_a_config_of_layers_that_differ_does_not_tell_a_number() -> None:
+    class Config:
+        @property
+        def num_key_value_heads(self) -> int:
+            raise RuntimeError("a per-layer attribute")
+
+    model = attention()
+    model.config = Config()
+    assert ("q_proj", "k_proj") in keys(model)

@@ -364,6 +364,36 @@ def test_experts_are_parallel_and_those_without_tokens_are_inferred(kind: str) -
     assert drawn(model, torch.randn(5, 3)) == expected
 
 
+def test_experts_that_are_summed_over_their_stack_all_write() -> None:
+    def forward(m: Module, x: Tensor) -> Tensor:
+        h = m.inward(x).expand(3, -1, -1) @ m.up
+        return m.out(m.shared(m.inward(x)) + (h @ m.down).sum(0))
+
+    model = Module(
+        forward, inward=nn.Linear(2, 4), up=parameter(3, 4, 6), down=parameter(3, 6, 4),
+        shared=nn.Linear(4, 4), out=nn.Linear(4, 2),
+    )  # fmt: skip
+    assert {row for row in drawn(model, torch.randn(5, 2)) if "out" in row} == {
+        "feeds: shared.weight[0:4, 0] -> out.weight[0, 0:4]",
+        *(f"feeds: down[{e}, 0, 0:4] -> out.weight[0, 0:4]" for e in range(3)),
+    }
+    # Channels of one matrix are not writers each: their sum is no output of it.
+    mean = Module(
+        lambda m, x: m.out(m.inward(x).mean(-1, keepdim=True).expand(-1, 4)),
+        inward=nn.Linear(2, 4), out=nn.Linear(4, 2),
+    )  # fmt: skip
+    assert not drawn(mean, torch.randn(5, 2))
+
+
+def test_experts_without_tokens_in_a_stack_of_batches() -> None:
+    def forward(m: Module, x: Tensor) -> Tensor:
+        h = m.inward(x)
+        return m.out(h + (h[None, :0].expand(3, 0, 4) @ m.experts).sum((0, 1)))
+
+    model = Module(forward, inward=nn.Linear(2, 4), experts=parameter(3, 4, 4), out=nn.Linear(4, 2))
+    assert "feeds: inward.weight[0:4, 0] -> out.weight[0, 0:4]" in drawn(model, torch.randn(5, 2))
+
+
 def test_layers_that_did_not_run_are_named_and_not_inferred() -> None:
     def forward(m: Module, x: Tensor) -> Tensor:
         return m.layers[1](m.layers[0](x))

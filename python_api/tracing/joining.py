@@ -102,7 +102,10 @@ def _packed(layers: list[Tensor]) -> list[Tensor]:
 
 
 def reduced(ledger: Ledger, layer: Tensor, dims: Sequence[int], *, keepdim: bool) -> list[Tensor]:
-    """What a sum over these dimensions leaves: each writer whose label is one along them."""
+    """What a sum over these dimensions leaves: each writer whose label is one along them.
+
+    Matrices of a stack, such as experts, are a writer each.
+    """
     dims = [dim % layer.dim() for dim in dims] or list(range(layer.dim()))
     if not layer.dim() or not layer.numel():
         return []
@@ -110,10 +113,11 @@ def reduced(ledger: Ledger, layer: Tensor, dims: Sequence[int], *, keepdim: bool
     found = [kept] if bool(kept.any()) else []
     if left:
         for use in ledger.uses(layer):
-            own, _ = _one(torch.where(ledger.of_use(layer, use), layer, 0), dims, keepdim)
-            own = torch.where(kept > 0, 0, own)
-            if bool(own.any()):
-                found.append(own)
+            for part in ledger.by_matrix(torch.where(ledger.of_use(layer, use), layer, 0), use):
+                own, _ = _one(part, dims, keepdim)
+                own = torch.where(kept > 0, 0, own)
+                if bool(own.any()):
+                    found.append(own)
     return _packed(found)
 
 

@@ -139,6 +139,15 @@ class Ledger:
         count = self.elements.count
         return (labels > use * count) & (labels < (use + 1) * count)
 
+    def by_matrix(self, labels: Tensor, use: int) -> list[Tensor]:
+        """Labels of a use of a stack of matrices, apart by the matrix that wrote them."""
+        outputs = {written.numpy().tobytes(): written for written, _ in self._uses[use].inputs}
+        if len(outputs) < 2:
+            return [labels]
+        numbers = labels - use * self.elements.count
+        found = [torch.where(torch.isin(numbers, own), labels, 0) for own in outputs.values()]
+        return [own for own in found if bool(own.any())]
+
     def through(self, labels: Tensor, head: int) -> Tensor:
         """The same labels after the probabilities of attention."""
         moved = torch.zeros_like(labels)

@@ -177,12 +177,14 @@ def _product(context: Context, call: Call, a: Tensor, b: Tensor) -> None:
     shape = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     # Without a batch of its own the weight is one matrix for all rows of the other.
     if b.dim() == 2 and a.dim() > 2:
-        rows = context.reshaped(a, (1, -1, a.shape[-1]))
+        rows = context.reshaped(a, (1, math.prod(a.shape[:-1]), a.shape[-1]))
         layers, past, marks = multiply(context, rows, b[None])
         layers = [x.view(*a.shape[:-1], b.shape[-1]) for x in layers]
     else:
         wide_a, wide_b = (t.expand(*shape, *t.shape[-2:]) for t in (a, b))
-        flat = [context.reshaped(t, (-1, *t.shape[-2:])) for t in (wide_a, wide_b)]
+        # Counted, as -1 stands for any number where an expert has no token.
+        count = math.prod(shape)
+        flat = [context.reshaped(t, (count, *t.shape[-2:])) for t in (wide_a, wide_b)]
         if all(context.store.is_weight(t) for t in flat):
             _of_weights(context, flat[0], flat[1], out)
             return
