@@ -76,7 +76,7 @@ def explain(
         lines.extend(_table(shown))
     if shortened:
         lines.append(
-            "{0..9}: one row for each index; indices of one row that differ by a constant go "
+            "{0..9}: one row for each index; indices of one row that grow in step go "
             "together; explain(full=True) has every row"
         )
     lines.append(f"agreement is measured against: {reference}")

@@ -2,8 +2,8 @@
 
 ``layers.0.fc.weight`` to ``layers.41.fc.weight`` become ``layers.{0..41}.fc.weight``. An index is a
 whole part of a dotted name or of a bracket, never the digit of ``conv1``. Two indices of a row that
-move together, as those of a layer and the next, have the same number of values, in order; others
-stand for every combination, and a set of rows that is neither stays apart.
+move together, as those of a layer and the next, grow in step, and have the same number of values,
+in order; others stand for every combination, and a set of rows that is neither stays apart.
 """
 
 from __future__ import annotations
@@ -90,12 +90,18 @@ def _ranges(indices: Sequence[tuple[int, ...]]) -> dict[int, list[int]]:
     columns = list(zip(*sorted(indices), strict=True))
     ranges: dict[int, list[int]] = {}
     for position, column in enumerate(columns):
-        if len(set(column)) > 1 and all(
-            len({a - b for a, b in zip(column, columns[other], strict=True)}) > 1
-            for other in ranges
-        ):
+        if len(set(column)) > 1 and not any(_follows(column, columns[other]) for other in ranges):
             ranges[position] = sorted(set(column))
     return ranges
+
+
+def _follows(column: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one grows in step with the other: 2:4, 4:6 with 1, 2 as well as 2, 3 with 1, 2."""
+    last = max(range(len(other)), key=other.__getitem__)
+    rise, run = column[last] - column[0], other[last] - other[0]
+    return rise > 0 and all(
+        (a - column[0]) * run == (b - other[0]) * rise for a, b in zip(column, other, strict=True)
+    )
 
 
 def _one(pattern: Row, indices: Sequence[tuple[int, ...]], counted: int, words: str) -> Row:

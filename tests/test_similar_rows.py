@@ -35,6 +35,17 @@ def test_indices_that_move_together_are_those_of_neighbours() -> None:
     assert told(*rows) == [("h.{0..4}.out", "5 x (-> h.{1..5}.fc)")]
 
 
+def test_indices_of_other_steps_move_together_too() -> None:
+    """Groups of a convolution, each with its own columns of the next layer."""
+    rows = [(f"c[group {i}]", f"-> d[inputs {2 * i}:{2 * i + 2}]") for i in range(6)]
+    assert told(*rows) == [("c[group {0..5}]", "6 x (-> d[inputs {0..10 by 2}:{2..12 by 2}])")]
+    # Backwards, or not all of them: a reader would put other ones together.
+    rows = [(f"c.{i}", f"-> d.{5 - i}") for i in range(6)]
+    assert sorted(told(*rows)) == sorted(rows)
+    rows = [(f"c.{i}", f"-> d.{i * i}") for i in range(6)]
+    assert sorted(told(*rows)) == sorted(rows)
+
+
 def test_experts_of_layers_are_every_combination() -> None:
     rows = [(f"h.{i}.e.{j}.up", f"-> h.{i + 1}.q") for i in range(5) for j in range(8)]
     assert told(*rows) == [("h.{0..4}.e.{0..7}.up", "40 x (-> h.{1..5}.q)")]

@@ -156,7 +156,7 @@ class Trace:
         lines = [repr(self), *(f"  {row}" for (row,) in shown)]
         if len(shown) < len(rows):
             lines.append(
-                "  {0..9}: one edge for each index; indices of one line that differ by a constant "
+                "  {0..9}: one edge for each index; indices of one line that grow in step "
                 "go together; explain(full=True) has every edge"
             )
         return "\n".join([*lines, *self.notes()])
