@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from python_api.arithmetic import plain_arithmetic
 from python_api.cadence import Cadence
 from python_api.changes import check_watch, grad_scale_of
+from python_api.collection import uncollected
 from python_api.copying import CopiedByState
 from python_api.cost import forecast
 from python_api.delivery import Delivery
@@ -128,6 +129,7 @@ class SpectralMonitor(CopiedByState):
             or a model without matrices.
     """
 
+    @uncollected()
     def __init__(
         self,
         model: nn.Module | Mapping[str, Tensor],

@@ -23,7 +23,8 @@ class Plan:
         flat = self._bind(tensors)
         device = tensors[0].device
         self._found: list[Tracked] = []
-        self._results = [_nothing(A) for A in tensors]
+        # Those of the others come with the first run.
+        self._results: list[Any] = [None if A.numel() else _nothing(A) for A in tensors]
         self._updates: Updates | None = None
         self._late: LateUpdates | None = None
         if self._filled:
