@@ -76,7 +76,15 @@ def _parts(members: Sequence[tuple[int, ...]]) -> list[list[tuple[int, ...]]]:
             apart.setdefault(others, []).append(indices)
         if len(apart) < len(members) / 2 and all(map(_is_described, apart.values())):
             return list(apart.values())
-    return [[indices] for indices in members]
+    # Or stages, of which each has its own number of groups: by the index of fewest values.
+    kinds = [len(set(column)) for column in zip(*members, strict=True)]
+    few = min((kind for kind in kinds if kind > 1), default=len(members))
+    if few > len(members) / _FEWEST:
+        return [[indices] for indices in members]
+    stages: dict[int, list[tuple[int, ...]]] = {}
+    for indices in members:
+        stages.setdefault(indices[kinds.index(few)], []).append(indices)
+    return [part for stage in stages.values() for part in _parts(stage)]
 
 
 def _is_described(indices: Sequence[tuple[int, ...]]) -> bool:

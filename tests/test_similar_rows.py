@@ -46,6 +46,18 @@ def test_indices_of_other_steps_move_together_too() -> None:
     assert sorted(told(*rows)) == sorted(rows)
 
 
+def test_stages_with_other_numbers_of_groups_are_rows_of_their_own() -> None:
+    rows = [
+        (f"s.{stage}.c[group {i}]", f"-> s.{stage}.d[inputs {2 * i}:{2 * i + 2}]")
+        for stage in (1, 2)
+        for i in range(4 * stage)
+    ]
+    assert told(*rows) == [
+        ("s.1.c[group {0..3}]", "4 x (-> s.1.d[inputs {0..6 by 2}:{2..8 by 2}])"),
+        ("s.2.c[group {0..7}]", "8 x (-> s.2.d[inputs {0..14 by 2}:{2..16 by 2}])"),
+    ]
+
+
 def test_experts_of_layers_are_every_combination() -> None:
     rows = [(f"h.{i}.e.{j}.up", f"-> h.{i + 1}.q") for i in range(5) for j in range(8)]
     assert told(*rows) == [("h.{0..4}.e.{0..7}.up", "40 x (-> h.{1..5}.q)")]
