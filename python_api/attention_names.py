@@ -12,7 +12,7 @@ from python_api.heads import HeadCounts
 from python_api.layer_tree import Scope
 from python_api.matrices import Matrix
 
-__all__ = ["NamedAttention", "attention_in"]
+__all__ = ["NamedAttention", "attention_in", "has_hidden_roles"]
 
 _ROLES = {
     "q": ("q", "q_proj", "q_proj_weight", "query", "wq", "w_q", "to_q", "q_lin", "q_linear"),
@@ -76,6 +76,13 @@ def attention_in(scope: Scope, counts: HeadCounts) -> NamedAttention | None:
     # BLOOM and some GPT-NeoX are serial, Falcon and most GPT-NeoX parallel.
     is_ambiguous = units.get("qkv") == "query_key_value"
     return NamedAttention(frozenset(units.values()), step, is_ambiguous)
+
+
+def has_hidden_roles(scope: Scope) -> bool:
+    """Whether queries and keys are modules that hold others, of which it is not known what they do:
+    these are side by side, and no chain."""
+    held = {_ROLE_OF.get(name.lower()) for name, child in scope.children.items() if child.children}
+    return {"q", "k"} <= held
 
 
 def _is_cross(scope: Scope) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
-from python_api.attention_names import NamedAttention, attention_in
+from python_api.attention_names import NamedAttention, attention_in, has_hidden_roles
 from python_api.decomposed.embedding import DecomposedEmbedding
 from python_api.flow import Step
 from python_api.flow_binding import NOT_WATCHED, layer_of
@@ -33,6 +33,10 @@ __all__ = ["Guess"]
 _GATED = (("gate_proj", "up_proj"), ("w1", "w3"), ("wi_0", "wi_1"))
 _TABLE_WORDS = ("pos", "embed", "wpe", "wte", "shared")
 _CHOICE = "a dictionary of modules: which of them run is not known without sk.trace or pairs="
+_INSIDE = (
+    "queries and keys that are modules of several layers: what they do is not known without "
+    "sk.trace or pairs="
+)
 _IN_TURN = (
     "lists of as many modules beside each other, which may take turns: their order is not known "
     "without sk.trace or pairs="
@@ -61,6 +65,8 @@ class Guess:
             return recurrent
         if isinstance(scope.module, nn.ModuleDict):
             return self._apart(scope, _CHOICE)
+        if has_hidden_roles(scope):
+            return self._apart(scope, _INSIDE)
         if scope.name in SIDE_BY_SIDE:
             steps = _stacked(scope) or self._children(scope)
             return SideBySide(tuple(steps)) if steps else None

@@ -23,7 +23,7 @@ _BESIDE = frozenset({"downsample", "shortcut", "skip", "skip_connection", "resid
 _EXCITE = frozenset({"se", "se_module", "se_layer", "squeeze_excite", "squeeze_excitation"})
 _FIRST, _LAST = frozenset({"project_in", "proj_in"}), frozenset({"project_out", "proj_out"})
 _IN_MLP = re.compile(r"(fc|lin|linear|dense|w|ff|ffn|mlp)_?\d*($|_)|.*(intermediate|hidden)|wi|up_")
-_FEED_FORWARD = re.compile(r"^(mlp|ffn?|feed_?forward|moe|experts)")
+_FEED_FORWARD = re.compile(r"(mlp|ffn?|feed_?forward|moe|experts)")
 _HEADS = frozenset({"lm_head", "classifier", "score", "qa_outputs"})
 _POSITION_WORDS = ("pos", "wpe")
 _PARALLEL = ("use_parallel_residual", "parallel_attn", "parallel_residual")
@@ -42,7 +42,10 @@ _POOLED = f"what it pools, and what reads it, is not known {_UNTOLD}"
 _BESIDE_ATTENTION = (
     f"beside an attention, as gates of its output are: what it does is not known {_UNTOLD}"
 )
-_MLP_FIRST = f"MLPs before the attention of a block, which may run later: it is not known {_UNTOLD}"
+_MLP_FIRST = (
+    "a block whose MLPs are not after its attention: in which order they run is not known "
+    f"{_UNTOLD}"
+)
 _HEAD_FIRST = f"a head before other layers: what it reads and what reads it is not known {_UNTOLD}"
 _TABLE_LATER = f"a table after other layers: what reads it is not known {_UNTOLD}"
 _OTHER_KIND = f"towers of several kinds of input: how they are joined is not known {_UNTOLD}"
@@ -96,10 +99,7 @@ def in_order(parts: Sequence[Part], scope: Scope) -> Step | None:
     """The parts of a module, with what is beside them; ``None`` where there is none."""
     if any(part.name == "experts" for part in parts):
         return _mixture(parts)
-    at = next((i for i, part in enumerate(parts) if part.attends), 0)
-    if any(_FEED_FORWARD.search(part.name.lower()) for part in parts[:at]) or any(
-        "macaron" in part.name for part in parts
-    ):
+    if _is_out_of_order(parts):
         return all_apart([part.step for part in parts], scope.path, _MLP_FIRST)
     sides = [part for part in parts[1:] if part.name in _BESIDE]
     parts = [part for i, part in enumerate(parts) if not i or part.name not in _BESIDE]
@@ -173,6 +173,16 @@ def _mixture(parts: Sequence[Part]) -> Step:
 def _apart(part: Part, why: str) -> Step:
     """A part of which neither what it reads nor what reads it is known."""
     return Ended(Chain((Lost(part.name, why), part.step)))
+
+
+def _is_out_of_order(parts: Sequence[Part]) -> bool:
+    """Whether a block has an MLP before its attention, or narrow layers around it."""
+    at = next((i for i, part in enumerate(parts) if part.attends), None)
+    names = [part.name.lower() for part in parts]
+    return any("macaron" in name for name in names) or (
+        at is not None
+        and ("bottleneck" in names or any(_FEED_FORWARD.match(name) for name in names[:at]))
+    )
 
 
 def all_apart(steps: Sequence[Step], name: str, why: str) -> Step:

@@ -385,6 +385,21 @@ def test_an_mlp_before_the_attention_may_run_after_it() -> None:
     assert not any(a.rpartition(".")[0] != b.rpartition(".")[0] for a, b in found)
 
 
+def test_queries_and_keys_that_are_modules_are_no_chain() -> None:
+    inside = Named(**{f"{r}_proj": Named(inner=Named(linear=linear(4, 4))) for r in "qkvo"})
+    model = Named(before=linear(4, 3), attn=inside, mlp=mlp())
+    assert keys(model) == [("mlp.fc1", "mlp.fc2")]
+    assert "modules of several layers" in watch(model).explain()
+
+
+def test_narrow_layers_around_a_block_are_in_no_order() -> None:
+    model = Named(attn=attention(), mlp=mlp(), bottleneck=linear(4, 4))
+    assert ("mlp.fc2", "bottleneck") not in keys(model)
+    # A convolution's block has no attention, and is one as it is registered.
+    model = Named(first=linear(4, 3), bottleneck=linear(5, 4))
+    assert keys(model) == [("first", "bottleneck")]
+
+
 def test_lists_of_as_many_modules_may_take_turns() -> None:
     def entries(count: int) -> nn.ModuleList:
         return nn.ModuleList(nn.Sequential(linear(4, 4), linear(4, 4)) for _ in range(count))
