@@ -23,6 +23,7 @@ _BESIDE = frozenset({"downsample", "shortcut", "skip", "skip_connection", "resid
 _EXCITE = frozenset({"se", "se_module", "se_layer", "squeeze_excite", "squeeze_excitation"})
 _FIRST, _LAST = frozenset({"project_in", "proj_in"}), frozenset({"project_out", "proj_out"})
 _IN_MLP = re.compile(r"(fc|lin|linear|dense|w|ff|ffn|mlp)_?\d*($|_)|.*(intermediate|hidden)|wi|up_")
+_ATTENTION = re.compile(r"(self_?)?att(n|ention)")
 _FEED_FORWARD = re.compile(r"(mlp|ffn?|feed_?forward|moe|experts)")
 _HEADS = frozenset({"lm_head", "classifier", "score", "qa_outputs"})
 _POSITION_WORDS = ("pos", "wpe")
@@ -177,8 +178,9 @@ def _apart(part: Part, why: str) -> Step:
 
 def _is_out_of_order(parts: Sequence[Part]) -> bool:
     """Whether a block has an MLP before its attention, or narrow layers around it."""
-    at = next((i for i, part in enumerate(parts) if part.attends), None)
     names = [part.name.lower() for part in parts]
+    attend = [part.attends or bool(_ATTENTION.match(part.name.lower())) for part in parts]
+    at = attend.index(True) if any(attend) else None
     return any("macaron" in name for name in names) or (
         at is not None
         and ("bottleneck" in names or any(_FEED_FORWARD.match(name) for name in names[:at]))

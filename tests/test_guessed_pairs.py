@@ -395,6 +395,9 @@ def test_queries_and_keys_that_are_modules_are_no_chain() -> None:
 def test_narrow_layers_around_a_block_are_in_no_order() -> None:
     model = Named(attn=attention(), mlp=mlp(), bottleneck=linear(4, 4))
     assert ("mlp.fc2", "bottleneck") not in keys(model)
+    nested = Named(inner=attention(), output=linear(4, 4))
+    model = Named(attention=nested, mlp=mlp(), bottleneck=linear(4, 4))
+    assert ("mlp.fc2", "bottleneck") not in keys(model)
     # A convolution's block has no attention, and is one as it is registered.
     model = Named(first=linear(4, 3), bottleneck=linear(5, 4))
     assert keys(model) == [("first", "bottleneck")]
