@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from named_models import Named, linear
 from torch import nn
 
 from python_api.flow import Record, Stream
@@ -16,17 +17,6 @@ from python_api.matrices import find_matrices
 from python_api.matrix_rules import default_registry
 from python_api.parameters import modules_of, parameters_of
 from python_api.presets import FAMILIES
-
-
-class Named(nn.Module):
-    def __init__(self, **layers: nn.Module | nn.Parameter) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-
-def linear(outputs: int, inputs: int) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=False)
 
 
 def keys(flow: str, model: nn.Module) -> list[tuple[str, str]]:

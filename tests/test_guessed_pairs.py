@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from named_models import Named, linear
 from torch import Tensor, nn
 
 from python_api.monitor import SpectralMonitor
-
-
-class Named(nn.Module):
-    def __init__(self, **layers: nn.Module | nn.Parameter) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-
-def linear(outputs: int, inputs: int) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=False)
 
 
 def watch(model: nn.Module | dict[str, Tensor], **options: object) -> SpectralMonitor:

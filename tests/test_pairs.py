@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from named_models import Named
 from torch import Tensor, nn
 
 from python_api.monitor import SpectralMonitor
@@ -35,13 +36,6 @@ def check(model: nn.Module, key: tuple[str, str], expected: np.ndarray) -> None:
 
 def diagonal(U: np.ndarray, Vh: np.ndarray) -> np.ndarray:
     return np.diagonal(U.T @ Vh.T)[:100]
-
-
-class Named(nn.Module):
-    def __init__(self, **layers: nn.Module | nn.Parameter) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
 
 
 def parameter(*shape: int) -> nn.Parameter:
