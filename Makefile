@@ -57,7 +57,7 @@ lint: $(VENV)/installed-strict ## ruff and clang-format, without changing a file
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 typecheck: $(VENV)/installed-strict ## mypy --strict on the three packages
-	$(BIN)/mypy --strict -p spectral_kernels -p python_api -p experiments
+	$(BIN)/mypy --strict -p spectral_kernels -p spectral_monitor -p experiments
 
 format: $(VENV)/installed ## rewrite files as lint wants them
 	$(BIN)/ruff check --fix-only --quiet $(PYTHON_DIRS)
@@ -70,7 +70,7 @@ bench: $(VENV)/installed ## time the kernels beside their peers; tables in bench
 
 clean: ## delete .venv, caches and compiled files; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f spectral_kernels/_C*.so spectral_kernels/cuda/images/*.fatbin
+	rm -f spectral_kernels/_C*.so spectral_kernels/runtime/cuda/images/*.fatbin
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

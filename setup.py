@@ -48,11 +48,11 @@ COMMON = [
 # same bits everywhere, which a fused multiply-add would change.
 PER_ISA = {"csrc/cpu/kernels.cpp": [], "csrc/cpu/normals.cpp": ["-ffp-contract=off"]}
 
-CUDA = Path("spectral_kernels/cuda")
+CUDA = Path("spectral_kernels/runtime/cuda")
 
 
 def cuda_sources() -> ModuleType:
-    """Return spectral_kernels/cuda/sources.py without the package around it, which needs torch."""
+    """Return the module sources.py of ``CUDA`` without its package, which needs torch."""
     spec = importlib.util.spec_from_file_location("cuda_sources", CUDA / "sources.py")
     assert spec is not None
     assert spec.loader is not None

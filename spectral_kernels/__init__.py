@@ -2,7 +2,7 @@
 
 ``import spectral_kernels as sk`` is the only import a user needs. The functions on arrays are
 loaded at once and need torch and NumPy alone; the training side (``SpectralMonitor`` and the
-rest of ``python_api``) is loaded when it is first asked for.
+rest of ``spectral_monitor``) is loaded when it is first asked for.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from spectral_kernels.alignment.op import (
     subspace_overlap,
 )
 from spectral_kernels.capabilities import capabilities
-from spectral_kernels.decomposed.op import break_even_rank, decompose, recompose, usv_matmul
-from spectral_kernels.decomposed.spectra import usv_svd, usv_svdvals
+from spectral_kernels.entry.results import SVD, Decomposed, SpectralSummary
+from spectral_kernels.factored.op import break_even_rank, decompose, recompose, usv_matmul
+from spectral_kernels.factored.spectra import usv_svd, usv_svdvals
 from spectral_kernels.rank.bounds import effective_rank_bounds
 from spectral_kernels.rank.op import (
     effective_rank,
@@ -40,50 +41,53 @@ from spectral_kernels.rank.op import (
     summarize_singular_values,
 )
 from spectral_kernels.rank.summary_bounds import summary_bounds
-from spectral_kernels.results import SVD, Decomposed, SpectralSummary
 from spectral_kernels.rsvd.op import rsvd
 from spectral_kernels.svd.bounds import residual_bounds
 from spectral_kernels.svd.op import svd, svdvals
 from spectral_kernels.tracking.op import SpectrumTracker
 
 if TYPE_CHECKING:
-    from python_api.decomposed.attention import DecomposedMultiheadAttention
-    from python_api.decomposed.compression import compress_model
-    from python_api.decomposed.conv import DecomposedConv1d, DecomposedConv2d, DecomposedConv3d
-    from python_api.decomposed.drift import decomposition_drift
-    from python_api.decomposed.embedding import DecomposedEmbedding
-    from python_api.decomposed.groups import parameter_groups
-    from python_api.decomposed.layer import DecomposedLayer
-    from python_api.decomposed.linear import DecomposedLinear
-    from python_api.decomposed.model import decompose_model
-    from python_api.decomposed.recomposition import recompose_model
-    from python_api.frame import SpectralFrame
-    from python_api.monitor import SpectralMonitor
-    from python_api.recorder import Recorder
-    from python_api.tracing.map import Trace
-    from python_api.tracing.trace import trace
+    from spectral_monitor.decomposed.convert.compression import compress_model
+    from spectral_monitor.decomposed.convert.model import decompose_model
+    from spectral_monitor.decomposed.convert.recomposition import recompose_model
+    from spectral_monitor.decomposed.drift import decomposition_drift
+    from spectral_monitor.decomposed.layers.attention import DecomposedMultiheadAttention
+    from spectral_monitor.decomposed.layers.conv import (
+        DecomposedConv1d,
+        DecomposedConv2d,
+        DecomposedConv3d,
+    )
+    from spectral_monitor.decomposed.layers.embedding import DecomposedEmbedding
+    from spectral_monitor.decomposed.layers.layer import DecomposedLayer
+    from spectral_monitor.decomposed.layers.linear import DecomposedLinear
+    from spectral_monitor.decomposed.weight_decay import parameter_groups
+    from spectral_monitor.monitor import SpectralMonitor
+    from spectral_monitor.pairs.tracing.map import Trace
+    from spectral_monitor.pairs.tracing.trace import trace
+    from spectral_monitor.run.recorder import Recorder
+    from spectral_monitor.step.frame import SpectralFrame
 
 __version__ = "0.1.0"
 
-# Name -> module of python_api that has it (PEP 562).
+# Name -> module of spectral_monitor that has it (PEP 562).
 _TRAINING_SIDE = {
-    "DecomposedConv1d": "python_api.decomposed.conv",
-    "DecomposedConv2d": "python_api.decomposed.conv",
-    "DecomposedConv3d": "python_api.decomposed.conv",
-    "DecomposedEmbedding": "python_api.decomposed.embedding",
-    "DecomposedLayer": "python_api.decomposed.layer",
-    "DecomposedLinear": "python_api.decomposed.linear",
-    "DecomposedMultiheadAttention": "python_api.decomposed.attention",
-    "Recorder": "python_api.recorder",
-    "SpectralFrame": "python_api.frame",
-    "SpectralMonitor": "python_api.monitor",
-    "Trace": "python_api.tracing.map",
-    "compress_model": "python_api.decomposed.compression",
-    "decompose_model": "python_api.decomposed.model",
-    "decomposition_drift": "python_api.decomposed.drift",
-    "parameter_groups": "python_api.decomposed.groups",
-    "recompose_model": "python_api.decomposed.recomposition",
-    "trace": "python_api.tracing.trace",
+    "DecomposedConv1d": "spectral_monitor.decomposed.layers.conv",
+    "DecomposedConv2d": "spectral_monitor.decomposed.layers.conv",
+    "DecomposedConv3d": "spectral_monitor.decomposed.layers.conv",
+    "DecomposedEmbedding": "spectral_monitor.decomposed.layers.embedding",
+    "DecomposedLayer": "spectral_monitor.decomposed.layers.layer",
+    "DecomposedLinear": "spectral_monitor.decomposed.layers.linear",
+    "DecomposedMultiheadAttention": "spectral_monitor.decomposed.layers.attention",
+    "Recorder": "spectral_monitor.run.recorder",
+    "SpectralFrame": "spectral_monitor.step.frame",
+    "SpectralMonitor": "spectral_monitor.monitor",
+    "Trace": "spectral_monitor.pairs.tracing.map",
+    "compress_model": "spectral_monitor.decomposed.convert.compression",
+    "decompose_model": "spectral_monitor.decomposed.convert.model",
+    "decomposition_drift": "spectral_monitor.decomposed.drift",
+    "parameter_groups": "spectral_monitor.decomposed.weight_decay",
+    "recompose_model": "spectral_monitor.decomposed.convert.recomposition",
+    "trace": "spectral_monitor.pairs.tracing.trace",
 }
 
 __all__ = [

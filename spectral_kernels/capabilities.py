@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from spectral_kernels import dispatch, forks, triton_runtime
-from spectral_kernels.cuda import image, launcher
+from spectral_kernels.runtime import dispatch, forks
+from spectral_kernels.runtime.cuda import image, launcher
+from spectral_kernels.runtime.triton import triton_runtime
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
-from compiled import COMPILED, need_compiled
 from hypothesis import settings
 from torch.utils import deterministic
 
-from spectral_kernels import dispatch, triton_runtime
+from spectral_kernels.runtime import dispatch
+from spectral_kernels.runtime.triton import triton_runtime
+from tests.support.compiled import COMPILED, need_compiled
 
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")

@@ -14,7 +14,7 @@ import spectral_kernels as sk
 from benchmarks.comparison import Comparison, Contender
 from benchmarks.gpu.case import OURS, Case, Target, times_faster
 from benchmarks.gpu.floors import Work
-from spectral_kernels.decomposed import model, plan, torch_backend
+from spectral_kernels.factored import model, plan, torch_backend
 
 # Rows, m = n, rank.
 GRID = list(itertools.product((512, 8192), (1024, 4096), (16, 64, 128)))

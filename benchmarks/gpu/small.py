@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import spectral_kernels as sk
-from spectral_kernels import dispatch
+from spectral_kernels.runtime import dispatch
 
 SHAPES = [(1, 1), (5, 3), (17, 31), (33, 33), (40, 90), (130, 70)]
 

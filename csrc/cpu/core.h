@@ -2,7 +2,7 @@
 // U (m x k), Sigma (k x k), Vh (k x n) that are not float64; p = min(m, k), q = min(k, n).
 //
 // R is the Cholesky factor of a Gram matrix in float64, and W = U R^-1. What is proved of the
-// singular values of C is derived in spectral_kernels/decomposed/core/op.py, and here by the same
+// singular values of C is derived in spectral_kernels/entry/core/op.py, and here by the same
 // names. A side no longer than k is its own R. Flops: k^2 (m + n) for the Gram matrices, the same
 // for W where it is wanted, and up to 16/3 k^3.
 #pragma once

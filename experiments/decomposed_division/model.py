@@ -6,11 +6,11 @@ import math
 from typing import NamedTuple
 
 import torch
+from spectral_monitor.decomposed.convert.model import decompose_model
 from torch import Tensor, nn
 
 from experiments.decomposed_division.data import SEQUENCE
 from experiments.decomposed_division.presets import Settings
-from python_api.decomposed.model import decompose_model
 
 # The answer has a place of its own in the paper's table of positions, though it is never fed.
 POSITIONS = SEQUENCE + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from spectral_monitor.decomposed.weight_decay import parameter_groups
 from torch import Tensor, nn
 
 from experiments.decomposed_division.data import Split, division_split
@@ -12,7 +13,6 @@ from experiments.kit.batches import Batches
 from experiments.kit.options import Options
 from experiments.kit.supervised import train_and_test
 from experiments.kit.training import Task
-from python_api.decomposed.groups import parameter_groups
 
 # Equations that go through the model at a time when it is measured: what a core's caches hold, or
 # all of them where it is launches that take the time.

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from spectral_monitor.figures.plots import grid
 
 from experiments.decomposed_mnist.decay import BASELINE, LAYERS, TENTHS, baseline_at, decomposed_at
 from experiments.kit.arms import Outcome
 from experiments.kit.figures import Figures, accuracy_figure, stable_rank_figure
-from python_api.plots import grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

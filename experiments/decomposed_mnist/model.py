@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
+from spectral_monitor.decomposed.convert.model import decompose_model
 from torch import nn
 
 from experiments.decomposed_mnist.data import CLASSES
 from experiments.decomposed_mnist.presets import Settings
-from python_api.decomposed.model import decompose_model
 
 GROUPS = {
     "none": [],

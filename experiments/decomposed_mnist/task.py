@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from spectral_monitor.decomposed.weight_decay import parameter_groups
 from torch import Tensor, nn
 
 from experiments.decomposed_mnist.data import load_images
@@ -13,7 +14,6 @@ from experiments.kit.options import Options
 from experiments.kit.scores import Loss
 from experiments.kit.supervised import train_and_test
 from experiments.kit.training import Task
-from python_api.decomposed.groups import parameter_groups
 
 # Images that are measured at a time.
 CHUNK = 1024

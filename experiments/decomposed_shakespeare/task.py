@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from spectral_monitor.decomposed.convert.model import decompose_model
 from torch import Tensor, nn
 
 from experiments.decomposed_shakespeare.data import even_starts, read_text, split_text, windows
@@ -12,7 +13,6 @@ from experiments.kit.batches import Batches
 from experiments.kit.options import Options
 from experiments.kit.supervised import train_and_test
 from experiments.kit.training import Task
-from python_api.decomposed.model import decompose_model
 
 # Windows that are measured at a time.
 CHUNK = 64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from spectral_monitor.decomposed.convert.model import decompose_model
 from torch import Tensor, nn
 
 from experiments.decomposed_vit.augment import augment
@@ -15,7 +16,6 @@ from experiments.kit.datasets import ImageSplit, load_cifar10, load_digits, load
 from experiments.kit.options import Options
 from experiments.kit.supervised import train_and_test
 from experiments.kit.training import Task
-from python_api.decomposed.model import decompose_model
 
 CLASSES = 10
 # Images that are measured at a time.

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from spectral_monitor.step.frame import Array
 
 from experiments.kit.claims import json_value
 from experiments.kit.history import History
-from python_api.frame import Array
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-
-from python_api.frame import Array
+from spectral_monitor.step.frame import Array
 
 
 def rank_correlation(a: Array, b: Array) -> float:

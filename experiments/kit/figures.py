@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from spectral_monitor.figures.plots import grid, short
+from spectral_monitor.step.frame import Array
 
 from experiments.kit.arms import Outcome
-from python_api.frame import Array
-from python_api.plots import grid, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

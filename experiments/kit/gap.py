@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-
-from python_api.frame import Array
+from spectral_monitor.step.frame import Array
 
 # 1 %, with room for the rounding of 1 - 0.99.
 GAP = 0.01 + 1e-9

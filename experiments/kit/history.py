@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from spectral_monitor.run.reader import load_run
+from spectral_monitor.step.frame import Array
 
 from experiments.kit.claims import json_value
 from experiments.kit.gap import closed_at
@@ -17,8 +19,6 @@ from experiments.kit.options import Options
 from experiments.kit.run_folder import SUMMARY, write_json
 from experiments.kit.settings import TrainingSettings
 from experiments.kit.training import Training, parameter_count
-from python_api.frame import Array
-from python_api.run import load_run
 
 _OF_THE_MONITOR = ("overhead", "every", "not_finite")
 

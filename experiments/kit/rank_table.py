@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from spectral_monitor.figures.plots import grid
+from spectral_monitor.step.frame import Array
 
 from experiments.kit.arms import Outcome
 from experiments.kit.differences import best_accuracy, gap_at_best
-from python_api.frame import Array
-from python_api.plots import grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from spectral_monitor.run.recorder import METRICS_FILE
 from torch import Tensor, nn
 
 from experiments.kit.checkpoint import seed_everything
@@ -16,7 +17,6 @@ from experiments.kit.run_folder import SUMMARY, is_finished, open_run_folder
 from experiments.kit.scores import Loss, scores
 from experiments.kit.settings import TrainingSettings
 from experiments.kit.training import Task, train
-from python_api.recorder import METRICS_FILE
 
 SettingsT = TypeVar("SettingsT", bound=TrainingSettings)
 Examples = tuple[Tensor, Tensor]

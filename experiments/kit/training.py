@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from spectral_monitor.monitor import SpectralMonitor
+from spectral_monitor.run.recorder import Recorder
 from torch import Tensor, nn
 
 from experiments.kit.batches import Batches
@@ -20,8 +22,6 @@ from experiments.kit.progress import progress_bar
 from experiments.kit.run_folder import CHECKPOINT
 from experiments.kit.settings import TrainingSettings
 from experiments.kit.updates import Updates
-from python_api.monitor import SpectralMonitor
-from python_api.recorder import Recorder
 
 
 @dataclass(frozen=True)

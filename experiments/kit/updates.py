@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from spectral_monitor.device.streams import CudaStreams, HostStreams, Streams
 from torch import Tensor
 
 from experiments.kit.batches import Batches
-from python_api.device_streams import CudaStreams, HostStreams, Streams
 
 # Steps taken launch by launch before one is recorded: they make the optimizer's state, compile
 # kernels, and have libraries take their workspaces.

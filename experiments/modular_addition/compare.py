@@ -13,6 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from spectral_monitor.figures.plots import compare as compare_runs
+from spectral_monitor.figures.report import write_report
+from spectral_monitor.run.reader import load_run
+
 from experiments.kit.command import exit_status
 from experiments.kit.run_folder import CONFIG, SUMMARY, write_json
 from experiments.modular_addition.__main__ import NAME, parse, run
@@ -20,9 +24,6 @@ from experiments.modular_addition.claims import ATTENTION, EMBEDDING_TO_ATTENTIO
 from experiments.modular_addition.history import History, read_history
 from experiments.modular_addition.presets import Settings
 from experiments.modular_addition.results import DPI
-from python_api.plots import compare as compare_runs
-from python_api.report import write_report
-from python_api.run import load_run
 
 # One seed: the same pairs and the same start, so that decay is all that differs.
 ROWS = {

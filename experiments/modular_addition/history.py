@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from python_api.run import load_run
+from spectral_monitor.run.reader import load_run
 
 FloatArray = NDArray[np.floating[Any]]
 

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from spectral_monitor.figures.plots import figure2
+from spectral_monitor.figures.report import write_report
+from spectral_monitor.run.reader import load_run
+from spectral_monitor.step.frame import pair_name
 
 from experiments.kit.claims import claims_table, json_value
 from experiments.kit.options import Options
@@ -15,10 +19,6 @@ from experiments.kit.table import format_table
 from experiments.modular_addition.claims import ATTENTION, EMBEDDING_TO_ATTENTION, check_claims
 from experiments.modular_addition.history import History, read_history
 from experiments.modular_addition.presets import Settings
-from python_api.frame import pair_name
-from python_api.plots import figure2
-from python_api.report import write_report
-from python_api.run import load_run
 
 FIGURE = "figures/figure2.png"
 DPI = 110

@@ -8,6 +8,10 @@ import time
 from pathlib import Path
 
 import torch
+from spectral_monitor.monitor import SpectralMonitor
+from spectral_monitor.run.recorder import Recorder
+from spectral_monitor.run.sinks import Sink
+from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor, nn
 
 from experiments.kit.checkpoint import load_checkpoint, save_checkpoint, seed_everything
@@ -18,10 +22,6 @@ from experiments.kit.training import Training
 from experiments.modular_addition.data import Split, addition_split
 from experiments.modular_addition.model import AdditionTransformer
 from experiments.modular_addition.presets import Settings
-from python_api.frame import SpectralFrame
-from python_api.loggers import Sink
-from python_api.monitor import SpectralMonitor
-from python_api.recorder import Recorder
 
 # Layers that feed each other, the residual connections left out, as in Yunis et al. (2024),
 # appendix A.

@@ -20,6 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from spectral_monitor.monitor import SpectralMonitor
+from spectral_monitor.run.recorder import Recorder
+from spectral_monitor.step.frame import MatrixRow, SpectralFrame
 from torch import Tensor
 
 from experiments.kit.checkpoint import seed_everything
@@ -34,9 +37,6 @@ from experiments.modular_addition.data import addition_split
 from experiments.modular_addition.model import AdditionTransformer
 from experiments.modular_addition.presets import Settings
 from experiments.modular_addition.train import make_monitor, make_optimizer, train_from
-from python_api.frame import MatrixRow, SpectralFrame
-from python_api.monitor import SpectralMonitor
-from python_api.recorder import Recorder
 
 # Steps between two timings of the loops that the monitor stands in for.
 PEERS_EVERY = 100

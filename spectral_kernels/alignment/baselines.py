@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 
-from spectral_kernels import checks
+from spectral_kernels.entry import checks
 
 
 def expected_alignment(

@@ -26,14 +26,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels import checks, contracts, dispatch
 from spectral_kernels.alignment.op import agreement_pairs
 from spectral_kernels.alignment.torch_backend import find_clusters
-from spectral_kernels.arrays import Array, enter, from_tensor, kind, to_tensor
-from spectral_kernels.numerics import result_dtype
-from spectral_kernels.results import SVD
+from spectral_kernels.entry import checks
+from spectral_kernels.entry.arrays import Array, enter, from_tensor, kind, to_tensor
+from spectral_kernels.entry.results import SVD
+from spectral_kernels.runtime import dispatch, schemas
+from spectral_kernels.runtime.numerics import result_dtype
 
-_cosines = contracts.operator("cluster_cosines")
+_cosines = schemas.operator("cluster_cosines")
 
 
 def singular_value_clusters(
@@ -226,5 +227,5 @@ def _kernel(
         return _kernel_of_pairs(list(zip(U, Vh_next, strict=True)), first)
 
 
-contracts.implement("cluster_cosines", _kernel)
-contracts.not_differentiable("cluster_cosines", "detach its inputs")
+schemas.implement("cluster_cosines", _kernel)
+schemas.not_differentiable("cluster_cosines", "detach its inputs")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import _C
-from spectral_kernels.numerics import DTYPE_CODES
+from spectral_kernels.runtime.numerics import DTYPE_CODES
 
 _Job = tuple[int, ...]
 

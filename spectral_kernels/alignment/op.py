@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spectral_kernels import checks, contracts, dispatch
-from spectral_kernels.arrays import Array, Leave, enter, enter_together
-from spectral_kernels.numerics import result_dtype
-from spectral_kernels.results import SVD
+from spectral_kernels.entry import checks
+from spectral_kernels.entry.arrays import Array, Leave, enter, enter_together
+from spectral_kernels.entry.results import SVD
+from spectral_kernels.runtime import dispatch, schemas
+from spectral_kernels.runtime.numerics import result_dtype
 
-_diagonals = contracts.operator("alignment_diagonals")
+_diagonals = schemas.operator("alignment_diagonals")
 
 
 def alignment_matrix(
@@ -219,5 +220,5 @@ def _kernel(U: list[Tensor], Vh_next: list[Tensor], k: int) -> list[Tensor]:
     return alignment_diagonals_list(list(zip(U, Vh_next, strict=True)), k)
 
 
-contracts.implement("alignment_diagonals", _kernel)
-contracts.not_differentiable("alignment_diagonals", "detach its inputs")
+schemas.implement("alignment_diagonals", _kernel)
+schemas.not_differentiable("alignment_diagonals", "detach its inputs")

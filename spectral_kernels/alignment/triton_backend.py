@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.alignment import triton_cluster_kernels, triton_kernels
-from spectral_kernels.numerics import DTYPE_CODES
-from spectral_kernels.triton_runtime import batch_offsets, launch, on_device, unrolled
+from spectral_kernels.runtime.numerics import DTYPE_CODES
+from spectral_kernels.runtime.triton.triton_runtime import (
+    batch_offsets,
+    launch,
+    on_device,
+    unrolled,
+)
 
 Pairs = list[tuple[Tensor, Tensor]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from spectral_kernels import dispatch
+from spectral_kernels.runtime import dispatch
 
 
 def gram(A: Tensor) -> Tensor:

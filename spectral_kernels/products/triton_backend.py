@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels import triton_runtime
 from spectral_kernels.products import triton_kernels
+from spectral_kernels.runtime.triton import triton_runtime
 
 # Programs that fill an H100 (132 SMs) twice; what a smaller GPU makes of them is a longer queue.
 PROGRAMS = 264

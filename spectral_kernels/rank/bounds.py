@@ -36,8 +36,8 @@ import math
 import torch
 from torch import Tensor
 
-from spectral_kernels import checks
-from spectral_kernels.arrays import Array, enter, kind, to_tensor
+from spectral_kernels.entry import checks
+from spectral_kernels.entry.arrays import Array, enter, kind, to_tensor
 
 
 def effective_rank_bounds(S_k: Array, frobenius_norm: Array | float, r: int) -> tuple[Array, Array]:

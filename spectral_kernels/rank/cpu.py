@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import _C
-from spectral_kernels.numerics import DTYPE_CODES
-from spectral_kernels.results import METRICS
+from spectral_kernels.entry.results import METRICS
+from spectral_kernels.runtime.numerics import DTYPE_CODES
 
 
 def summary_tables(

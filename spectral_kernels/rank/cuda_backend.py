@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectral_kernels.cuda import launcher
-from spectral_kernels.cuda.table import SUMMARY_JOBS
-from spectral_kernels.numerics import DTYPE_CODES, default_rtol
-from spectral_kernels.results import METRICS
+from spectral_kernels.entry.results import METRICS
+from spectral_kernels.runtime.cuda import launcher
+from spectral_kernels.runtime.cuda.table import SUMMARY_JOBS
+from spectral_kernels.runtime.numerics import DTYPE_CODES, default_rtol
 
 # A warp for each spectrum. Four to a block: a block of one would leave half of a multiprocessor's
 # warps unused at 32 blocks each (a count, not a measurement).

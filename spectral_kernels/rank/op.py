@@ -9,18 +9,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from spectral_kernels import checks, contracts, dispatch
-from spectral_kernels.arrays import Array, Leave, enter
-from spectral_kernels.decomposed.door import Matrices, enter_matrices
-from spectral_kernels.numerics import default_rtol, result_dtype
+from spectral_kernels.entry import checks
+from spectral_kernels.entry.arrays import Array, Leave, enter
+from spectral_kernels.entry.factors import Matrices, enter_matrices
+from spectral_kernels.entry.results import METRICS, Decomposed, SpectralSummary
 from spectral_kernels.rank.gradients import summarize_backward, summarize_setup
 from spectral_kernels.rank.overflow import mend, rescaled, scaled
 from spectral_kernels.rank.shapes import given_shapes
-from spectral_kernels.results import METRICS, Decomposed, SpectralSummary
+from spectral_kernels.runtime import dispatch, schemas
+from spectral_kernels.runtime.numerics import default_rtol, result_dtype
 from spectral_kernels.svd.op import singular_values, svdvals_list
 
-_summarize = contracts.operator("summarize")
-_svdvals_with_tables = contracts.operator("svdvals_with_tables")
+_summarize = schemas.operator("summarize")
+_svdvals_with_tables = schemas.operator("svdvals_with_tables")
 _DEFAULT_RTOL = -1.0
 
 
@@ -307,6 +308,6 @@ def _kernel(S: list[Tensor], m: list[int], n: list[int], rtol: float) -> list[Te
     return _tables(S, list(zip(m, n, strict=True)), rtol)
 
 
-contracts.implement("svdvals_with_tables", _fused_kernel)
-contracts.implement("summarize", _kernel)
-contracts.differentiate("summarize", summarize_backward, summarize_setup)
+schemas.implement("svdvals_with_tables", _fused_kernel)
+schemas.implement("summarize", _kernel)
+schemas.differentiate("summarize", summarize_backward, summarize_setup)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from spectral_kernels import numerics
-from spectral_kernels.results import METRICS
+from spectral_kernels.entry.results import METRICS
+from spectral_kernels.runtime import numerics
 
 _NORMS = [name.endswith("_norm") for name in METRICS]
 

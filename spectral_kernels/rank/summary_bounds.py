@@ -45,11 +45,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spectral_kernels import checks, dispatch
-from spectral_kernels.arrays import Array, enter_together
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.entry import checks
+from spectral_kernels.entry.arrays import Array, enter_together
+from spectral_kernels.entry.results import METRICS, SpectralSummary
 from spectral_kernels.rank.shapes import given_shapes
-from spectral_kernels.results import METRICS, SpectralSummary
+from spectral_kernels.runtime import dispatch
+from spectral_kernels.runtime.numerics import result_dtype
 
 
 def summary_bounds(

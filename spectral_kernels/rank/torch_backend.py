@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels.numerics import default_rtol
+from spectral_kernels.entry.results import METRICS
 from spectral_kernels.rank.torch_bounds import bound_table
-from spectral_kernels.results import METRICS
+from spectral_kernels.runtime.numerics import default_rtol
 
 
 def summary_tables(

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels.numerics import DTYPE_CODES, default_rtol
+from spectral_kernels.entry.results import METRICS
 from spectral_kernels.rank import triton_kernels
-from spectral_kernels.results import METRICS
-from spectral_kernels.triton_runtime import bits, launch, on_device, unrolled
+from spectral_kernels.runtime.numerics import DTYPE_CODES, default_rtol
+from spectral_kernels.runtime.triton.triton_runtime import bits, launch, on_device, unrolled
 
 _WIDTH = len(METRICS)
 

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spectral_kernels import checks, contracts, dispatch
-from spectral_kernels.arrays import Array, enter, to_tensor
-from spectral_kernels.numerics import result_dtype
-from spectral_kernels.readable import resolved_list
-from spectral_kernels.results import SVD
+from spectral_kernels.entry import checks
+from spectral_kernels.entry.arrays import Array, enter, to_tensor
+from spectral_kernels.entry.readable import resolved_list
+from spectral_kernels.entry.results import SVD
 from spectral_kernels.rsvd.normals import seed_from
+from spectral_kernels.runtime import dispatch, schemas
+from spectral_kernels.runtime.numerics import result_dtype
 
-_rsvd = contracts.operator("rsvd")
+_rsvd = schemas.operator("rsvd")
 
 
 def rsvd(
@@ -181,5 +182,5 @@ def _rsvd_kernel(
     return [x.U for x in results], [x.S for x in results], [x.Vh for x in results]
 
 
-contracts.implement("rsvd", _rsvd_kernel)
-contracts.not_differentiable("rsvd", "detach its input")
+schemas.implement("rsvd", _rsvd_kernel)
+schemas.not_differentiable("rsvd", "detach its input")

@@ -11,12 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels import dispatch, numerics
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
 from spectral_kernels.rsvd import torch_backend, triton_launch
 from spectral_kernels.rsvd.normals import start_block
 from spectral_kernels.rsvd.triton_batch import Batch
 from spectral_kernels.rsvd.triton_launch import WIDEST
+from spectral_kernels.runtime import dispatch, numerics
 
 BAD_BITS = 0x7F800000
 # is_ordinary of triton_kernels.py: bits of 2^-60 and 2^60.

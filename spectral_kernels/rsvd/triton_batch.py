@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectral_kernels import triton_runtime
 from spectral_kernels.products.triton_backend import alignment
+from spectral_kernels.runtime.triton import triton_runtime
 
 
 @dataclass(frozen=True)

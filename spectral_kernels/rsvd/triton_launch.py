@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels import triton_runtime
 from spectral_kernels.products.triton_backend import PROGRAMS, partial_grams, share
 from spectral_kernels.rsvd import triton_factor_kernels, triton_kernels
 from spectral_kernels.rsvd.triton_batch import Batch
+from spectral_kernels.runtime.triton import triton_runtime
 
 # Of a row of ``factor``, whose steps are one after the other: wider blocks are for plain torch.
 WIDEST = 128

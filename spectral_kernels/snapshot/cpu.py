@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import _C
-from spectral_kernels.compiled_arguments import matrix_argument
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.runtime.compiled_arguments import matrix_argument
+from spectral_kernels.runtime.numerics import result_dtype
 
 
 def snapshot(matrices: list[Tensor]) -> tuple[list[Tensor], Tensor]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels import contracts, dispatch
-from spectral_kernels.readable import resolved_list
-from spectral_kernels.results import Snapshot
+from spectral_kernels.entry.readable import resolved_list
+from spectral_kernels.entry.results import Snapshot
+from spectral_kernels.runtime import dispatch, schemas
 
 
 def snapshot_list(matrices: list[Tensor]) -> Snapshot:
@@ -36,5 +36,5 @@ def _kernel(A: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     return result
 
 
-contracts.implement("snapshot", _kernel)
-contracts.not_differentiable("snapshot", "copy with torch where a gradient is wanted")
+schemas.implement("snapshot", _kernel)
+schemas.not_differentiable("snapshot", "copy with torch where a gradient is wanted")

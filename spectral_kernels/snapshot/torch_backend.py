@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels import numerics
+from spectral_kernels.runtime import numerics
 
 
 def snapshot(matrices: list[Tensor]) -> tuple[list[Tensor], Tensor]:

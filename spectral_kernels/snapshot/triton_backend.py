@@ -7,9 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels.numerics import DTYPE_CODES, result_dtype
+from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
+from spectral_kernels.runtime.triton.triton_runtime import (
+    batch_offsets,
+    cdiv,
+    launch,
+    on_device,
+    unrolled,
+)
 from spectral_kernels.snapshot import triton_kernels
-from spectral_kernels.triton_runtime import batch_offsets, cdiv, launch, on_device, unrolled
 
 # Copies begin at multiples of this many bytes, so that rows of tiles are written in whole lines.
 _ALIGNMENT = 128

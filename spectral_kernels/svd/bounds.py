@@ -46,8 +46,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spectral_kernels import checks, numerics
-from spectral_kernels.arrays import Array, enter_together
+from spectral_kernels.entry import checks
+from spectral_kernels.entry.arrays import Array, enter_together
+from spectral_kernels.runtime import numerics
 
 
 def residual_bounds(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels.cuda import launcher
-from spectral_kernels.numerics import result_dtype
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
+from spectral_kernels.runtime.cuda import launcher
+from spectral_kernels.runtime.numerics import result_dtype
 from spectral_kernels.svd import cuda_values, cuda_vectors
 from spectral_kernels.svd.jacobi_plan import VALUES_SIDE, vectors_plan
 

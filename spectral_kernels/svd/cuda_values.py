@@ -19,12 +19,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectral_kernels import dispatch
-from spectral_kernels.cuda import launcher
-from spectral_kernels.cuda.table import VALUES_JOBS
-from spectral_kernels.numerics import DTYPE_CODES, default_rtol, result_dtype
+from spectral_kernels.entry.results import METRICS
 from spectral_kernels.products.gram import gram
-from spectral_kernels.results import METRICS
+from spectral_kernels.runtime import dispatch
+from spectral_kernels.runtime.cuda import launcher
+from spectral_kernels.runtime.cuda.table import VALUES_JOBS
+from spectral_kernels.runtime.numerics import DTYPE_CODES, default_rtol, result_dtype
 from spectral_kernels.svd import larger, torch_backend
 from spectral_kernels.svd.cuda_values_plan import Plan, plan
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.runtime.numerics import result_dtype
 
 # Most rows -> kernel and the threads that its registers allow.
 _BIDIAGONAL = {

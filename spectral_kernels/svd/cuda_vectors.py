@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectral_kernels import numerics
-from spectral_kernels.cuda import launcher
-from spectral_kernels.cuda.table import SVD_JOBS
-from spectral_kernels.numerics import DTYPE_CODES, result_dtype
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
+from spectral_kernels.runtime import numerics
+from spectral_kernels.runtime.cuda import launcher
+from spectral_kernels.runtime.cuda.table import SVD_JOBS
+from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
 from spectral_kernels.svd import larger, torch_backend
 from spectral_kernels.svd.jacobi_plan import Plan, values_plan, vectors_plan
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels import contracts, dispatch, numerics
-from spectral_kernels.arrays import Array
-from spectral_kernels.decomposed.door import enter_matrices
-from spectral_kernels.readable import resolved_list
-from spectral_kernels.results import SVD, Decomposed
+from spectral_kernels.entry.arrays import Array
+from spectral_kernels.entry.factors import enter_matrices
+from spectral_kernels.entry.readable import resolved_list
+from spectral_kernels.entry.results import SVD, Decomposed
+from spectral_kernels.runtime import dispatch, numerics, schemas
 
-_svd = contracts.operator("svd")
-_svdvals = contracts.operator("svdvals")
+_svd = schemas.operator("svd")
+_svdvals = schemas.operator("svdvals")
 
 
 def svd(
@@ -134,9 +134,9 @@ def _svdvals_backward(ctx: Any, grads: list[Tensor | None]) -> list[Tensor | Non
     return gradients
 
 
-contracts.implement("svd", _svd_kernel)
-contracts.implement("svdvals", svdvals_list)
-contracts.not_differentiable(
+schemas.implement("svd", _svd_kernel)
+schemas.implement("svdvals", svdvals_list)
+schemas.not_differentiable(
     "svd", "detach its input, or use svdvals and the ranks, which have values-only gradients"
 )
-contracts.differentiate("svdvals", _svdvals_backward, _setup)
+schemas.differentiate("svdvals", _svdvals_backward, _setup)

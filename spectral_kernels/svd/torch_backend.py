@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels import numerics
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
+from spectral_kernels.runtime import numerics
 
 
 def svdvals(matrices: list[Tensor]) -> list[Tensor]:

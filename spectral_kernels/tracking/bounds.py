@@ -58,7 +58,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectral_kernels.numerics import result_dtype
+from spectral_kernels.runtime.numerics import result_dtype
 
 _LEADING = 1e-7
 

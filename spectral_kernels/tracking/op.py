@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels import checks
-from spectral_kernels.arrays import Array, Leave
-from spectral_kernels.decomposed.core.overflow import scaled_up
-from spectral_kernels.decomposed.door import Matrices, enter_matrices
-from spectral_kernels.results import SVD, Decomposed
+from spectral_kernels.entry import checks
+from spectral_kernels.entry.arrays import Array, Leave
+from spectral_kernels.entry.core.overflow import scaled_up
+from spectral_kernels.entry.factors import Matrices, enter_matrices
+from spectral_kernels.entry.results import SVD, Decomposed
 from spectral_kernels.tracking.leading.op import LeadingTracker
 from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
 from spectral_kernels.tracking.leading.state import LeadingResult
 from spectral_kernels.tracking.state import WORK, codes_of, lost_of
-from spectral_kernels.tracking.whole import WholeTracker
+from spectral_kernels.tracking.whole.op import WholeTracker
 
 
 class SpectrumTracker:

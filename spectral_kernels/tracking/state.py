@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, overload, runtime_checkable
 import torch
 from torch import Tensor
 
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
 
 WORK = ("kept", "rotated", "rotated twice", "rotated three times", "solved")
 """What an update did to a matrix, by the codes 0 to 4 of the kernels."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from python_api.monitor import SpectralMonitor
-from python_api.pairs import Pair, Port
+from spectral_monitor.monitor import SpectralMonitor
+from spectral_monitor.pairs.pairs import Pair, Port
 
 from .truth import Place, Truth
 

@@ -7,8 +7,8 @@ from dataclasses import astuple, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 
-from python_api.monitor import SpectralMonitor
-from python_api.tracing.trace import trace
+from spectral_monitor.monitor import SpectralMonitor
+from spectral_monitor.pairs.tracing.trace import trace
 
 from .catalogue import Architecture, Example
 from .judge import Judgement, judge

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spectral_kernels import dispatch
+from spectral_kernels.runtime import dispatch
 
 DEVICE = os.environ.get("SPECTRAL_KERNELS_TEST_DEVICE", "cuda")
 HERE = Path(__file__).parent

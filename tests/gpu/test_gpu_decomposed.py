@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import spectral_kernels as sk
-from spectral_kernels import dispatch
+from spectral_kernels.runtime import dispatch
 
 pytestmark = [
     pytest.mark.gpu,

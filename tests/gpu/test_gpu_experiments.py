@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from spectral_monitor.device.streams import HostStreams
 
 from experiments.decomposed_division.__main__ import parse
 from experiments.decomposed_division.presets import PRESETS
@@ -13,7 +14,6 @@ from experiments.decomposed_division.train import make_task
 from experiments.kit.checkpoint import seed_everything
 from experiments.kit.training import train
 from experiments.kit.updates import Updates
-from python_api.device_streams import HostStreams
 
 SETTINGS = replace(
     PRESETS["cpu"], p=11, d_model=32, heads=2, d_mlp=64, batch_size=32, train_measured=None,

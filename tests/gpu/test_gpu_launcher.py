@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from spectral_kernels.cuda import driver, image, launcher
-from spectral_kernels.cuda.on_device import DeviceLauncher
 from spectral_kernels.rank import cuda_backend, torch_backend
+from spectral_kernels.runtime.cuda import driver, image, launcher
+from spectral_kernels.runtime.cuda.on_device import DeviceLauncher
 
 pytestmark = [
     pytest.mark.gpu,

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_monitor import Net, due, update
-from test_monitor_tracked import assert_within_bounds
+from spectral_monitor.device.program import Program
+from spectral_monitor.monitor import SpectralMonitor
+from spectral_monitor.run.recorder import Recorder
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from python_api.device_program import Program
-from python_api.monitor import SpectralMonitor
-from python_api.recorder import Recorder
+from tests.step.test_monitor import Net, due, update
+from tests.step.test_monitor_tracked import assert_within_bounds
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from spectral_kernels import dispatch, triton_runtime
 from spectral_kernels.alignment import torch_backend as torch_alignment
 from spectral_kernels.alignment.prepared import PreparedClusters
+from spectral_kernels.entry.results import SVD
 from spectral_kernels.rank import torch_backend as torch_rank
-from spectral_kernels.results import SVD
-from spectral_kernels.snapshot import reference
+from spectral_kernels.runtime import dispatch
+from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.snapshot import truth
 from spectral_kernels.snapshot.prepared import PreparedSnapshot
 
 pytestmark = [
@@ -70,7 +71,7 @@ def test_snapshots(dtype: torch.dtype) -> None:
     copies, *told = prepared.run()
     for A, copy in zip(tensors, copies, strict=True):
         assert torch.equal(copy, A.to(copy.dtype))
-    want = [reference.statistics(A.double().cpu().numpy()).reshape(-1, 3) for A in tensors]
+    want = [truth.statistics(A.double().cpu().numpy()).reshape(-1, 3) for A in tensors]
     np.testing.assert_allclose(torch.stack(told, dim=1).cpu(), np.concatenate(want), rtol=1e-12)
 
 

@@ -1,10 +1,11 @@
-"""Tests that need Triton's interpreter: ``tests/test_interpreted.py`` runs them."""
+"""Tests that need Triton's interpreter: ``tests/runtime/test_interpreted.py`` runs them."""
 
 from __future__ import annotations
 
 import pytest
 
-from spectral_kernels import dispatch, triton_runtime
+from spectral_kernels.runtime import dispatch
+from spectral_kernels.runtime.triton import triton_runtime
 
 # Whether kernels are interpreted is settled when they are defined, for a whole process.
 if not triton_runtime.interpreting():

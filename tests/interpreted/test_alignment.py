@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from spectral_kernels import dispatch
-from spectral_kernels.alignment import reference, torch_backend, triton_backend
+from spectral_kernels.alignment import torch_backend, triton_backend, truth
 from spectral_kernels.alignment.prepared import PreparedClusters
 from spectral_kernels.alignment.torch_backend import cluster_cosines
+from spectral_kernels.runtime import dispatch
 
 # Linux's MAP_NORESERVE, which Python 3.11 does not name.
 NO_RESERVE = 0x4000
@@ -40,7 +40,7 @@ def test_the_kernels_run() -> None:
 def test_sizes_around_the_tiles(m: int, k: int) -> None:
     U, Vh = torch.randn(m, k), torch.randn(k + 2, m)
     (got,) = triton_backend.diagonals([(framed(U), framed(Vh.mT).mT)], k)
-    want = reference.alignment_diagonal(U.numpy(), Vh.numpy(), k)
+    want = truth.alignment_diagonal(U.numpy(), Vh.numpy(), k)
     np.testing.assert_allclose(got, want, rtol=2**-23, atol=1e-12)
 
 

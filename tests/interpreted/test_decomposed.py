@@ -9,22 +9,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import bfloat16
 import pytest
 import torch
 import triton
 import triton.language as tl
-from interleaved import Interleaved
 
 import spectral_kernels as sk
-from spectral_kernels import dispatch
-from spectral_kernels.decomposed import (
+from spectral_kernels.factored import (
     plan,
     triton_backend,
     triton_backward_kernels,
     triton_kernels,
     triton_reduce_kernels,
 )
+from spectral_kernels.runtime import dispatch
+from tests.support import bfloat16
+from tests.support.interleaved import Interleaved
 
 FLOOR = {torch.float32: 1e-6, torch.float16: 1e-6, torch.bfloat16: 1e-5}
 # Tiles as small as products can be, so that small inputs have many of each.
@@ -72,7 +72,7 @@ def check_all(given: list[Any], grad: torch.Tensor | None = None) -> None:
 
 
 def test_the_kernels_run() -> None:
-    assert dispatch.backend("decomposed", "cpu") is triton_backend
+    assert dispatch.backend("factored", "cpu") is triton_backend
 
 
 @pytest.mark.parametrize("dtype", FLOOR, ids=str)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from itertools import islice
 
-import matrices
 import numpy as np
 import pytest
 import torch
-from leading_checks import K, check, steep
-from trajectories import TRAJECTORIES, brownian, crossing
-from waiting import nothing_waits
 
 import spectral_kernels as sk
-from spectral_kernels import dispatch
+from spectral_kernels.runtime import dispatch
+from tests.support import matrices
+from tests.support.leading_checks import K, check, steep
+from tests.support.trajectories import TRAJECTORIES, brownian, crossing
+from tests.support.waiting import nothing_waits
 
 # Of the trajectories those that differ for this method: an interpreter takes seconds for an update.
 _NAMES = (

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device_steps import LateStreams, as_device
-from test_monitor import Net, due
-from test_monitor_device import jolt
-from test_monitor_tracked import assert_within_bounds
+from spectral_monitor.monitor import SpectralMonitor
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from python_api.monitor import SpectralMonitor
+from tests.device.test_monitor_device import jolt
+from tests.step.test_monitor import Net, due
+from tests.step.test_monitor_tracked import assert_within_bounds
+from tests.support.device_steps import LateStreams, as_device
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import matrices
 import numpy as np
 import pytest
 import torch
 
-from spectral_kernels import dispatch
 from spectral_kernels.products import triton_backend
 from spectral_kernels.products.gram import gram
+from spectral_kernels.runtime import dispatch
+from tests.support import matrices
 
 SHAPES = [(1, 1), (5, 3), (3, 5), (40, 64), (65, 33), (200, 130), (700, 20), (20, 2000)]
 

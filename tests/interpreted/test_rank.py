@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import spectral_kernels as sk
-from spectral_kernels import dispatch
-from spectral_kernels.rank import reference, torch_backend, triton_backend
-from spectral_kernels.results import METRICS
+from spectral_kernels.entry.results import METRICS
+from spectral_kernels.rank import torch_backend, triton_backend, truth
+from spectral_kernels.runtime import dispatch
 
 
 def test_the_kernels_run() -> None:
@@ -21,7 +21,7 @@ def test_lengths_around_the_tiles(r: int) -> None:
     S = torch.rand(3, r, dtype=torch.float64).sort(descending=True)[0]
     S[1] = 0
     summary = sk.summarize_singular_values(S, (r, r + 1))
-    want = reference.summarize(S.numpy(), r, r + 1, (r + 1) * 2.0**-52)
+    want = truth.summarize(S.numpy(), r, r + 1, (r + 1) * 2.0**-52)
     for metric in METRICS:
         np.testing.assert_allclose(
             getattr(summary, metric), getattr(want, metric), rtol=1e-14, atol=1e-14
@@ -48,7 +48,7 @@ def test_ragged_dtypes_layouts_and_bad_spectra() -> None:
     for S, summary in zip(spectra, found, strict=True):
         r = S.shape[-1]
         clean = torch.nan_to_num(S.double(), nan=1.0).numpy()
-        want = reference.summarize(clean, r, r, r * torch.finfo(S.dtype).eps)
+        want = truth.summarize(clean, r, r, r * torch.finfo(S.dtype).eps)
         rows = torch.isnan(S).any(dim=-1).numpy()
         for metric in METRICS:
             expected = np.where(rows, np.nan, getattr(want, metric))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import matrices
 import numpy as np
 import pytest
 import torch
 
-from spectral_kernels import dispatch
-from spectral_kernels.rsvd import reference, torch_backend, triton_launch
+from spectral_kernels.rsvd import torch_backend, triton_launch, truth
 from spectral_kernels.rsvd.normals import start_block
 from spectral_kernels.rsvd.op import rsvd_list
 from spectral_kernels.rsvd.triton_batch import Batch
+from spectral_kernels.runtime import dispatch
+from tests.support import matrices
 
 SEED = 12345
 
@@ -102,7 +102,7 @@ def test_widths_up_to_what_the_kernels_take_and_beyond(k: int) -> None:
     (found,) = rsvd_list([A], [k], power_iters=1, generator=generator())
     start = start_block(A, torch.empty(150, 0), k + 8, int(torch.randint(
         2**63 - 1, (), generator=generator())), 0)  # fmt: skip
-    want = reference.rsvd(A.numpy(), start.numpy(), k, 1)
+    want = truth.rsvd(A.numpy(), start.numpy(), k, 1)
     np.testing.assert_allclose(found.S, want.S, rtol=2e-5)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from spectral_kernels import dispatch
-from spectral_kernels.snapshot import reference, triton_backend
+from spectral_kernels.runtime import dispatch
+from spectral_kernels.snapshot import triton_backend, truth
 from spectral_kernels.snapshot.op import snapshot_list
 
 # Linux's MAP_NORESERVE, which Python 3.11 does not name.
@@ -22,9 +22,7 @@ def check(tensors: list[torch.Tensor]) -> None:
     for A, copy in zip(tensors, copies, strict=True):
         assert copy.is_contiguous()
         assert torch.equal(copy, A.to(copy.dtype))
-    want = np.concatenate(
-        [reference.statistics(A.double().numpy()).reshape(-1, 3) for A in tensors]
-    )
+    want = np.concatenate([truth.statistics(A.double().numpy()).reshape(-1, 3) for A in tensors])
     np.testing.assert_allclose(torch.stack(told, dim=1), want, rtol=1e-12)
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-import matrices
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from trajectories import TRAJECTORIES, brownian
-from waiting import nothing_waits
 
 import spectral_kernels as sk
-from spectral_kernels import dispatch
-from spectral_kernels.tracking import groups
+from spectral_kernels.runtime import dispatch
+from spectral_kernels.tracking.whole import groups
+from tests.support import matrices
+from tests.support.trajectories import TRAJECTORIES, brownian
+from tests.support.waiting import nothing_waits
 
 TOLERANCE = 1e-3
 # Matrices that are too large for an interpreter.
@@ -81,8 +81,8 @@ def test_the_bound_holds(name: str) -> None:
 
 
 def test_the_kernels_run() -> None:
-    found = dispatch.backend("tracking", "cpu").__name__
-    assert found == "spectral_kernels.tracking.triton_backend"
+    found = dispatch.backend("tracking.whole", "cpu").__name__
+    assert found == "spectral_kernels.tracking.whole.triton_backend"
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (33, 96), (65, 31), (130, 129)])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from collapses import PATTERNS, Collapse, departure
 
 import spectral_kernels as sk
-from spectral_kernels.tracking import triton_settling_kernels as kernels
-from spectral_kernels.tracking.triton_launches import PASS, STRIPES, launch
+from spectral_kernels.tracking.whole import triton_settling_kernels as kernels
+from spectral_kernels.tracking.whole.triton_launches import PASS, STRIPES, launch
+from tests.support.collapses import PATTERNS, Collapse, departure
 
 # What `SpectrumTracker.update` states of its vectors.
 DEPARTURE = 0.03

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import matrices
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from spectral_kernels.tracking import triton_certificate_kernels as kernels
-from spectral_kernels.tracking import triton_steps
 from spectral_kernels.tracking.bounds import certify
-from spectral_kernels.tracking.groups import Group, Member, workspace_length
 from spectral_kernels.tracking.state import State
-from spectral_kernels.tracking.torch_backend import _rotation
-from spectral_kernels.tracking.triton_launches import multiply, multiply_where
+from spectral_kernels.tracking.whole import triton_certificate_kernels as kernels
+from spectral_kernels.tracking.whole import triton_steps
+from spectral_kernels.tracking.whole.groups import Group, Member, workspace_length
+from spectral_kernels.tracking.whole.torch_backend import _rotation
+from spectral_kernels.tracking.whole.triton_launches import multiply, multiply_where
+from tests.support import matrices
 
 # Columns of what is proved.
 DRIFT, TOP, ROUNDING, ERROR_NORM = (

@@ -1,5 +1,5 @@
 // Kernels with one fault each, to prove that the host's device (cuda_host.h) finds it, and a few
-// that are right. Run by tests/test_cuda_on_host.py.
+// that are right. Run by tests/runtime/test_cuda_on_host.py.
 #include "cuda/device.cuh"
 
 namespace spectral {

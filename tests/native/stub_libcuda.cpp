@@ -1,5 +1,5 @@
 // Stands in for libcuda.so.1: writes down what it is called with, a line for each call, and fails
-// where it is told to. Used by tests/test_cuda_launcher.py.
+// where it is told to. Used by tests/runtime/test_cuda_launcher.py.
 #include <cstdint>
 #include <cstdio>
 #include <string>

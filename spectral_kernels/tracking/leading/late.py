@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from spectral_kernels import dispatch
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
+from spectral_kernels.runtime import dispatch
 from spectral_kernels.tracking.leading.state import WORK, Block, LeadingResult
 from spectral_kernels.tracking.state import LateWork
 

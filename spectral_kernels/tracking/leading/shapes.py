@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from spectral_kernels.numerics import result_dtype
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
+from spectral_kernels.runtime.numerics import result_dtype
 from spectral_kernels.tracking.leading.state import WORK, LeadingResult
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
 
 WORK = ("solved", "one iteration", "two iterations", "three iterations")
 """What an update did to a matrix, by the codes of the kernels; "solved" is a new start."""

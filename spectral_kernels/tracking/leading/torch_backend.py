@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectral_kernels import numerics
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
+from spectral_kernels.runtime import numerics
 from spectral_kernels.tracking.leading.bounds import BlockErrors, Certificate, certify
 from spectral_kernels.tracking.leading.state import (
     COLD_ITERATIONS,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spectral_kernels.results import SVD
+from spectral_kernels.entry.results import SVD
 from spectral_kernels.rsvd.triton_backend import BAD_BITS
 from spectral_kernels.rsvd.triton_batch import Batch
 from spectral_kernels.tracking.leading.state import UNSETTLED, WORK, Block, LeadingResult

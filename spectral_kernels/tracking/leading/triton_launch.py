@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels import triton_runtime
 from spectral_kernels.rsvd.triton_batch import Batch
+from spectral_kernels.runtime.triton import triton_runtime
 from spectral_kernels.tracking.leading import triton_kernels
 
 # Random numbers are the same bits everywhere only where every operation is rounded by itself.

@@ -1,0 +1,209 @@
+"""Convolutions whose kernel, as a matrix, is a trained product U Sigma Vh.
+
+The kernel (c_out, c_in / groups, *taps) is a matrix of c_out rows, and one of c_out / groups rows
+for each group. Vh holds k filters over all taps, and U Sigma mixes their k channels: a convolution
+with k filters, then one of a single tap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from spectral_monitor.decomposed.layers.layer import DecomposedLayer, uninitialised
+from spectral_monitor.decomposed.layers.plain import check_source
+from spectral_monitor.decomposed.layers.ranks import Rank
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spectral_kernels.runtime.numerics import autocast_off
+
+__all__ = ["DecomposedConv", "DecomposedConv1d", "DecomposedConv2d", "DecomposedConv3d"]
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Size = int | tuple[int, ...]
+
+# What nn.Conv keeps of its arguments, apart from its channels.
+_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+
+
+class DecomposedConv(DecomposedLayer):
+    """What the three convolutions share: the arguments of the dense one, and ``rank``.
+
+    "Decomposed Learning and Grokking" (anonymous, under review), section 3, eq. 1-4, for the
+    (c_out, c_in * taps) matrix of a convolution; with groups, for the matrix of each group, and
+    the factors have a first dimension for the groups. The k channels between are in the dtype of
+    the input.
+
+    Args:
+        in_channels: c_in.
+        out_channels: c_out.
+        kernel_size: taps along each axis.
+        stride: as in the dense layer, and so are ``padding`` ("same" and "valid" too),
+            ``dilation``, ``groups`` and ``padding_mode``.
+        bias: whether a bias is added and trained.
+        rank: k, as ``resolve_rank`` reads it for (c_out / groups, c_in / groups * taps); the
+            full rank if None.
+        device: where the parameters are; not the meta device.
+        dtype: of the parameters: float16, bfloat16, float32 or float64.
+
+    The factors are the SVD of what the dense layer would draw, from the same random numbers.
+    """
+
+    bias: nn.Parameter | None
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...] | str
+    dilation: tuple[int, ...]
+    groups: int
+    padding_mode: str
+
+    _kind: ClassVar[Any]
+    _convolve: ClassVar[Callable[..., Tensor]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Size | str = 0,
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        rank: Rank = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dense = self._kind(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
+            padding_mode=padding_mode,
+            device=device,
+            dtype=dtype,
+        )
+        self._take(dense, rank)
+
+    @classmethod
+    def from_conv(cls, layer: Conv, rank: Rank = None) -> Self:
+        """Return the decomposition of a layer, its best approximation of this rank (eq. 3).
+
+        The kernel is decomposed and the bias copied; ``layer`` stays as it is. Factors are in the
+        dtype and on the device of the kernel and train if it does.
+
+        Raises:
+            TypeError: not the convolution of this class, such as a transposed one, or a subclass
+                with a forward of its own; a rank of another type than ``resolve_rank`` takes.
+            ValueError: hooks, parametrizations, a kernel without values or with NaN or Inf; a
+                rank out of range.
+        """
+        made = cls._blank(layer)
+        made._take(layer, rank)
+        return made
+
+    def _take(self, layer: Conv, rank: Rank) -> None:
+        check_source(layer, self._kind)
+        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
+        for option in _OPTIONS:
+            setattr(self, option, getattr(layer, option))
+        # As functional.pad wants it: last axis first, both ends.
+        self._both_ends = list(layer._reversed_padding_repeated_twice)
+        matrix = layer.weight.flatten(1)
+        if self.groups > 1:
+            matrix = matrix.reshape(self.groups, -1, matrix.shape[1])
+        self._decompose(matrix, rank, like=layer.weight)
+        self._set_bias(layer.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the convolution: (batch, c_in, *sizes) or (c_in, *sizes) to c_out channels."""
+        m, n = self.shape
+        # Sigma goes to the side with fewer entries; the convolutions cast, not this product.
+        with autocast_off(self.U.device.type):
+            U, Vh = (self.U @ self.Sigma, self.Vh) if m <= n else (self.U, self.Sigma @ self.Vh)
+        padding: tuple[int, ...] | str | int = self.padding
+        if self.padding_mode != "zeros":
+            x = functional.pad(x, self._both_ends, mode=self.padding_mode)
+            padding = 0
+        filters = Vh.reshape(-1, self.in_channels // self.groups, *self.kernel_size)
+        h = self._run(x, filters, None, self.stride, padding, self.dilation, self.groups)
+        return self._run(h, self._single_tap(U), self.bias, 1, 0, 1, self.groups)
+
+    def _run(self, *arguments: Any) -> Tensor:
+        return type(self)._convolve(*arguments)
+
+    def _single_tap(self, U: Tensor) -> Tensor:
+        return U.reshape(self.out_channels, -1, *(1 for _ in self.kernel_size))
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """(c_out, c_in / groups, *taps)."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    def to_conv(self) -> Conv:
+        """Return the dense convolution with the kernel U Sigma Vh (eq. 4), detached."""
+        return self._dense(self.out_channels, self.weight, self.bias)
+
+    def to_dense(self) -> Conv:
+        """Return ``to_conv()``."""
+        return self.to_conv()
+
+    def _thin(self) -> nn.Sequential:
+        filters = self.groups * self.rank
+        shape = (filters, *self.weight_shape[1:])
+        first = self._dense(filters, self.Vh.reshape(shape), None)
+        second: nn.Module = uninitialised(
+            self._kind,
+            filters,
+            self.out_channels,
+            1,
+            like=self.U,
+            groups=self.groups,
+            bias=self.bias is not None,
+        )
+        self._fill(second, self._single_tap(self._left()), self.bias)
+        return nn.Sequential(first, second).train(self.training)
+
+    def _dense(self, channels: int, weight: Tensor, bias: Tensor | None) -> Conv:
+        options = {name: getattr(self, name) for name in _OPTIONS}
+        made: Conv = uninitialised(
+            self._kind, self.in_channels, channels, like=self.U, bias=bias is not None, **options
+        )
+        self._fill(made, weight, bias)
+        return made
+
+    def extra_repr(self) -> str:
+        """Return the channels, the taps, the rank and the options."""
+        told = [f"{self.in_channels}, {self.out_channels}", f"rank={self.rank}"]
+        told += [f"{name}={getattr(self, name)!r}" for name in _OPTIONS]
+        return ", ".join([*told, f"bias={self.bias is not None}"])
+
+
+class DecomposedConv1d(DecomposedConv):
+    """``nn.Conv1d`` with a kernel that is U Sigma Vh; see `DecomposedConv`."""
+
+    _kind = nn.Conv1d
+    _convolve = staticmethod(functional.conv1d)
+
+
+class DecomposedConv2d(DecomposedConv):
+    """``nn.Conv2d`` with a kernel that is U Sigma Vh; see `DecomposedConv`."""
+
+    _kind = nn.Conv2d
+    _convolve = staticmethod(functional.conv2d)
+
+
+class DecomposedConv3d(DecomposedConv):
+    """``nn.Conv3d`` with a kernel that is U Sigma Vh; see `DecomposedConv`."""
+
+    _kind = nn.Conv3d
+    _convolve = staticmethod(functional.conv3d)

@@ -1,0 +1,62 @@
+"""Where matrices lie from step to step, and memory for those that do not stay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from spectral_monitor.model.matrices import Matrix
+from torch import Tensor
+
+__all__ = ["Places"]
+
+# A new program, recorded, takes some hundred times as long as a copy of one matrix.
+_LONG = 100
+
+
+class Places:
+    """Gives each matrix a place that seldom changes.
+
+    Mostly that is where it is. One that has no view, which `Matrix.read` copies elsewhere every
+    time, and one that moves twice within a hundred steps are copied to memory of their own at
+    every step, a launch for each.
+
+    Args:
+        matrices: those under watch, and parts.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix]) -> None:
+        self._matrices = matrices
+        self._steps = 0
+        self._last: list[int | None] = [None] * len(matrices)
+        self._moved_at = [-_LONG] * len(matrices)
+        self.memory: dict[int, Tensor] = {}
+        """By the place among the matrices."""
+
+    def settle(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """The matrices as they are now, each in its place."""
+        self._steps += 1
+        return [self._settle(i, view) for i, view in enumerate(views)]
+
+    def _settle(self, i: int, view: Tensor) -> Tensor:
+        memory = self.memory.get(i)
+        if memory is None and view.data_ptr() == self._last[i]:
+            return view
+        if memory is None and not self._wanders(i, view):
+            self._last[i] = view.data_ptr()
+            return view
+        if memory is None or memory.dtype != view.dtype or memory.device != view.device:
+            # In the parameter's dtype: it is the snapshot that widens.
+            memory = self.memory[i] = torch.empty(view.shape, dtype=view.dtype, device=view.device)
+        return memory.copy_(view)
+
+    def _wanders(self, i: int, view: Tensor) -> bool:
+        """Whether a matrix that is not where it was will be elsewhere again soon."""
+        whole = self._matrices[i].get()
+        assert isinstance(whole, Tensor)
+        if view.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr():
+            return True
+        if self._last[i] is None:
+            return False
+        before, self._moved_at[i] = self._moved_at[i], self._steps
+        return self._steps - before < _LONG

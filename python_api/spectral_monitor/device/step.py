@@ -1,0 +1,255 @@
+"""The monitor's step on a GPU: issued, not waited for.
+
+A matrix whose bound turns out too large is reported with that bound, and solved anew at a later
+step, when its numbers have arrived. That solution may wait for the device, and so do steps that
+cannot be taken here (`device.path`), which are the monitor's own. Parameters that are
+somewhere else than before (`spectral_monitor.device.places`) make a new program.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from spectral_monitor.cadence import Cadence
+from spectral_monitor.device.clock import DeviceClock
+from spectral_monitor.device.frame import FrameMaker, LateNumbers
+from spectral_monitor.device.path import never, not_now, not_these
+from spectral_monitor.device.places import Places
+from spectral_monitor.device.program import Program
+from spectral_monitor.device.results import SCALARS, Asked
+from spectral_monitor.device.runner import Reading, Runner
+from spectral_monitor.device.streams import CudaStreams, Mark, Streams
+from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.matrix import UnreadableMatrixError
+from spectral_monitor.step.meetings import Meetings
+from spectral_monitor.step.over_time import OverTime
+from spectral_monitor.step.readings import not_readable, told
+from spectral_monitor.step.solvers import Solver
+from spectral_monitor.step.tracked_solver import TrackedSolver
+from torch import Tensor
+
+from spectral_kernels.runtime.numerics import result_dtype
+
+__all__ = ["DeviceStep"]
+
+
+class _Prepared(NamedTuple):
+    program: Program
+    runner: Runner
+    asked: Asked
+
+
+class DeviceStep:
+    """Takes the steps of a monitor that need not be waited for.
+
+    Args:
+        matrices: those under watch.
+        parts: see `spectral_monitor.step.solvers.Solver`.
+        solver, meetings, over_time: the monitor's, whose vectors are used and kept up to date.
+        k: how many vectors of each matrix take part.
+        cadence: is told what measurements cost, when that is known.
+        kind: of device that takes steps, and ``streams``: makes those of one device.
+    """
+
+    def __init__(
+        self,
+        matrices: Sequence[Matrix],
+        parts: Sequence[Matrix],
+        solver: Solver,
+        meetings: Meetings,
+        over_time: OverTime,
+        k: int,
+        cadence: Cadence,
+        *,
+        kind: str = "cuda",
+        streams: Callable[[torch.device], Streams] = CudaStreams,
+    ) -> None:
+        self._matrices, self._meetings, self._over_time = matrices, meetings, over_time
+        self._measured = [*matrices, *parts]
+        self._k, self._cadence, self._kind = k, cadence, kind
+        # One second stream a device: memory that was used on one is not free for another.
+        self._streams = cache(streams)
+        self._never = never(matrices, solver, over_time)
+        # None where no step is ever taken.
+        self._solver = solver if isinstance(solver, TrackedSolver) and not self._never else None
+        self._started = [False] * len(matrices)
+        self._prepared: _Prepared | None = None
+        self._maker: FrameMaker | None = None
+        self._on_their_way: deque[tuple[int, Reading]] = deque()
+        self._steps = 0
+        self._lost: set[int] = set()
+        self._solved_at = [-1] * len(self._measured)
+        self._places = Places(self._measured)
+        self._clock = DeviceClock(cadence)
+
+    def started(self, finite: Sequence[bool]) -> None:
+        """A step of the monitor's own found these matrices finite: they have vectors now."""
+        self._started = [a or b for a, b in zip(self._started, finite, strict=True)]
+
+    def keeps(self, scalars: Mapping[str, float | Tensor]) -> set[str]:
+        """The caller's numbers that stay on the device, if the step is taken."""
+        if self._solver is None:
+            return set()
+        late = [n for n, x in scalars.items() if isinstance(x, Tensor) and self._is_late(x)]
+        return set(late[:SCALARS])
+
+    def take(self, scalars: Mapping[str, float | Tensor]) -> LateNumbers | None:
+        """Issue a step, or return None where it is not taken here.
+
+        What the monitor keeps is then as if all steps so far had been its own.
+
+        Args:
+            scalars: the caller's numbers; tensors are those that `keeps` told.
+        """
+        views = self._views()
+        if views is None:
+            self.leave()
+            return None
+        self.collect()
+        # A program that could not be recorded runs the trackers' own code, which solves anew.
+        told = self._prepared is not None and self._prepared.runner.refusal is not None
+        anew = [] if told else sorted(self._lost)
+        late = [value for value in scalars.values() if isinstance(value, Tensor)]
+        with torch.cuda.device_of(views[0]):  # type: ignore[no-untyped-call]
+            prepared = self._prepare(self._places.settle(views))
+            reading = prepared.runner.step(late, anew)
+        self._lost.clear()
+        for i in anew:
+            self._solved_at[i] = self._steps
+        if self._maker is None:
+            self._maker = FrameMaker(prepared.asked, prepared.program.layout, self._k)
+        self._on_their_way.append((self._steps, reading))
+        self._steps += 1
+        known = {n: None if isinstance(x, Tensor) else x for n, x in scalars.items()}
+        return LateNumbers(reading, self._maker, anew, known)
+
+    def enter(self, number: int) -> None:
+        """The training step before this one is issued; where a budget asks for its time, note it.
+
+        To be called at every step, and `left` after it, whether it is measured or not.
+        """
+        if self._keeps_time():
+            self._clock.enter(number, self._mark())
+
+    def left(self, number: int) -> None:
+        """The next training step comes."""
+        if self._keeps_time():
+            self._clock.leave(number, self._mark())
+
+    def interrupt(self) -> None:
+        """What follows is not training."""
+        self._clock.interrupt()
+
+    def collect(self) -> None:
+        """Take in what has arrived: which matrices were lost, and what steps cost."""
+        while self._on_their_way and self._on_their_way[0][1].arrived:
+            step, reading = self._on_their_way.popleft()
+            assert self._maker is not None
+            lost = self._maker.lost(reading.numbers())
+            # A step from before a solution does not know of it.
+            self._lost.update(i for i in lost if step >= self._solved_at[i])
+            self._cadence.charge(reading.seconds())
+
+    def wait(self) -> None:
+        """Return when all that was issued is done, with what the monitor keeps up to date."""
+        if self._prepared is not None:
+            self._prepared.runner.wait()
+            self.collect()
+            self._over_time.clusters.take(self._prepared.program.compared)
+
+    def leave(self) -> None:
+        """The next step is the monitor's own, or that of a new program."""
+        self.wait()
+        self._prepared, self._maker = None, None
+        self._lost.clear()
+
+    def forget(self) -> None:
+        """What the monitor keeps comes from elsewhere, and may be without vectors."""
+        self.leave()
+        self._started = [False] * len(self._matrices)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the next step is not taken here."""
+        if self._never:
+            return self._never
+        unreadable = not_readable(self._matrices)
+        if unreadable:
+            return told(unreadable)
+        return self._refused([matrix.view() for matrix in self._measured])
+
+    @property
+    def described(self) -> str:
+        """One line for `explain`."""
+        reason = self.refusal
+        if reason is not None:
+            return f"a step waits for its numbers: {reason}"
+        told = "a step is issued to the device and not waited for"
+        runner = None if self._prepared is None else self._prepared.runner
+        if runner is not None and runner.refusal is not None:
+            return f"{told}, launch by launch: it could not be recorded ({runner.refusal})"
+        return f"{told}, as one graph from the second on"
+
+    def memory(self) -> dict[str, dict[str, int]]:
+        """``{"packed copy": {matrix: bytes}}``; of steps that are not taken here nothing."""
+        if self._solver is None or not_readable(self._matrices):
+            return {}
+        views = [matrix.view() for matrix in self._measured]
+        if not_these(views, self._solver, self._kind):
+            return {}
+        sizes = {
+            matrix.name: view.numel() * result_dtype(view.dtype).itemsize
+            for matrix, view in zip(self._measured, views, strict=True)
+        }
+        return {"packed copy": sizes}
+
+    def _keeps_time(self) -> bool:
+        return self._cadence.overhead is not None and self._is_here()
+
+    def _mark(self) -> Mark:
+        return self._streams(self._matrices[0].device).mark()
+
+    def _is_late(self, x: Tensor) -> bool:
+        return x.device.type == self._kind and x.numel() == 1 and not x.is_complex()
+
+    def _is_here(self) -> bool:
+        return self._matrices[0].device.type == self._kind
+
+    def _views(self) -> list[Tensor] | None:
+        """The matrices where they are now; None where the step is not taken here."""
+        if self._solver is None or not self._is_here():
+            return None
+        try:
+            views = [matrix.view() for matrix in self._measured]
+        except UnreadableMatrixError:
+            return None
+        return None if self._refused(views) else views
+
+    def _refused(self, views: Sequence[Tensor]) -> str | None:
+        assert self._solver is not None
+        reason = not_these(views, self._solver, self._kind)
+        return reason or not_now(self._matrices, self._started, self._over_time)
+
+    def _prepare(self, settled: Sequence[Tensor]) -> _Prepared:
+        """The program for matrices in these places."""
+        if self._prepared is not None:
+            if self._prepared.program.fits(settled):
+                return self._prepared
+            self.leave()
+        assert self._solver is not None
+        asked = Asked(
+            self._matrices,
+            self._solver.complete,
+            self._solver.partial,
+            self._meetings,
+            self._over_time.reference,
+        )
+        program = Program(asked, self._solver.trackers, settled, self._over_time.clusters.compared)
+        self._prepared = _Prepared(
+            program, Runner(program, self._streams(settled[0].device)), asked
+        )
+        return self._prepared

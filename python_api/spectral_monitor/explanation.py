@@ -1,0 +1,125 @@
+"""What a monitor watches and what it does not, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from spectral_monitor.model.matrices import Skipped
+from spectral_monitor.model.matrix import Matrix
+from spectral_monitor.model.plan_fit import Unwatched
+from spectral_monitor.model.similar_rows import together
+from spectral_monitor.pairs.pairs import Pair, Rejected
+from spectral_monitor.step.chance import Chance
+
+__all__ = ["explain"]
+
+
+def explain(
+    matrices: Sequence[Matrix],
+    skipped: Sequence[Skipped],
+    pairs: Sequence[Pair],
+    parts: Sequence[Matrix],
+    rejected: Sequence[Rejected],
+    reference: str,
+    chance: Chance,
+    *,
+    unreadable: Mapping[str, str] | None = None,
+    unwatched: Sequence[Unwatched] = (),
+    full: bool = False,
+) -> str:
+    """Tables of matrices, skipped parameters, pairs and rejected pairs, with every reason.
+
+    Where something is compared, what random directions would give in the mean stands beside it.
+    Rows that differ in their indices alone are one row, unless ``full``.
+    """
+    sections = [
+        (
+            f"{len(matrices)} matrices",
+            [_matrix(matrix, chance) for matrix in matrices],
+            (1, "{count} x ({cell})"),
+        ),
+        (
+            f"{len(skipped)} parameters not watched",
+            [(row.name, _shape(row.shape), row.reason) for row in skipped],
+            (1, "{count} x ({cell})"),
+        ),
+        (
+            f"{len(pairs)} aligned pairs",
+            [_pair(pair, chance) for pair in pairs],
+            (2, "{count} pairs: {cell}"),
+        ),
+        (
+            f"{len(parts)} parts decomposed for these pairs alone",
+            [(part.name, _shape(part.shape), f"of {part.whole}") for part in parts],
+            (1, "{count} x ({cell})"),
+        ),
+        (
+            f"{len(rejected)} neighbours not aligned",
+            [(row.first, f"-> {row.second}" if row.second else "", row.reason)
+             for row in rejected],
+            (2, "{count} of these: {cell}"),
+        ),
+    ]  # fmt: skip
+    if unwatched:
+        rows = [(row.name, _shape(row.shape), row.reason) for row in unwatched]
+        title = f"{len(rows)} parameters came after the monitor was made"
+        sections.insert(2, (title, rows, (1, "{count} x ({cell})")))
+    if unreadable:
+        rows = [(name, "", reason) for name, reason in unreadable.items()]
+        sections.insert(1, (f"{len(rows)} of them cannot be read now", rows, (2, "{cell}")))
+    lines: list[str] = []
+    shortened = False
+    for title, rows, counted in sections:
+        shown = rows if full else together(rows, *counted)
+        shortened |= len(shown) < len(rows)
+        lines.append(title if not rows else f"{title}:")
+        lines.extend(_table(shown))
+    if shortened:
+        lines.append(
+            "{0..9}: one row for each index; indices of one row that grow in step go "
+            "together; explain(full=True) has every row"
+        )
+    lines.append(f"agreement is measured against: {reference}")
+    if chance.overlap:
+        left, right = (min(side) for side in zip(*chance.overlap.values(), strict=True))
+        most_left, most_right = (max(side) for side in zip(*chance.overlap.values(), strict=True))
+        lines.append(
+            "overlap of updates and gradients with the weights by chance: "
+            f"{left:.2g} to {most_left:.2g} left, {right:.2g} to {most_right:.2g} right"
+        )
+    return "\n".join(lines)
+
+
+def _matrix(matrix: Matrix, chance: Chance) -> tuple[str, str, str]:
+    notes = [matrix.kind, f"agreement by chance {chance.agreement[matrix.name]:.2g}"]
+    if matrix.is_decomposed:
+        notes.append(f"kept as U Sigma Vh with k = {matrix.inner}")
+    if matrix.aliases:
+        notes.append(f"tied with {', '.join(matrix.aliases)}")
+    if matrix.source.note:
+        notes.append(matrix.source.note)
+    if matrix.source.blocks:
+        notes.append(f"parts: {', '.join(block.label for block in matrix.source.blocks)}")
+    return matrix.name, _shape(matrix.shape), "; ".join(notes)
+
+
+def _pair(pair: Pair, chance: Chance) -> tuple[str, str, str]:
+    by_chance = f"by chance {chance.alignment[pair.key]:.2g}"
+    times = len(pair.meetings)
+    mean = f", mean of {times}" if times > 1 else ""
+    return pair.first, f"-> {pair.second}", f"{pair.reason}{mean} ({pair.found}); {by_chance}"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape)) or "-"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        + "  " + row[-1]
+        for row in rows
+    ]  # fmt: skip

@@ -1,0 +1,282 @@
+"""Which matrices a parameter means, and which of them a monitor watches.
+
+A *rule* reads one parameter (with the module that owns it) and answers with the matrices it
+means, as views, or with a `Skip` that says why it means none. `MatrixRegistry` finds the rule;
+`find_matrices` applies it to a whole model and keeps every skipped parameter with its reason,
+so that nothing disappears silently.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from spectral_monitor.model.declared import holds_a_layer, misfit
+from spectral_monitor.model.distinct_names import check_distinct, distinct_name, renamed
+from spectral_monitor.model.inferred import Layers
+from spectral_monitor.model.matrix import Block, Form, Kept, Matrix, MatrixView, joined, why_not_now
+from spectral_monitor.model.name_patterns import matches
+from spectral_monitor.model.not_matrices import why_no_matrix
+from spectral_monitor.model.parts import part_of
+from spectral_monitor.model.selection import Skipped, select
+from spectral_monitor.model.ties import group_tied
+from torch import Tensor, nn
+
+from spectral_kernels.entry.results import Decomposed
+
+__all__ = [
+    "Block",
+    "Kept",
+    "Matrix",
+    "MatrixRegistry",
+    "MatrixView",
+    "Parameter",
+    "ParameterInfo",
+    "Rule",
+    "Skip",
+    "Skipped",
+    "find_matrices",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A rule's answer for a parameter that is not watched."""
+
+    reason: str
+    is_layer: bool = False
+    """A matrix that is not watched, see `Skipped.is_layer`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterInfo:
+    """What a rule sees of one parameter."""
+
+    name: str
+    """Qualified name, ``layers.0.attn.in_proj_weight``."""
+    leaf: str
+    """Last part of the name, ``in_proj_weight``."""
+    tensor: Tensor
+    """Of the weight of a decomposed layer, which is no parameter, a tensor on the meta device with
+    the dense layer's shape."""
+    module: nn.Module | None
+    """The module that owns the parameter; ``None`` where only tensors were given."""
+    heads: int | None
+    """Attention heads of the module or its parent, if anything tells."""
+    parent: nn.Module | None = None
+    """The module that holds that module."""
+    layers: Layers | None = None
+    """What names and shapes of the whole model tell of each of its parameters."""
+    factors: Decomposed | None = None
+    """What there is in place of the weight of a decomposed layer."""
+    factor_of: str | None = None
+    """The name of the weight that this parameter is a factor of."""
+    form: Form = ""
+    """Of a parametrized weight (`spectral_monitor.model.parametrized`), which one this is."""
+    made_by: str = ""
+    """How that weight is computed, such as ``spectral_norm``; of its factors, too."""
+    made_of: tuple[str, ...] = ()
+    """What of: the parameters' names. Of the raw one, its own."""
+    origin: Tensor | None = None
+    """The parameter that a computed weight has its dtype and device from."""
+    sample: Callable[[], Tensor | None] | None = None
+    """Gives that parameter, as it is now."""
+
+
+Rule = Callable[[ParameterInfo], "Sequence[MatrixView] | Skip"]
+
+
+class MatrixRegistry:
+    """Finds the rule of a parameter: by name pattern first, then by the owner's type.
+
+    Later registrations win, so a user's rule overrides a built-in one::
+
+        registry = default_registry()
+        registry.register(MyLinear, lambda p: [MatrixView("linear", lambda t: t.mT)])
+        registry.register("*.lora_A*", lambda p: Skip("adapter"))
+        SpectralMonitor(model, registry=registry)
+    """
+
+    def __init__(self, fallback: Rule) -> None:
+        self._fallback = fallback
+        self._names: list[tuple[str, Rule]] = []
+        self._types: dict[type[nn.Module], Rule] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MatrixRegistry:
+        copied = MatrixRegistry(self._fallback)
+        copied._names, copied._types = list(self._names), dict(self._types)
+        return copied
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a MatrixRegistry holds functions and cannot be pickled; make it anew, and a monitor "
+            "from its state_dict()"
+        )
+
+    def register(self, target: type[nn.Module] | str, rule: Rule) -> None:
+        """Use ``rule`` for parameters of a module type, or with names that fit a pattern."""
+        if isinstance(target, str):
+            self._names.insert(0, (target, rule))
+        elif isinstance(target, type) and issubclass(target, nn.Module):
+            self._types[target] = rule
+        else:
+            raise TypeError(f"expected a module type or a name pattern, got {target!r}")
+
+    def rule_for(self, info: ParameterInfo) -> Rule:
+        """The rule that reads this parameter."""
+        for pattern, rule in self._names:
+            if matches(info.name, pattern):
+                return rule
+        if info.factor_of is not None:
+            return _factor
+        for base in type(info.module).__mro__:
+            if base in self._types:
+                return self._types[base]
+        return self._fallback
+
+
+def _factor(info: ParameterInfo) -> Skip:
+    made = f", by {info.made_by}" if info.made_by else ""
+    return Skip(f"a factor of {info.factor_of}{made}")
+
+
+def why_not_a_matrix(tensor: Tensor) -> str | None:
+    """Why a parameter cannot be analysed at all, whatever module owns it; else ``None``."""
+    if torch.nn.parameter.is_lazy(tensor):
+        return "not initialised yet (lazy): make the monitor after the first forward pass"
+    reason = why_not_now(tensor)
+    if reason is not None:
+        return reason
+    if tensor.dim() < 2:
+        return f"{tensor.dim()}-D: biases, scales and other vectors are not matrices"
+    if tensor.numel() == 0:
+        return "empty"
+    return None
+
+
+Parameter = tuple[ParameterInfo, Callable[[], Kept | None]]
+"""What is known of a parameter, and a getter that sees later replacements."""
+
+
+def _unreadable(info: ParameterInfo) -> Skip | None:
+    """Why there are no numbers to analyse, whatever rule reads the parameter."""
+    if info.factors is not None:
+        reasons = {name: why_not_a_matrix(x) for name, x in info.factors._asdict().items()}
+        told = next((f"{name}: {reason}" for name, reason in reasons.items() if reason), None)
+        return None if told is None else Skip(told, is_layer=True)
+    reason = why_not_a_matrix(info.tensor)
+    if reason is None:
+        return None
+    if info.factor_of is not None:
+        return _factor(info)
+    if holds_a_layer(info.module, info.leaf):
+        # A shard is 1-D or empty, which is not what is wrong with it.
+        in_place = not torch.nn.parameter.is_lazy(info.tensor)
+        odd = misfit(info.module, info.leaf, info.tensor) if in_place else None
+        return Skip(odd or reason, is_layer=True)
+    named = why_no_matrix(info.name, may_be_buffer=info.module is None)
+    has_sides = torch.nn.parameter.is_lazy(info.tensor) or info.tensor.dim() > 1
+    return Skip(reason, is_layer=named is None and has_sides)
+
+
+def find_matrices(
+    parameters: Sequence[Parameter],
+    registry: MatrixRegistry,
+    *,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> tuple[list[Matrix], list[Skipped]]:
+    """The matrices to watch and the parameters that are not, in the order given.
+
+    ``include`` and ``exclude`` hold patterns (`model.name_patterns`) that are held against the
+    matrix's name, its parameter's name and, where weights are tied, the other names. A block
+    such as ``lstm.weight_ih_l0[gate g]`` becomes a matrix of its own when an ``include``
+    pattern spells out its bracket.
+
+    Raises:
+        ValueError: a pattern fits nothing.
+    """
+    owners = group_tied(parameters)
+    own_names = {info.name for info, _ in parameters}
+    found: list[Matrix] = []
+    skipped: list[Skipped] = []
+    for info, get, aliases in owners:
+        shape = () if torch.nn.parameter.is_lazy(info.tensor) else tuple(info.tensor.shape)
+        views = _unreadable(info) or registry.rule_for(info)(info)
+        if isinstance(views, Skip):
+            skipped.append(Skipped(info.name, shape, views.reason, views.is_layer))
+            continue
+        called = distinct_name(info.name, own_names)
+        for index, view in enumerate(views):
+            matrix = _matrix(info, view, called, aliases, get)
+            if info.factors is not None:
+                matrix = _decomposed(matrix, info.factors, index, len(views))
+            found.append(matrix)
+            found.extend(_blocks_asked_for(matrix, include))
+    check_distinct([matrix.name for matrix in found])
+    return select(found, skipped, include, exclude)
+
+
+def _matrix(
+    info: ParameterInfo,
+    source: MatrixView,
+    called: str,
+    aliases: tuple[str, ...],
+    get: Callable[[], Kept | None],
+) -> Matrix:
+    shaped = info.tensor.detach() if source.view is None else source.view(info.tensor.detach())
+    if shaped.dim() != 2:
+        raise ValueError(
+            f"{info.name}{source.suffix}: the rule for {tuple(info.tensor.shape)} made "
+            f"{tuple(shaped.shape)}; expected two dimensions"
+        )
+    shape = (shaped.shape[0], shaped.shape[1])
+    note = joined(source.note, _told_form(info), renamed(info.name, called))
+    if info.form == "raw":
+        called += "[raw]"
+    return Matrix(
+        called + source.suffix,
+        info.name,
+        shape,
+        replace(source, note=note) if note else source,
+        aliases,
+        get,
+        form=info.form,
+        made_of=info.made_of,
+        stored=tuple(info.tensor.shape),
+        sample=info.sample,
+    )
+
+
+def _told_form(info: ParameterInfo) -> str:
+    if not info.form:
+        return ""
+    made_of = ", ".join(info.made_of)
+    if info.form == "raw":
+        return f"raw: {made_of} before {info.made_by}"
+    return f"effective: {info.made_by} of {made_of}, computed when measured"
+
+
+def _decomposed(dense: Matrix, factors: Decomposed, index: int, count: int) -> Matrix:
+    """The matrix that a rule found in the dense layer's weight, as these factors have it."""
+    *batch, m, k = factors.U.shape
+    shape = (m, factors.Vh.shape[-1])
+    if dense.shape != shape or count != math.prod(batch):
+        raise ValueError(
+            f"{dense.name}: the rule made {count} matrices, this one {dense.shape}; expected "
+            f"{math.prod(batch)} of shape {shape}, as the factors of a decomposed layer give"
+        )
+    return replace(dense, inner=k, entry=index if batch else None)
+
+
+def _blocks_asked_for(whole: Matrix, include: Sequence[str] | None) -> list[Matrix]:
+    """Blocks that a pattern names with their bracket: ``*`` alone means whole matrices."""
+    asked = [pattern for pattern in include or () if "[" in pattern]
+    return [
+        part_of(whole, block.label, rows=[(block.start, block.stop)])
+        for block in whole.source.blocks
+        if any(matches(f"{whole.name}[{block.label}]", pattern) for pattern in asked)
+    ]

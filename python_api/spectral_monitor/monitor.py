@@ -1,0 +1,541 @@
+"""`SpectralMonitor`: the spectra of every weight matrix of a model, at every training step."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from spectral_monitor.arithmetic import plain_arithmetic
+from spectral_monitor.cadence import Cadence
+from spectral_monitor.collection import uncollected
+from spectral_monitor.copying import CopiedByState
+from spectral_monitor.cost import forecast
+from spectral_monitor.device.capture import is_being_captured
+from spectral_monitor.device.step import DeviceStep
+from spectral_monitor.explanation import explain
+from spectral_monitor.memory import MemoryPlan, solver_memory
+from spectral_monitor.model.factors import Shown
+from spectral_monitor.model.matrices import MatrixRegistry, Skipped
+from spectral_monitor.model.matrix import Matrix
+from spectral_monitor.model.parameters import unwrap
+from spectral_monitor.monitor_state import STATE_VERSION, check_state
+from spectral_monitor.pairs.pairs import Pair, Rejected
+from spectral_monitor.run.delivery import Delivery
+from spectral_monitor.run.recorder import Recorder, saves_vectors
+from spectral_monitor.run.sinks import as_sinks
+from spectral_monitor.scalars import as_floats
+from spectral_monitor.step.changes import check_watch, grad_scale_of
+from spectral_monitor.step.frame import SpectralFrame, pair_name
+from spectral_monitor.step.meetings import Meetings
+from spectral_monitor.step.over_time import OverTime
+from spectral_monitor.step.packed_rows import tell_reasons
+from spectral_monitor.step.readings import Readings, not_readable
+from spectral_monitor.step.reference import Given
+from spectral_monitor.step.solvers import ExactSolver, RandomizedSolver, Solver
+from spectral_monitor.step.tracked_solver import TrackedSolver
+from spectral_monitor.watch_plan import GivenPairs, watch_plan
+
+__all__ = ["METHODS", "SpectralMonitor"]
+
+METHODS = ("tracked", "exact", "randomized")
+_VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
+_TRIPLETS = 32
+_TOLERANCE = 1e-3
+_CAPTURED = (
+    "SpectralMonitor.step was called while a CUDA graph is captured: nothing is measured, neither "
+    "now nor when the graph is replayed; call it after the replay"
+)
+
+
+class SpectralMonitor(CopiedByState):
+    """Watches the weight matrices of a model while it trains.
+
+    ::
+
+        monitor = SpectralMonitor(model, recorder=Recorder("runs/first"))
+        for step in range(1000):
+            loss = train_step()
+            frame = monitor.step(step, loss=loss)  # None where the step is not measured
+        monitor.close()
+
+    The model gains no hook and no attribute; its parameters are read when ``step`` is called. A
+    decomposed layer (`spectral_kernels.DecomposedLayer`) is one matrix with the name and the shape
+    that its weight would have, ``fc1.weight``, and k singular values; the product is not formed.
+
+    It can be pickled and deep-copied, with its model, options and state: the monitor of
+    ``copy.deepcopy((model, monitor))`` watches the copied model. Not with a recorder, of which
+    there must not be two: a run is resumed with `state_dict`.
+
+    Args:
+        model: a module (compiled or wrapped for data parallelism too), or a mapping from names
+            to tensors such as a state dict.
+        method: "tracked": all singular values, from the vectors of the step before where they
+            still hold, with a proved bound on every value (short sides above 384, on a GPU above
+            1024: values from scratch, 100 leading vectors tracked); "exact": the same from
+            scratch, to rounding; "randomized": k leading triplets, warm-started from the step
+            before, with bounds for what they leave open.
+        every: measure at steps that are multiples of this; 1 for every step.
+        overhead: instead of ``every``, the share of the time that the monitor may take (0.05):
+            measured as often as that allows, first at the first step, see `cadence`.
+            ``monitor.every`` and ``frame.every`` tell the cadence, ``frame.overhead`` the share
+            that it took. For a step that is left to a GPU this is the GPU's time, though it works
+            beside training.
+        k: for "exact", how many vectors take part in alignment and agreement (100); for
+            "randomized", how many triplets are computed (32). For "tracked", None gives all
+            values and compares 100 vectors; a number tracks so many leading triplets and computes
+            nothing else, and ranks and norms then have bounds for what these leave open, wide
+            ones where the spectrum is flat.
+        tolerance: for "tracked", the largest bound of a singular value, relative to sigma_1, that
+            may stand before more work is done, up to a new solution (1e-3). Bounds of leading
+            triplets of a flat spectrum may exceed it: no work on them alone can lower these.
+        include, exclude: patterns of names, with ``*`` and ``?``; see `monitor.explain()`.
+        pairs: "auto": consecutive layers found from the structure of the model; what
+            `spectral_kernels.trace` found in a forward pass; a list of (name, name of the next
+            layer), also of single heads, ``("q.weight[head 2]", "k.weight[head 2]")``; or ``None``
+            for no alignment. Halves and heads that meet are decomposed on their own, see ``parts``.
+        reference: what ``frame.agreement`` compares singular vectors with. "init": the weights
+            when the monitor was made; "previous": the last measured step (NaN at the first);
+            "final": the last step of the run, for which the recorder saves the vectors of every
+            measured step and `run.final_agreement` compares them when the run is over; the
+            folder of such a run, for its last vectors; SVDs as a list in the order of
+            ``monitor.matrices`` or by name; or ``None``.
+        watch: "weights", and with them "updates" (since the last measured step) and
+            "gradients", see `spectral_monitor.step.changes`.
+        grad_scale: what gradients are multiplied by when ``step`` is called, where it comes before
+            ``scaler.unscale_`` and ``scaler.step``: the ``torch.amp.GradScaler``, a number, or a
+            function that returns it; their rows are divided by it.
+        heads: attention heads, one number or {pattern: number}, where modules do not tell.
+        recorder: a `Recorder`, anything with ``.log(dict, step=)``, or a list of these.
+        registry: rules from parameters to matrices, see `model.matrices.MatrixRegistry`.
+        parametrized: what stands for a weight that its layer computes of others
+            (`torch.nn.utils.parametrize`, spectral_norm, weight_norm, pruning; in a state dict by
+            their names): "effective", the weight as evaluation would have it now, computed at every
+            measured step without a power iteration or any other change of the module, as
+            ``conv.weight``; or "raw", the parameter behind it, as ``conv.weight[raw]``. Where it
+            cannot be computed, the raw one is shown and says why.
+        config: of Hugging Face, an object or the dictionary of the ``config.json`` beside the
+            weights: tells the heads of a state dict, see `model.heads`. A module has its own.
+        seed: of the random start of "randomized".
+
+    Raises:
+        ValueError: an unknown option, a pattern that fits nothing, a pair that does not chain,
+            or a model without matrices.
+    """
+
+    @uncollected()
+    def __init__(
+        self,
+        model: nn.Module | Mapping[str, Tensor],
+        *,
+        method: Literal["tracked", "exact", "randomized"] = "tracked",
+        every: int | None = None,
+        overhead: float | None = None,
+        k: int | None = None,
+        tolerance: float | None = None,
+        include: str | Sequence[str] | None = None,
+        exclude: str | Sequence[str] | None = None,
+        pairs: GivenPairs = "auto",
+        reference: Given = "init",
+        watch: Sequence[str] = ("weights",),
+        grad_scale: Any = None,
+        heads: int | Mapping[str, int] | None = None,
+        recorder: Any = None,
+        registry: MatrixRegistry | None = None,
+        parametrized: Shown = "effective",
+        config: Any = None,
+        seed: int = 0,
+    ) -> None:
+        self._options = {n: x for n, x in locals().items() if n not in ("self", "model")}
+        self._model = unwrap(model)
+        _check_options(method, k, tolerance)
+        self.method, self._k, self._tolerance = method, k, tolerance
+        self._cadence = Cadence(every, overhead)
+        self._plan = watch_plan(
+            self._model, include=include, exclude=exclude, pairs=pairs, heads=heads,
+            registry=registry, parametrized=parametrized, config=config,
+        )  # fmt: skip
+        self._matrices, self._parts = self._plan.matrices, self._plan.parts
+        self._pairs = self._plan.pairs
+        self._vectors = k or _VECTORS
+        self._readings = Readings(self._matrices, self._parts)
+        self._meetings = Meetings(
+            self._pairs,
+            [*self._matrices, *self._parts],
+            self._vectors,
+            in_place=method == "tracked",
+        )
+        self._generator = torch.Generator().manual_seed(seed)
+        self._over_time = OverTime(
+            reference,
+            self._matrices,
+            self._vectors,
+            check_watch(watch),
+            self._pairs,
+            self._generator,
+            in_place=method == "tracked",
+            grad_scale=grad_scale_of(grad_scale),
+        )
+        self._reference = self._over_time.reference
+        self._needs_vectors = self._which_need_vectors()
+        self._solver = self._make_solver(k, tolerance)
+        self._device = DeviceStep(
+            self._matrices,
+            self._parts,
+            self._solver,
+            self._meetings,
+            self._over_time,
+            self._vectors,
+            self._cadence,
+        )
+        self._sinks = as_sinks(recorder)
+        self._delivery = Delivery(self._sinks)
+        self._saved_vectors = saves_vectors(self._sinks) if self._reference.wants_final else None
+        self._next_step = 0
+        self._began_at: int | None = None
+        self._paused = 0
+        self._is_resumed = False
+        self._frame: SpectralFrame | None = None
+        self._last_frame_at = math.nan
+        self._spent = 0.0
+        if self._reference.wants_init and not self._restored:
+            with plain_arithmetic():
+                first = self._solver.measure(
+                    self._readings.take(), [True] * len(self._needs_vectors)
+                )
+                self._over_time.start(first.svds, first.rows, first.finite)
+                self._device.started(first.finite)
+
+    def _make_solver(self, k: int | None, tolerance: float | None) -> Solver:
+        if self.method == "exact":
+            return ExactSolver(self._matrices, self._vectors, self._parts)
+        if self.method == "randomized":
+            return RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator, self._parts)
+        return TrackedSolver(
+            self._matrices,
+            k,
+            _VECTORS,
+            _TOLERANCE if tolerance is None else tolerance,
+            self._needs_vectors,
+            self._parts,
+        )
+
+    def _which_need_vectors(self) -> list[bool]:
+        measured = [*self._matrices, *self._parts]
+        if self._over_time.wants_all_vectors:
+            return [True] * len(measured)
+        paired = {port.matrix.name for pair in self._pairs for port in pair.ports}
+        return [m.name in paired or m.name in self._reference for m in measured]
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """The matrices under watch, in order."""
+        return tuple(self._matrices)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Parameters (and gradients asked for) that are not watched, with the reason."""
+        return (*self._plan.skipped, *self._over_time.changes.skipped)
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Pairs of layers under alignment."""
+        return tuple(self._pairs)
+
+    @property
+    def parts(self) -> tuple[Matrix, ...]:
+        """Parts of matrices, such as heads, that pairs need the singular vectors of: measured with
+        the matrices under watch, without rows in a frame."""
+        return tuple(self._parts)
+
+    @property
+    def rejected_pairs(self) -> tuple[Rejected, ...]:
+        """Neighbouring layers that are not paired, with the reason."""
+        return tuple(self._plan.rejected)
+
+    @property
+    def every(self) -> int:
+        """Steps from one measurement to the next; with ``overhead``, as chosen so far."""
+        return self._cadence.every
+
+    @property
+    def resolves(self) -> int:
+        """How many matrices and parts were solved anew so far because tracking lost them (a jump of
+        the weights, say); their first solution does not count. 0 for methods that do not track.
+        Waits for steps that are still on their way from a GPU."""
+        self._device.wait()
+        return self._solver.resolves
+
+    @property
+    def frame(self) -> SpectralFrame | None:
+        """The last frame, ``None`` before the first."""
+        return self._frame
+
+    def explain(self, *, full: bool = False) -> str:
+        """What is watched and what is not, and why, as text.
+
+        Repeated layers and experts are one row, ``layers.{0..41}.fc.weight``, unless ``full``.
+        Also what chance would give for each comparison, the memory that is kept between steps
+        (`memory`), whether a step waits for its numbers and why, and the cadence as chosen so far;
+        before steps were timed, what a measurement will take by a dry run (`cost`).
+        """
+        told = explain(
+            self._matrices,
+            self.skipped,
+            self._pairs,
+            self._parts,
+            self._plan.rejected,
+            self._reference.described,
+            self._over_time.chance,
+            unreadable=not_readable(self._matrices),
+            unwatched=self._plan.fit.unwatched(),
+            full=full,
+        )
+        return "\n".join(
+            [
+                told,
+                *self._plan.notes,
+                *self.memory().lines(full=full),
+                self._device.described,
+                *self._over_time.changes.described,
+                *self._recorded(),
+                *self._forecast(),
+                self._cadence.described,
+            ]
+        )
+
+    def _recorded(self) -> list[str]:
+        """What goes to the disk with each frame."""
+        most = self._k if self._k is not None and self.method != "exact" else None
+        lengths = {m.name: min(m.rank, most or m.rank) for m in self._matrices}
+        pairs = {
+            pair_name(pair.key): min(self._vectors, *(port.matrix.rank for port in pair.ports))
+            for pair in self._pairs
+        }
+        return [
+            sink.expected(lengths, pairs, self._vectors, self.memory().disk_per_step)
+            for sink in self._sinks
+            if isinstance(sink, Recorder)
+        ]
+
+    def _forecast(self) -> list[str]:
+        """What a measurement will take, while none was timed."""
+        if self._cadence.is_known:
+            return []
+        devices = {matrix.device.type for matrix in self._matrices}
+        if devices != {"cpu"}:
+            return [f"what a measurement takes on {', '.join(sorted(devices))} is told once some "
+                    "were timed"]  # fmt: skip
+
+        def alike(weights: Mapping[str, Tensor], k: int | None) -> SpectralMonitor:
+            return SpectralMonitor(
+                weights, method=self.method, every=1, k=k, tolerance=self._tolerance, pairs=None,
+                reference="init" if any(self._needs_vectors) else None,
+            )  # fmt: skip
+
+        told = forecast([*self._matrices, *self._parts], self._k, alike)
+        return told.described(self._cadence.overhead).splitlines()
+
+    def memory(self) -> MemoryPlan:
+        """What the monitor keeps between steps, in bytes, and what a step adds to the disk."""
+        return MemoryPlan.of(
+            self._matrices,
+            self._parts,
+            {
+                **solver_memory(self._solver),
+                **self._over_time.memory(),
+                **self._device.memory(),
+            },
+            per_step=self._over_time.bytes_per_step(self._saved_vectors),
+        )
+
+    def step(self, step: int | None = None, **scalars: float | Tensor) -> SpectralFrame | None:
+        """Measure if this step is due; call it after ``optimizer.step()``.
+
+        A matrix that cannot be read now (its parameter is gone, sharded, freed or of another shape)
+        has a row of NaN with the reason, and a warning the first time; it is measured again as
+        soon as it can be, and all others are at every step.
+
+        Args:
+            step: number of the training step; counted from 0 where it is not given.
+            scalars: numbers to keep with the frame, such as ``loss=loss``; tensors of one
+                element are read only when the step is due.
+
+        Returns:
+            The frame, or ``None`` where the step is not due, the monitor is paused, or the call
+            is part of a CUDA graph that you capture (with a warning). On a GPU the
+            frame is mostly there before its numbers: looking at them waits for the device, and
+            recorders get it at a later step, at `close` or at `state_dict`, see
+            `SpectralFrame.arrived`. `explain` tells whether that is so.
+
+        Raises:
+            ValueError: a scalar of more than one element or with a name of the monitor's own
+                ("every", "overhead", "not_finite", "reasons").
+        """
+        if is_being_captured():
+            warnings.warn(_CAPTURED, stacklevel=2)
+            return None
+        entered = time.perf_counter()
+        number = self._next_step if step is None else int(step)
+        self._next_step = number + 1
+        if self._began_at is None:
+            self._began_at = number
+            self._check_start(number)
+        if self._paused:
+            self._cadence.interrupt()
+            self._device.interrupt()
+            return None
+        self._cadence.enter(number, entered)
+        self._device.enter(number)
+        if not self._cadence.is_due(number):
+            self._delivery.deliver()
+            self._cadence.leave(number, entered)
+            self._device.left(number)
+            return None
+        self._check_fit()
+        kept = self._device.keeps(scalars)
+        values = as_floats(scalars, kept)
+        with plain_arithmetic():
+            late = self._device.take(values)
+            if late is None:
+                frame = self._measure(number, as_floats(values))
+            else:
+                frame = SpectralFrame.later(
+                    late, step=number, overlap={}, chance=self._over_time.chance, vectors={},
+                    every=self.every, reference=self._reference.described,
+                )  # fmt: skip
+        now = time.perf_counter()
+        host, elapsed = self._spent + now - entered, now - self._last_frame_at
+        if late is None:
+            frame.overhead = host / elapsed
+        else:
+            late.took(host, elapsed)
+        self._last_frame_at = now
+        self._frame = frame
+        self._delivery.take(frame)
+        # Writing comes after the frame is complete, so it counts in the next one's share.
+        done = time.perf_counter()
+        self._spent = done - now
+        if late is None:
+            self._cadence.leave(number, done, done - entered)
+        else:
+            # What it costs is told by the device, when it has arrived there.
+            self._cadence.measured(number)
+            self._cadence.leave(number, done)
+        self._device.left(number)
+        return frame
+
+    def _check_start(self, number: int) -> None:
+        """Say where a run goes on without the state of its monitor: its start is not known here."""
+        if self._frame is not None or not self._reference.wants_init or self._is_resumed:
+            return
+        recorded = [s.last_step for s in self._sinks if isinstance(s, Recorder)]
+        # Some call it at the steps alone that are due.
+        first = (0, 1, self._cadence.every) if self._cadence.overhead is None else (0, 1)
+        if number in first and all(last is None for last in recorded):
+            return
+        self._reference.made_late(number)
+        warnings.warn(
+            f"reference='init' is the weights when this monitor was made, and its first step is "
+            f"{number}: agreement is with those, not with the initial ones. A run that goes on "
+            "loads the monitor's state (load_state_dict), which has its reference",
+            stacklevel=3,
+        )
+
+    def _check_fit(self) -> None:
+        new = self._plan.fit.news()
+        if new:
+            others = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            warnings.warn(
+                f"not watched: {new[0].name}{others}: {new[0].reason} (see monitor.explain())",
+                stacklevel=3,
+            )
+
+    def _measure(self, number: int, scalars: dict[str, float]) -> SpectralFrame:
+        """A step of the monitor's own: every number of it is here when it returns."""
+        read = self._readings.take()
+        svds, with_parts, finite, rows, identities = self._solver.measure(read, self._needs_vectors)
+        tell_reasons(rows, self._readings.reasons)
+        self._device.started(finite)
+        alignment = self._meetings.alignment(with_parts)
+        rows, comparison = self._over_time.measure(svds, rows, self._readings)
+        self._readings.forget()
+        return SpectralFrame(
+            number, scalars, math.nan, rows, alignment, *comparison,
+            every=self.every, identities=identities, reference=self._reference.described,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, ``step`` counts steps but measures nothing."""
+        self._paused += 1
+        try:
+            yield
+        finally:
+            self._paused -= 1
+
+    def close(self) -> None:
+        """Record what is on its way, and close the recorder.
+
+        The monitor can still be stepped; nothing is recorded then.
+        """
+        self._delivery.close()
+
+    def _beside_state(self) -> dict[str, Any]:
+        if self._delivery.is_recording or self._reference.wants_final:
+            raise TypeError(
+                "a SpectralMonitor with a recorder cannot be copied or pickled, since two would "
+                "write to one place; expected state_dict(), loaded into a monitor made anew, or a "
+                "copy of this one after close()"
+            )
+        return {"_frame": self._frame}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs: step counter, reference vectors, warm starts.
+
+        Only tensors and plain values: ``torch.load(..., weights_only=True)`` reads it. Frames of
+        all steps so far are recorded when it returns.
+        """
+        self._device.wait()
+        self._delivery.deliver(wait=True)
+        return {
+            "version": STATE_VERSION,
+            "method": self.method,
+            "next_step": self._next_step,
+            "cadence": self._cadence.state(),
+            "shapes": {matrix.name: list(matrix.shape) for matrix in self._matrices},
+            "inner": {m.name: m.inner for m in self._matrices if m.is_decomposed},
+            "over_time": self._over_time.state(),
+            "generator": self._generator.get_state(),
+            "solver": self._solver.state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of a monitor with the same method and matrices.
+
+        Raises:
+            ValueError: the method, the names or the shapes differ; the message tells which.
+        """
+        check_state(state, self.method, self._matrices)
+        self._device.forget()
+        self._over_time.load_state(state["over_time"])
+        self._is_resumed = True
+        self._next_step = int(state["next_step"])
+        self._cadence.load_state(state["cadence"])
+        self._generator.set_state(state["generator"].cpu())
+        self._solver.load_state(state["solver"])
+
+
+def _check_options(method: str, k: int | None, tolerance: float | None) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
+    if tolerance is not None and method != "tracked":
+        raise ValueError(f"tolerance: an option of method 'tracked', got it with {method!r}")
+    if k is not None and (isinstance(k, bool) or k != int(k) or k < 1):
+        raise ValueError(f"k: expected a whole number of at least 1, got {k!r}")

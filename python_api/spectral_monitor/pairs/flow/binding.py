@@ -1,0 +1,260 @@
+"""From a flow in the notation of `pairs.flow.language` to steps over one model's matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from spectral_monitor.model.heads import HeadCounts
+from spectral_monitor.model.layer_tree import Scope
+from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.parts import part_of
+from spectral_monitor.pairs.attention.attention_pairs import Attention
+from spectral_monitor.pairs.attention.latent_attention import LatentAttention
+from spectral_monitor.pairs.flow.flow import Step
+from spectral_monitor.pairs.flow.language import (
+    Apart,
+    Each,
+    Either,
+    End,
+    Heads,
+    Inside,
+    Met,
+    Nothing,
+    Remembered,
+    Series,
+    Sides,
+    Syntax,
+    Unit,
+)
+from spectral_monitor.pairs.flow.steps import (
+    Attend,
+    Chain,
+    Ended,
+    Layer,
+    Lost,
+    Meet,
+    Remember,
+    Same,
+    SideBySide,
+    Table,
+)
+from spectral_monitor.pairs.pairs import exit_port
+
+__all__ = ["NOT_WATCHED", "Binder", "adapters_of", "layer_of"]
+
+NOT_WATCHED = "{} between them is not watched"
+
+
+class Binder:
+    """Binds flows to the layers of one model.
+
+    Args:
+        counts: heads of attentions.
+        config: of the model, for the sizes of its heads.
+    """
+
+    def __init__(self, counts: HeadCounts, config: Any = None) -> None:
+        self._counts = counts
+        self._config = config
+        # Which of stacked matrices is meant, inside `Apart`.
+        self._entry: int | None = None
+        self.placed: set[str] = set()
+        """Names of matrices that the flow has spoken of."""
+
+    def bind(self, flow: Syntax, scope: Scope, *, at_top: bool = False) -> Step | None:
+        """The step; ``None`` where the model has nothing of it.
+
+        Args:
+            flow: what feeds what.
+            scope: what its paths start from.
+            at_top: whether they may start further down as well.
+        """
+        match flow:
+            case Nothing():
+                return Same()
+            case Series(parts):
+                return _chain([self.bind(part, scope, at_top=at_top) for part in parts])
+            case Sides(parts):
+                steps = [self.bind(part, scope, at_top=at_top) for part in parts]
+                return _side_by_side([step for step in steps if step is not None])
+            case Met(first, second):
+                a, b = (self.bind(part, scope, at_top=at_top) for part in (first, second))
+                return _chain([a, b]) if a is None or b is None else Meet(a, b)
+            case End(part):
+                step = self.bind(part, scope, at_top=at_top)
+                return None if step is None else Ended(step)
+            case Remembered(part):
+                step = self.bind(part, scope, at_top=at_top)
+                return None if step is None else Remember(step)
+            case Either(path, present, absent):
+                found = self._names(scope, path) or _descend(scope, path)
+                return self.bind(present if found else absent, scope, at_top=at_top)
+            case _:
+                return self._bind_at(flow, scope, at_top)
+
+    def _bind_at(self, flow: Syntax, scope: Scope, at_top: bool) -> Step | None:
+        """What has a path."""
+        assert isinstance(flow, Unit | Inside | Each | Apart | Heads)
+        for path in flow.path.split("|"):
+            start = _start(scope, path) if at_top else scope
+            if isinstance(flow, Unit):
+                step = self._unit(flow, start, path)
+            else:
+                inner = _descend(start, path)
+                step = None if inner is None else self._within(flow, inner)
+            if step is not None:
+                return step
+        return None
+
+    def _within(self, flow: Inside | Each | Apart | Heads, scope: Scope) -> Step | None:
+        match flow:
+            case Inside(_, part):
+                return self.bind(part, scope)
+            case Each(_, part, side_by_side):
+                bound = (self.bind(part, child) for child in scope.children.values())
+                steps = [step for step in bound if step is not None]
+                return _side_by_side(steps) if side_by_side else _chain([*steps])
+            case Apart(_, part):
+                return self._apart(part, scope)
+            case Heads(_, roles):
+                return self._attention(dict(roles), scope)
+
+    def _apart(self, flow: Syntax, scope: Scope) -> Step | None:
+        stacks = [scope.of(names) for _, names in scope.units()]
+        counts = {len(stack) for stack in stacks if stack}
+        if len(counts) != 1:
+            return None
+        steps = []
+        for self._entry in range(counts.pop()):
+            step = self.bind(flow, scope)
+            steps += [] if step is None else [step]
+        self._entry = None
+        return _side_by_side(steps)
+
+    def _names(self, scope: Scope, path: str) -> tuple[Scope, list[str]] | None:
+        """The parameters of a unit, with the scope that has them."""
+        before, _, leaf = path.rpartition(".")
+        owner = _descend(scope, before)
+        if owner is None:
+            return None
+        if leaf in owner.parameters:
+            return owner, [owner.parameters[leaf]]
+        unit = owner.children.get(leaf)
+        if unit is None or unit.children:
+            return None
+        return unit, list(unit.parameters.values())
+
+    def _matrices(self, scope: Scope, names: list[str]) -> list[Matrix]:
+        found = scope.of(names)
+        self.placed.update(matrix.name for matrix in found)
+        return found if self._entry is None else found[self._entry : self._entry + 1]
+
+    def _unit(self, flow: Unit, scope: Scope, path: str) -> Step | None:
+        found = self._names(scope, path)
+        if found is None:
+            return None
+        owner, names = found
+        matrices = self._matrices(owner, names)
+        if not matrices:
+            hidden = [name for name in names if name in scope.hidden]
+            return Lost(hidden[0], NOT_WATCHED.format(hidden[0])) if hidden else None
+        if flow.is_table:
+            return Table(tuple(matrices))
+        return replace(
+            layer_of(owner, matrices, flow.parts), leading=flow.leading, neighbours=flow.neighbours
+        )
+
+    def _attention(self, roles: dict[str, str], scope: Scope) -> Step | None:
+        units = {
+            role: found
+            for role, path in roles.items()
+            if role in _ROLES and (found := self._names(scope, path)) is not None
+        }
+        by_role = {role: self._matrices(owner, names) for role, (owner, names) in units.items()}
+        if {"q", "k", "v"} <= by_role.keys():
+            by_role.pop("qkv", None)
+        for role, (_, names) in units.items():
+            hidden = [name for name in names if name in scope.hidden]
+            if hidden and not by_role.get(role):
+                return Lost(hidden[0], NOT_WATCHED.format(hidden[0]))
+        present = {role: matrices for role, matrices in by_role.items() if matrices}
+        if not present:
+            return None
+        name = next(iter(present.values()))[0].parameter
+        heads = self._counts.queries(name) or 1
+        adapters = {role: adapters_of(owner) for role, (owner, _) in units.items()}
+        if "kv_b" in present or "kv_a" in present:
+            return Attend(LatentAttention.of(present, heads, self._config), adapters=adapters)
+        told = roles.get("kv")
+        kv = self._counts.keys_and_values(name) if told is None else _count(told, heads)
+        attention = Attention(present, heads=heads, kv_heads=kv, layout=roles.get("layout"))
+        return Attend(attention, is_cross="cross" in roles, adapters=adapters)
+
+
+def _count(told: str, heads: int) -> int:
+    return heads if told == "all" else int(told)
+
+
+_ROLES = frozenset({"q", "k", "v", "o", "qkv", "q_a", "q_b", "kv_a", "kv_b"})
+
+
+def layer_of(scope: Scope, matrices: list[Matrix], parts: tuple[str, ...] = ()) -> Layer:
+    """A layer with the adapters of its scope, whose rows may go on apart."""
+    exits = None
+    if parts:
+        exits = tuple(exit_port(part) for matrix in matrices for part in _equal(matrix, parts))
+    return Layer(tuple(matrices), exits, adapters_of(scope))
+
+
+def _equal(matrix: Matrix, labels: tuple[str, ...]) -> Iterator[Matrix]:
+    size = matrix.shape[0] // len(labels)
+    for index, label in enumerate(labels):
+        if label:
+            yield part_of(matrix, label, rows=[(index * size, (index + 1) * size)])
+
+
+def adapters_of(scope: Scope) -> tuple[tuple[Matrix, Matrix], ...]:
+    """(down, up) of every adapter of a layer."""
+    found = []
+    for down, up in scope.adapters:
+        found += list(zip(scope.of([down]), scope.of([up]), strict=False))
+    return tuple(found)
+
+
+def _chain(steps: list[Step | None]) -> Step | None:
+    present = tuple(step for step in steps if step is not None)
+    if len(present) < 2:
+        return present[0] if present else None
+    return Chain(present)
+
+
+def _side_by_side(steps: list[Step]) -> Step | None:
+    if not any(not isinstance(step, Same) for step in steps):
+        return None
+    return steps[0] if len(steps) == 1 else SideBySide(tuple(steps))
+
+
+def _descend(scope: Scope, path: str) -> Scope | None:
+    found: Scope | None = scope
+    for part in path.split(".") if path else ():
+        found = None if found is None else found.children.get(part)
+    return found
+
+
+def _start(scope: Scope, path: str) -> Scope:
+    """The nearest scope below that has what a path starts with."""
+    first = path.partition(".")[0]
+    level = [scope]
+    while level:
+        for found in level:
+            if first in found.children or first in found.parameters:
+                return found
+        level = [
+            child
+            for found in level
+            for name, child in found.children.items()
+            if not name.isdigit() and not any(x.isdigit() for x in found.children)
+        ]
+    return scope

@@ -1,0 +1,211 @@
+"""Which layers feed which, guessed from names and order where nothing better is known.
+
+Layers are taken in the order in which modules were registered, which is the order of the data in
+`nn.Sequential` and by custom elsewhere; each is paired with the layer before it where the sizes
+chain. Attention, gated layers, experts, squeeze-excitation and branches beside a block are told by
+the names that most models give them. What names and order cannot tell is lost with a reason, never
+guessed: how the rows of a fused weight are laid out, what a cross attention reads, whether
+attention and MLP with one normalisation are parallel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from spectral_monitor.decomposed.layers.embedding import DecomposedEmbedding
+from spectral_monitor.model.heads import HeadCounts
+from spectral_monitor.model.layer_tree import Scope
+from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.pairs.flow.attention_names import (
+    NamedAttention,
+    attention_in,
+    has_hidden_roles,
+)
+from spectral_monitor.pairs.flow.binding import NOT_WATCHED, layer_of
+from spectral_monitor.pairs.flow.flow import Step
+from spectral_monitor.pairs.flow.guessed_order import SIDE_BY_SIDE, Part, all_apart, chain, in_order
+from spectral_monitor.pairs.flow.recurrent_pairs import Recurrent
+from spectral_monitor.pairs.flow.steps import Lost, SideBySide, Table
+from torch import nn
+
+__all__ = ["Guess"]
+
+# Two layers that read the same input and are multiplied, by the names of well-known models.
+_GATED = (("gate_proj", "up_proj"), ("w1", "w3"), ("wi_0", "wi_1"))
+_TABLE_WORDS = ("pos", "embed", "wpe", "wte", "shared")
+_CHOICE = "a dictionary of modules: which of them run is not known without sk.trace or pairs="
+_INSIDE = (
+    "queries and keys that are modules of several layers: what they do is not known without "
+    "sk.trace or pairs="
+)
+_IN_TURN = (
+    "lists of as many modules beside each other, which may take turns: their order is not known "
+    "without sk.trace or pairs="
+)
+
+
+class Guess:
+    """Makes steps of scopes.
+
+    Args:
+        counts: heads of attentions.
+        known: the step of a scope of a known family, ``None`` of others.
+    """
+
+    def __init__(self, counts: HeadCounts, known: Callable[[Scope], Step | None]) -> None:
+        self._counts = counts
+        self._known = known
+
+    def of(self, scope: Scope) -> Step | None:
+        """What a module, or a prefix of names, does; ``None`` where it has no layer."""
+        known = self._known(scope)
+        if known is not None:
+            return known
+        recurrent = Recurrent.of(scope)
+        if recurrent is not None:
+            return recurrent
+        if isinstance(scope.module, nn.ModuleDict):
+            return self._apart(scope, _CHOICE)
+        if has_hidden_roles(scope):
+            return self._apart(scope, _INSIDE)
+        if scope.name in SIDE_BY_SIDE:
+            steps = _stacked(scope) or self._children(scope)
+            return SideBySide(tuple(steps)) if steps else None
+        return in_order(list(self._parts(scope)), scope)
+
+    def _children(self, scope: Scope) -> list[Step]:
+        return [step for child in scope.children.values() if (step := self.of(child)) is not None]
+
+    def _apart(self, scope: Scope, why: str) -> Step | None:
+        steps = self._children(scope)
+        return all_apart(steps, scope.path, why) if steps else None
+
+    def _parts(self, scope: Scope) -> Iterator[Part]:
+        """The layers of a scope in the order of registration."""
+        attention = attention_in(scope, self._counts)
+        taken = frozenset() if attention is None else attention.units
+        gated = _gated(scope)
+        in_turn = _in_turn(scope)
+        done: set[str] = set()
+        for unit in [*scope.parameters, *scope.children]:
+            if unit in done:
+                continue
+            if attention is not None and unit in taken:
+                done |= taken
+                yield Part(scope.name, attention.step)
+            elif unit in gated:
+                done |= set(gated[unit])
+                both = [part.step for name in gated[unit] for part in self._part(scope, name)]
+                yield Part(unit, SideBySide(tuple(both)))
+            elif unit in in_turn:
+                step = self._apart(scope.children[unit], _IN_TURN)
+                if step is not None:
+                    yield Part(unit, step)
+            else:
+                yield from self._part(scope, unit)
+
+    def _part(self, scope: Scope, unit: str) -> Iterator[Part]:
+        """A parameter, or a child."""
+        child = scope.children.get(unit)
+        if child is None:
+            names = [scope.parameters[unit]]
+            step = _layer(scope, names[0])
+        else:
+            names = list(child.parameters.values())
+            step = self.of(child)
+        if step is None:
+            return
+        attention = None if child is None else self._attention(child)
+        matrices = scope.of(names)
+        is_head = bool(matrices) and matrices[0].source.is_table and not isinstance(step, Table)
+        yield Part(
+            unit, step, attention is not None, attention is not None and attention.is_ambiguous,
+            is_head,
+        )  # fmt: skip
+
+    def _attention(self, scope: Scope) -> NamedAttention | None:
+        if isinstance(scope.module, nn.MultiheadAttention):
+            return NamedAttention(frozenset(), Lost("", ""))
+        return attention_in(scope, self._counts)
+
+
+def _in_turn(scope: Scope) -> list[str]:
+    """Lists of as many modules beside each other, whose entries may take turns, as patch embeddings
+    and blocks of stages do; the two halves of a UNet do not."""
+    lists = {
+        name: len(child.module)
+        for name, child in scope.children.items()
+        if isinstance(child.module, nn.ModuleList)
+        and len(child.module) > 1
+        and all(entry.children or entry.own() for entry in child.children.values())
+        and not re.search("down|up|enc|dec", name)
+    }
+    counts = Counter(lists.values())
+    return [name for name, count in lists.items() if counts[count] > 1]
+
+
+def _stacked(scope: Scope) -> list[Step]:
+    """Experts whose weights are stacked in parameters, each with its own of every parameter."""
+    stacks = {leaf: scope.of([name]) for leaf, name in scope.parameters.items()}
+    stacks = {leaf: stack for leaf, stack in stacks.items() if stack}
+    counts = {len(stack) for stack in stacks.values()}
+    if scope.children or len(counts) != 1 or counts == {1}:
+        return []
+    pairs = [pair for pair in _GATED if set(pair) <= stacks.keys()]
+    beside = {up: gate for gate, up in pairs}
+    experts: list[Step] = []
+    for entry in range(counts.pop()):
+        layers = {leaf: layer_of(scope, [stack[entry]]) for leaf, stack in stacks.items()}
+        parts = []
+        for leaf, layer in layers.items():
+            if leaf in dict(pairs):
+                parts.append(Part(leaf, SideBySide((layer, layers[dict(pairs)[leaf]]))))
+            elif leaf not in beside:
+                parts.append(Part(leaf, layer))
+        expert = chain(parts)
+        experts += [] if expert is None else [expert]
+    return experts
+
+
+def _layer(scope: Scope, name: str) -> Step | None:
+    """The layer of one parameter."""
+    matrices = scope.of([name])
+    if not matrices:
+        return Lost(name, NOT_WATCHED.format(name)) if name in scope.hidden else None
+    if _is_table(scope, name, matrices):
+        return Table(tuple(matrices), is_oriented=matrices[0].source.is_table)
+    return layer_of(scope, matrices)
+
+
+def _is_table(scope: Scope, name: str, matrices: Sequence[Matrix]) -> bool:
+    """Whether rows are looked up or added by position, so that the layer has no input."""
+    if isinstance(scope.module, nn.Embedding | nn.EmbeddingBag | DecomposedEmbedding):
+        return True
+    if scope.module is not None and name.rpartition(".")[2] == "weight":
+        return False
+    words = ".".join(name.lower().split(".")[-2:])
+    if "unembed" in words:
+        return False
+    if matrices[0].source.is_table:
+        # A tied head has another name, without such a word.
+        return name == matrices[0].parameter or any(word in words for word in _TABLE_WORDS)
+    return matrices[0].kind == "parameter" and any(word in words for word in _TABLE_WORDS)
+
+
+def _gated(scope: Scope) -> dict[str, tuple[str, str]]:
+    """Unit -> both units of its gated pair, for the pairs of this scope."""
+    units = {unit.lower(): (unit, names) for unit, names in scope.units()}
+    groups: dict[str, tuple[str, str]] = {}
+    for gate, up in _GATED:
+        if gate not in units or up not in units:
+            continue
+        both = units[gate][0], units[up][0]
+        matrices = scope.of([*units[gate][1], *units[up][1]])
+        # Equal and not square: layers of a plain chain called w1, w2, w3 are not meant.
+        if len(matrices) == 2 and matrices[0].shape == matrices[1].shape:
+            m, n = matrices[0].shape
+            if m != n:
+                groups.update(dict.fromkeys(both, both))
+    return groups

@@ -1,0 +1,277 @@
+"""A short notation for which layers of a model feed which, and its parser.
+
+::
+
+    #wte & #wpe > h*(attn{qkv=c_attn o=c_proj layout=roles} > mlp(c_fc > c_proj)) > lm_head
+
+=================  ====================================================================
+``a ~ b``          outputs of the two meet, as those of queries and keys do
+``a > b``          what leaves ``a`` arrives at ``b``; binds less than ``&``
+``a & b``          both read the same, and what leaves each arrives at what comes next
+``.``              nothing in between: ``. & se(fc1 > fc2)`` is something scaled by that
+``a >> b``         what leaves ``a`` is what cross attentions read; ``b`` starts anew
+``path(...)``      names inside are relative to ``path``
+``path*(...)``     each child of ``path``, one after the other
+``path+(...)``     each child of ``path``, side by side, such as experts
+``path=(...)``     the matrices of stacked parameters, side by side: the first of each, ...
+``path?(a : b)``    ``a`` where the model has the path, else ``b``
+``path{q=a ...}``  an attention whose roles q, k, v, o or qkv are the units named; other
+                   words are its options, see `spectral_monitor.pairs.attention.attention_pairs`
+``#a``             a table, of which rows are looked up
+``-a``             reads, but nothing reads what leaves it, such as a router
+``a/gate,up``      rows of equal count that go on apart, as of a fused gated layer; those
+                   without a name do not
+``a/latent+``      the next reads as many of the first rows as it has inputs
+``a%4``            the input has four places side by side; the first stands for all
+``a|b``            the first of these that is there
+=================  ====================================================================
+
+A path is a dotted name, or nothing: ``*(...)``. At the top of a flow it is looked for further down,
+too, since models are wrapped (``model.``, ``bert.``). What a model does not have is as if it were
+not written.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+__all__ = ["Apart", "Each", "Either", "End", "Heads", "Inside", "Met", "Nothing",
+           "Remembered", "Series", "Sides", "Syntax", "Unit", "parse"]  # fmt: skip
+
+_TOKENS = re.compile(r"\s*(>>|\w[\w.|]*(?:/[\w,]+\+?)?|\S)")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One layer or parameter."""
+
+    path: str
+    is_table: bool = False
+    parts: tuple[str, ...] = ()
+    """Names of rows that go on apart."""
+    leading: str = ""
+    """Name of the first rows, as many as the next has inputs."""
+    neighbours: int = 1
+    """How many places the input has side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The input, as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One after the other."""
+
+    parts: tuple[Syntax, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Side by side."""
+
+    branches: tuple[Syntax, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """Two whose outputs meet."""
+
+    first: Syntax
+    second: Syntax
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Something that writes nothing."""
+
+    part: Syntax
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What cross attentions read from here on."""
+
+    part: Syntax
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Relative to a path."""
+
+    path: str
+    part: Syntax
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """Every child of a path."""
+
+    path: str
+    part: Syntax
+    side_by_side: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """Every matrix of stacked parameters under a path."""
+
+    path: str
+    part: Syntax
+
+
+@dataclass(frozen=True, slots=True)
+class Either:
+    """One flow where the model has a path, else another."""
+
+    path: str
+    present: Syntax
+    absent: Syntax
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """An attention."""
+
+    path: str
+    roles: tuple[tuple[str, str], ...]
+    """(role, path of its unit), and (option, value)."""
+
+
+Syntax = (
+    Unit
+    | Nothing
+    | Series
+    | Sides
+    | Met
+    | End
+    | Remembered
+    | Inside
+    | Each
+    | Apart
+    | Either
+    | Heads
+)
+
+
+@cache
+def parse(text: str) -> Syntax:
+    """The flow that a text stands for.
+
+    Raises:
+        ValueError: the text does not follow the notation; the message has the place.
+    """
+    reader = _Reader(text)
+    flow = reader.flow()
+    if reader.next:
+        raise reader.error("the end")
+    return flow
+
+
+class _Reader:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self.next = ""
+        self._advance()
+
+    def error(self, expected: str) -> ValueError:
+        before = self._text[: self._at - len(self.next)]
+        return ValueError(f"flow: expected {expected}, got {self.next!r} after {before!r}")
+
+    def _advance(self) -> str:
+        was = self.next
+        found = _TOKENS.match(self._text, self._at)
+        self.next = found[1] if found else ""
+        self._at = found.end() if found else len(self._text)
+        return was
+
+    def _take(self, token: str) -> bool:
+        if self.next != token:
+            return False
+        self._advance()
+        return True
+
+    def _expect(self, token: str) -> None:
+        if not self._take(token):
+            raise self.error(repr(token))
+
+    def _path(self) -> str:
+        if not re.match(r"\w", self.next):
+            raise self.error("a path")
+        return self._advance()
+
+    def flow(self) -> Syntax:
+        first = self._series()
+        return Met(first, self._series()) if self._take("~") else first
+
+    def _series(self) -> Syntax:
+        parts = [self._sides()]
+        while self.next in (">", ">>"):
+            if self._advance() == ">>":
+                parts = [Remembered(parts[0] if len(parts) == 1 else Series(tuple(parts)))]
+            parts.append(self._sides())
+        return parts[0] if len(parts) == 1 else Series(tuple(parts))
+
+    def _sides(self) -> Syntax:
+        branches = [self._item()]
+        while self._take("&"):
+            branches.append(self._item())
+        return branches[0] if len(branches) == 1 else Sides(tuple(branches))
+
+    def _item(self) -> Syntax:
+        if self._take("."):
+            return Nothing()
+        if self._take("-"):
+            return End(self._item())
+        if self._take("("):
+            return self._inner()
+        if self._take("#"):
+            return Unit(self._path(), is_table=True)
+        if self.next in ("{", "*", "+"):
+            return self._of("")
+        path, _, parts = self._path().partition("/")
+        if self._take("%"):
+            return Unit(path, neighbours=int(self._path()))
+        if parts.endswith("+"):
+            return Unit(path, leading=parts[:-1])
+        if parts:
+            return Unit(path, parts=tuple(parts.split(",")))
+        return self._of(path)
+
+    def _of(self, path: str) -> Syntax:
+        """What follows a path."""
+        if self._take("{"):
+            return Heads(path, tuple(self._roles()))
+        if self._take("("):
+            return Inside(path, self._inner())
+        if self._take("?"):
+            return self._either(path)
+        if self.next not in ("*", "+", "="):
+            return Unit(path)
+        kind = self._advance()
+        self._expect("(")
+        inner = self._inner()
+        return Apart(path, inner) if kind == "=" else Each(path, inner, kind == "+")
+
+    def _either(self, path: str) -> Syntax:
+        self._expect("(")
+        present = self.flow()
+        self._expect(":")
+        return Either(path, present, self._inner())
+
+    def _inner(self) -> Syntax:
+        inner = self.flow()
+        self._expect(")")
+        return inner
+
+    def _roles(self) -> list[tuple[str, str]]:
+        roles = []
+        while not self._take("}"):
+            role = self._path()
+            self._expect("=")
+            roles.append((role, self._path()))
+        return roles

@@ -1,0 +1,252 @@
+"""Operations that move elements: the same operation on their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from spectral_monitor.pairs.tracing.calls import Call, tensors_of, words
+from spectral_monitor.pairs.tracing.context import Context, Rule, here
+from spectral_monitor.pairs.tracing.rows import RULES as ROWS
+from spectral_monitor.pairs.tracing.rows import accumulate
+from torch import Tensor
+
+__all__ = ["RULES", "copy"]
+
+# Which arguments hold what is moved; all others say where to.
+_MOVES = {
+    **dict.fromkeys(
+        words(
+            "clone _to_copy contiguous index index_select gather repeat roll flip rot90 take "
+            "constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle "
+            "im2col unfold_copy reflection_pad1d reflection_pad2d reflection_pad3d "
+            "replication_pad1d replication_pad2d replication_pad3d _unsafe_index diag_embed "
+            "diagonal_copy permute_copy view_copy masked_select _reshape_copy lift_fresh_copy "
+            "_unsafe_view slice_copy select_copy expand_copy transpose_copy trace "
+            "repeat_interleave _pad_circular resolve_neg resolve_conj unsafe_split "
+            "unsafe_split_with_sizes"
+        ),
+        ("self",),
+    ),
+    "cat": ("tensors",),
+    "stack": ("tensors",),
+    "_chunk_cat": ("tensors",),
+    "unbind_copy": ("self",),
+    "split_copy": ("self",),
+    "split_with_sizes_copy": ("self",),
+    **dict.fromkeys(("index_put", "index_put_", "_index_put_impl_"), ("self", "values")),
+    **dict.fromkeys(("index_copy", "index_copy_", "masked_scatter", "masked_scatter_"),
+                    ("self", "source")),
+    **dict.fromkeys(("scatter", "scatter_", "slice_scatter", "select_scatter"), ("self", "src")),
+}  # fmt: skip
+
+
+def move(context: Context, call: Call) -> None:
+    """Run the operation on labels in place of what it moves."""
+    named = _MOVES[call.name.rpartition("::")[2]]
+    given = [t for name in named for t in tensors_of(call.arguments.get(name))]
+    out = call.writes if call.writes is not None else call.output()
+    if out is None:
+        return
+    if call.arguments.get("accumulate"):
+        accumulate(context, call)
+        return
+    data = [t for t in given if context.store.is_data(t)]
+    if not data:
+        if call.writes is None and any(context.store.is_weight(t) for t in given):
+            _weights(context, call, named, out)
+        return
+    parts = [context.written(t, t.shape) for t in given]
+    past = context.past(call)
+    layers = _moved(call, named, [part.layers for part in parts])
+    if layers is None:
+        context.end(call)
+        return
+    outs = list(tensors_of(call.result))
+    if call.writes is None and len(outs) > 1:
+        for index, one in enumerate(outs):
+            context.store.put(one, [x[index] for x in layers], past)
+        return
+    context.settle(call, [x[0] for x in layers], past, marks=context.marks(call))
+
+
+def _weights(context: Context, call: Call, named: Sequence[str], out: Tensor) -> None:
+    """Elements of a weight in other places; rows that the inputs chose are a table's outputs."""
+    given = call.tensor(named[0])
+    if call.name == "aten::index" and given is not None and given.dim() == 2:
+        indices = call.arguments["indices"]
+        if len(indices) == 1 and context.store.is_data(indices[0]):
+            _looked_up(context, call, given, out)
+            return
+    is_rows = call.name == "aten::index_select" and call.arguments["dim"] in (0, -2)
+    if (
+        is_rows
+        and given is not None
+        and given.dim() == 2
+        and (context.store.is_data(call.arguments["index"]))
+    ):
+        _looked_up(context, call, given, out)
+        return
+    if given is not None and given.shape == out.shape and call.name in _COPIES:
+        context.store.put_copied(out, given)
+        return
+    every = [t for name in named for t in tensors_of(call.arguments.get(name))]
+    moved = _moved(call, named, [[context.store.numbers(t)] for t in every])
+    if moved:
+        for one, numbers in zip(tensors_of(call.result), moved[0], strict=False):
+            context.store.put_numbers(one, numbers)
+
+
+_COPIES = ("aten::clone", "aten::_to_copy", "aten::contiguous", "aten::_unsafe_view")
+
+
+def _looked_up(context: Context, call: Call, table: Tensor, out: Tensor) -> None:
+    layers = context.table(table)
+    context.settle(call, [x[0].expand(out.shape) for x in layers], context.past(call))
+
+
+def _moved(
+    call: Call, named: Sequence[str], layers: Sequence[Sequence[Tensor]]
+) -> list[list[Tensor]] | None:
+    """The results of the operation on the i-th layer of every input, for every i."""
+    results = []
+    for index in range(max(map(len, layers), default=0)):
+        ours = iter([x[index] if index < len(x) else None for x in layers])
+        arguments = {
+            name: _replaced(value, ours) if name in named else _plain(value)
+            for name, value in call.arguments.items()
+        }
+        result = _run(call, arguments)
+        if result is None:
+            return None
+        results.append(result)
+    return results
+
+
+def _replaced(value: Any, ours: Any) -> Any:
+    if isinstance(value, Tensor):
+        layer = next(ours)
+        return torch.zeros(value.shape, dtype=torch.int64) if layer is None else layer.clone()
+    if isinstance(value, (list, tuple)):
+        return [_replaced(entry, ours) for entry in value]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return here(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _run(call: Call, arguments: dict[str, Any]) -> list[Tensor] | None:
+    """The operation on whole numbers; through float64, which holds them, where it must be."""
+    ints = {k: v for k, v in arguments.items() if k not in ("dtype", "device", "layout",
+            "pin_memory", "memory_format", "non_blocking", "value")}  # fmt: skip
+    if isinstance(arguments.get("value"), (int, float)):
+        ints["value"] = 0
+    names = [a for a in call.function._schema.arguments if a.name in ints]
+    for floats in (False, True):
+        args = [ints[a.name] for a in names if not a.kwarg_only]
+        kwargs = {a.name: ints[a.name] for a in names if a.kwarg_only}
+        if floats:
+            args = [_float(x) for x in args]
+        try:
+            result = call.function(*args, **kwargs)
+        except (RuntimeError, NotImplementedError, IndexError):
+            continue
+        return [x.long() for x in tensors_of(result)]
+    return None
+
+
+def _float(value: Any) -> Any:
+    # Indices stay whole numbers.
+    if isinstance(value, Tensor) and value.dtype == torch.int64 and int(value.max()) >= 0:
+        return value.double()
+    return value
+
+
+def copy(context: Context, call: Call) -> None:
+    """Copying into a place: a weight stays one where it fills new memory."""
+    target, src = call.tensor("self"), call.tensor("src")
+    assert target is not None
+    assert src is not None
+    fills = target.numel() * target.element_size() == target.untyped_storage().nbytes()
+    if fills and context.store.is_weight(src) and not context.store.is_data(target):
+        context.store.put_copied(target, src)
+        return
+    if not context.store.is_data(src) and not context.store.is_weight(src):
+        if context.store.is_data(target):
+            context.store.write(target, [], 0)
+        return
+    part = context.written(src, target.shape)
+    context.store.write(target, part.layers, context.store.past(src))
+
+
+def packed(context: Context, call: Call) -> None:
+    """Sequences of a batch, padded to one length, as one row for each token of each."""
+    given, out = call.tensor("input"), call.output()
+    if given is None or out is None or not context.store.is_data(given):
+        context.end(call)
+        return
+    moved = _moved(call, ("input",), [context.store.layers(given)])
+    if moved is None:
+        context.end(call)
+        return
+    context.store.put(out, [x[0] for x in moved], context.past(call))
+
+
+def chosen(context: Context, call: Call) -> None:
+    """The largest or sorted values: elements at the indices that came out."""
+    given = call.tensor("self")
+    values, indices = list(tensors_of(call.result))[:2]
+    if given is None:
+        return
+    dim = int(call.arguments.get("dim", -1))
+    places = here(indices)
+    layers = [x.gather(dim, places) for x in context.store.layers(given)]
+    context.store.put(values, layers, context.past(call))
+    context.store.put(indices, [], context.past(call))
+
+
+def as_complex(context: Context, call: Call) -> None:
+    """Pairs of numbers as one complex number, which carries the labels of both, in two layers."""
+    given, out = call.tensor("self"), call.output()
+    if given is not None and out is not None:
+        layers = [x[..., part] for x in context.store.layers(given) for part in (0, 1)]
+        context.store.put_as(out, layers, given)
+
+
+def as_real(context: Context, call: Call) -> None:
+    """Complex numbers as pairs again: the two labels of each use of a weight."""
+    given, out = call.tensor("self"), call.output()
+    if given is None or out is None:
+        return
+    ledger, layers = context.ledger, context.store.layers(given)
+    pairs = []
+    for use in sorted({use for layer in layers for use in ledger.uses(layer)}):
+        own = [torch.where(ledger.of_use(layer, use), layer, 0) for layer in layers]
+        parts = [layer for layer in own if bool(layer.any())]
+        pairs.append(torch.stack((parts[0], parts[-1]), -1))
+    context.store.put_as(out, pairs, given)
+
+
+def clear(context: Context, call: Call) -> None:
+    """Constants in place of what was there."""
+    target = call.writes
+    if target is not None and context.store.is_data(target):
+        context.store.write(target, [], 0)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_MOVES, move),
+    "copy_": copy,
+    **ROWS,
+    **dict.fromkeys(("topk", "sort", "kthvalue", "mode"), chosen),
+    "_pack_padded_sequence": packed,
+    "view_as_complex": as_complex,
+    "view_as_real": as_real,
+    **dict.fromkeys(("zero_", "fill_", "normal_", "uniform_"), clear),
+}

@@ -1,0 +1,73 @@
+"""What a record of ``spectra.bin`` holds: the arrays of a frame, in the order of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from spectral_monitor.run.half_precision import HalfPrecision
+from spectral_monitor.step.frame import SpectralFrame
+from spectral_monitor.step.packed_rows import PackedRows, spectra_of
+from spectral_monitor.step.views import ArrayViews
+
+__all__ = ["columns_of", "groups_of", "half_precision", "record_type"]
+
+_NONE: ArrayViews[Any] = ArrayViews.of({})
+
+
+def record_type(layout: dict[str, Any]) -> np.dtype[Any]:
+    """NumPy type of one record of ``spectra.bin``."""
+    length = sum(column["length"] for column in layout["columns"])
+    if layout.get("precision", "full") == "full":
+        return np.dtype([("step", "<i8"), ("values", layout["dtype"], (length,))])
+    scales = ("scales", layout["dtype"], (len(layout["columns"]),))
+    return np.dtype([("step", "<i8"), scales, ("codes", "<u2", (length,))])
+
+
+def half_precision(columns: Sequence[tuple[str, Any, int]], dtype: str) -> HalfPrecision:
+    """How records of these columns are encoded."""
+    place = {(group, name): i for i, (group, name, _) in enumerate(columns)}
+    values = {
+        i: place.get(("singular_value_bounds", name))
+        for (group, name), i in place.items()
+        if group == "singular_values"
+    }
+    bounds = [i for (group, _), i in place.items() if group == "singular_value_bounds"]
+    return HalfPrecision([length for _, _, length in columns], values, bounds, dtype)
+
+
+def groups_of(frame: SpectralFrame, leading: int | None) -> list[tuple[str, ArrayViews[Any]]]:
+    """The arrays of a frame by group, so many leading entries of each."""
+    groups = _all_groups(frame)
+    if leading is None:
+        return groups
+    return [
+        (group, ArrayViews.of({name: array[:leading] for name, array in views.items()}))
+        for group, views in groups
+    ]
+
+
+def _all_groups(frame: SpectralFrame) -> list[tuple[str, ArrayViews[Any]]]:
+    rows = frame.matrices
+    values, bounds = spectra_of(rows, list(rows))
+    groups: list[tuple[str, ArrayViews[Any]]] = [("singular_values", values)]
+    # Those of the exact method are rounding levels, known from sigma_1.
+    if not isinstance(rows, PackedRows):
+        bounds = ArrayViews.of({n: bounds[n] for n, row in rows.items() if not row.bounds_follow})
+    elif rows.bounds_follow:
+        bounds = _NONE
+    groups.append(("singular_value_bounds", bounds))
+    for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "overlap"):
+        arrays = getattr(frame, group)
+        groups.append((group, ArrayViews.of(arrays) if arrays else _NONE))
+    return groups
+
+
+def columns_of(groups: list[tuple[str, ArrayViews[Any]]]) -> list[tuple[str, Any, int]]:
+    """Group, name and length of each column."""
+    return [
+        (group, name, place.stop - place.start)
+        for group, views in groups
+        for name, place in views.slices.items()
+    ]

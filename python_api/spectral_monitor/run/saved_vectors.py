@@ -1,0 +1,218 @@
+"""Leading singular vectors of every recorded step, in the run folder.
+
+``vectors.bin``
+    Records of equal size: an int64 step, then for each matrix k left vectors (k, m) and k right
+    vectors (k, n), little-endian. Written in one call each, so that a kill leaves at most a torn
+    end, which is cut off when the folder is opened again.
+
+``vectors.json``
+    Name, shape and k of each matrix, and the dtype. float16 by default: entries of unit vectors
+    are rounded by 2^-11 of themselves, a cosine of two by less than 1e-3, mostly far less, since
+    the errors of the entries are independent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from spectral_monitor.run.files import append, read_layout, write_atomically
+from torch import Tensor
+
+from spectral_kernels.entry.results import SVD
+
+__all__ = [
+    "FINAL_AGREEMENT",
+    "FINAL_GROUPS",
+    "SavedVectors",
+    "VectorWriter",
+    "bytes_per_step",
+    "truncate_vectors",
+]
+
+VECTORS = "vectors.bin"
+VECTOR_LAYOUT = "vectors.json"
+# What `spectral_monitor.run.final_agreement` finds; gone as soon as the run goes on.
+FINAL_AGREEMENT = "final_agreement.npz"
+FINAL_GROUPS = ("agreement", "subspace_agreement", "identifiable")
+_VERSION = 1
+_DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One matrix of a record: its shape, how many vectors, and where they start."""
+
+    shape: tuple[int, int]
+    k: int
+    start: int
+
+
+class VectorWriter:
+    """Appends the vectors of one step after the other.
+
+    Args:
+        run_dir: an existing folder; records in it are gone on after.
+        dtype: "float16" or "float32".
+
+    Raises:
+        ValueError: another dtype.
+    """
+
+    def __init__(self, run_dir: Path, dtype: str = "float16") -> None:
+        if dtype not in _DTYPES:
+            raise ValueError(f"vectors: expected one of {', '.join(_DTYPES)}, got {dtype!r}")
+        self._run_dir = run_dir
+        self._dtype = dtype
+        self._file: FileIO | None = None
+        self._record_bytes = 0
+
+    def write(self, step: int, vectors: Mapping[str, SVD]) -> None:
+        """Append one step.
+
+        Raises:
+            ValueError: other matrices, shapes or numbers of vectors than the folder has.
+        """
+        if self._file is None:
+            self._open(vectors)
+        assert self._file is not None
+        parts: list[Tensor] = []
+        for name, svd in vectors.items():
+            entry = self._entries.get(name)
+            if entry is None or _describe(svd) != (entry.shape, entry.k):
+                break
+            parts += [svd.U.mT.reshape(-1), svd.Vh.reshape(-1)]
+        if len(parts) != 2 * len(self._entries):
+            raise ValueError(
+                f"{self._run_dir}: the vectors of step {step} are of other matrices, shapes or "
+                "numbers than those recorded before; choose another folder"
+            )
+        numbers = torch.cat([part.to(_DTYPES[self._dtype]) for part in parts]).cpu().numpy()
+        data = step.to_bytes(8, "little", signed=True) + numbers.tobytes()
+        append(self._file, data)
+        self._record_bytes = len(data)
+
+    @property
+    def record_bytes(self) -> int:
+        """Size of one record, 0 before the first."""
+        return self._record_bytes
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self, vectors: Mapping[str, SVD]) -> None:
+        layout = read_layout(self._run_dir / VECTOR_LAYOUT, _VERSION)
+        if layout is None:
+            layout = {
+                "version": _VERSION,
+                "dtype": self._dtype,
+                "matrices": [
+                    {"name": name, "shape": list(_describe(svd)[0]), "k": _describe(svd)[1]}
+                    for name, svd in vectors.items()
+                ],
+            }
+            text = json.dumps(layout, indent=1)
+            write_atomically(self._run_dir / VECTOR_LAYOUT, text.encode())
+        self._dtype = layout["dtype"]
+        self._entries, _ = _entries(layout)
+        (self._run_dir / FINAL_AGREEMENT).unlink(missing_ok=True)
+        self._file = open(self._run_dir / VECTORS, "ab", buffering=0)  # noqa: SIM115
+
+
+class SavedVectors:
+    """Reads the vectors of a run folder, also one that is being written.
+
+    Args:
+        run_dir: the folder of a run with ``reference="final"``.
+
+    Raises:
+        FileNotFoundError: no vectors were saved there.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
+        path = Path(run_dir)
+        layout = read_layout(path / VECTOR_LAYOUT, _VERSION)
+        if layout is None or not (path / VECTORS).exists():
+            raise FileNotFoundError(
+                f"{path}: no {VECTORS}; a run keeps its vectors where its monitor has "
+                "reference='final'"
+            )
+        self._entries, length = _entries(layout)
+        kind = _record_type(layout, length)
+        count = (path / VECTORS).stat().st_size // kind.itemsize
+        self._records: Any = (
+            np.memmap(path / VECTORS, dtype=kind, mode="r", shape=(count,))
+            if count
+            else np.zeros(0, dtype=kind)
+        )
+        self.steps = np.array(self._records["step"], dtype=np.int64)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the matrices, in order."""
+        return list(self._entries)
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """(m, n) of a matrix."""
+        return self._entries[name].shape
+
+    def read(self, index: int) -> dict[str, SVD]:
+        """U (m, k) and Vh (k, n) of every matrix at the index-th saved step, float32; S empty."""
+        values = torch.from_numpy(np.array(self._records[index]["values"], dtype=np.float32))
+        svds = {}
+        for name, entry in self._entries.items():
+            (m, n), k, start = entry.shape, entry.k, entry.start
+            Ut = values[start : start + k * m].view(k, m)
+            Vh = values[start + k * m : start + k * (m + n)].view(k, n)
+            svds[name] = SVD(Ut.mT, values.new_empty(0), Vh)
+        return svds
+
+
+def bytes_per_step(
+    matrices: Sequence[tuple[tuple[int, int], int]], k: int, dtype: str = "float16"
+) -> int:
+    """Size of one record for matrices of these shapes and ranks."""
+    size = _DTYPES[dtype].itemsize
+    return 8 + size * sum(min(k, rank) * sum(shape) for shape, rank in matrices)
+
+
+def truncate_vectors(run_dir: Path, last: int | None) -> None:
+    """Cut off a torn end and the records of steps after ``last``; all where it is ``None``."""
+    path = run_dir / VECTORS
+    if last is None:
+        for name in (VECTORS, VECTOR_LAYOUT, FINAL_AGREEMENT):
+            (run_dir / name).unlink(missing_ok=True)
+    elif path.exists():
+        layout = read_layout(run_dir / VECTOR_LAYOUT, _VERSION)
+        assert layout is not None  # written before the first record
+        kind = _record_type(layout, _entries(layout)[1])
+        steps = SavedVectors(run_dir).steps
+        os.truncate(path, int(np.count_nonzero(steps <= last)) * kind.itemsize)
+
+
+def _describe(svd: SVD) -> tuple[tuple[int, int], int]:
+    return (svd.U.shape[0], svd.Vh.shape[1]), svd.Vh.shape[0]
+
+
+def _entries(layout: Mapping[str, Any]) -> tuple[dict[str, _Entry], int]:
+    entries, start = {}, 0
+    for row in layout["matrices"]:
+        (m, n), k = row["shape"], row["k"]
+        entries[row["name"]] = _Entry((m, n), k, start)
+        start += k * (m + n)
+    return entries, start
+
+
+def _record_type(layout: Mapping[str, Any], length: int) -> np.dtype[Any]:
+    kind = {"float16": "<f2", "float32": "<f4"}[layout["dtype"]]
+    return np.dtype([("step", "<i8"), ("values", kind, (length,))])

@@ -1,0 +1,157 @@
+"""Rows of a frame in a few arrays, each row made when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.step.frame import Array, MatrixRow
+from spectral_monitor.step.views import ArrayViews, consecutive
+
+__all__ = [
+    "NOT_FINITE",
+    "PackedRows",
+    "RowPlan",
+    "Told",
+    "make_row",
+    "reasons_of",
+    "spectra_of",
+    "tell_reasons",
+]
+
+NOT_FINITE = "the matrix has NaN or infinity in it"
+"""`spectral_monitor.step.frame.MatrixRow.reason`, where it is the numbers themselves."""
+
+Told = tuple[str, tuple[int, int], str, str]
+"""Name, shape, kind and method of a row."""
+
+
+class RowPlan(NamedTuple):
+    """What is the same at every step, one entry per matrix."""
+
+    told: list[Told]
+    sides: Array
+    """The short sides."""
+    numbers: dict[str, int]
+    slices: dict[str, slice]
+    """Where the singular values of each are in the block of all."""
+
+    @staticmethod
+    def of(matrices: Sequence[Matrix], method: str, lengths: Sequence[int]) -> RowPlan:
+        """For spectra of these lengths."""
+        names = [matrix.name for matrix in matrices]
+        return RowPlan(
+            [(m.name, m.shape, m.kind, method) for m in matrices],
+            np.array([min(m.shape) for m in matrices], dtype=np.float64),
+            {name: i for i, name in enumerate(names)},
+            consecutive(names, lengths),
+        )
+
+
+class PackedRows(Mapping[str, MatrixRow]):
+    """Rows by name.
+
+    Args:
+        plan: of the matrices, all of one method.
+        values, bounds: (total,) singular values and bounds of their errors.
+        tables: (2, matrices, 7) float64: the metrics, and their bounds.
+        finite, work: see `spectral_monitor.step.frame.MatrixRow`.
+    """
+
+    def __init__(
+        self,
+        plan: RowPlan,
+        values: Array,
+        bounds: Array,
+        tables: Array,
+        finite: Sequence[bool],
+        work: Sequence[str],
+    ) -> None:
+        self.plan, self.tables = plan, tables
+        self.values_of = ArrayViews(values, plan.slices)
+        self.bounds_of = ArrayViews(bounds, plan.slices)
+        self.finite, self.work = finite, work
+        self.reasons: Mapping[str, str] = {}
+        self._made: dict[str, MatrixRow] = {}
+
+    @property
+    def bounds_follow(self) -> bool:
+        """As of `MatrixRow`, of all of them."""
+        return self.plan.told[0][3] == "exact" and self.values_of.block.dtype == np.float32
+
+    def __getitem__(self, name: str) -> MatrixRow:
+        row = self._made.get(name)
+        if row is None:
+            i = self.plan.numbers[name]
+            metrics, bounds = self.tables[:, i].tolist()
+            row = self._made[name] = make_row(
+                self.plan.told[i], self.finite[i], self.work[i],
+                self.values_of[name], self.bounds_of[name], metrics, bounds,
+                self.reasons.get(name, ""),
+            )  # fmt: skip
+        return row
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.plan.numbers)
+
+    def __len__(self) -> int:
+        return len(self.plan.numbers)
+
+    def __repr__(self) -> str:
+        return f"PackedRows({list(self)})"
+
+
+def spectra_of(
+    rows: Mapping[str, MatrixRow], names: Sequence[str]
+) -> tuple[ArrayViews[str], ArrayViews[str]]:
+    """Singular values and bounds of these matrices."""
+    if isinstance(rows, PackedRows):
+        return rows.values_of, rows.bounds_of
+    return (
+        ArrayViews.of({name: rows[name].singular_values for name in names}),
+        ArrayViews.of({name: rows[name].singular_value_bounds for name in names}),
+    )
+
+
+def tell_reasons(rows: Mapping[str, MatrixRow], reasons: Mapping[str, str]) -> None:
+    """Say why rows have no numbers, where that is not for what is in the matrices."""
+    if isinstance(rows, PackedRows):
+        rows.reasons = dict(reasons)
+        return
+    for name, reason in reasons.items():
+        rows[name].reason = reason
+
+
+def reasons_of(rows: Mapping[str, MatrixRow]) -> dict[str, str]:
+    """Name -> `spectral_monitor.step.frame.MatrixRow.reason`, of those that have one."""
+    if isinstance(rows, PackedRows):
+        if all(rows.finite):
+            return {}
+        unknown = [name for name, ok in zip(rows, rows.finite, strict=True) if not ok]
+        return {name: rows.reasons.get(name, NOT_FINITE) for name in unknown}
+    return {name: row.reason for name, row in rows.items() if row.reason}
+
+
+def make_row(
+    told: Told,
+    finite: bool,
+    work: str,
+    values: Array,
+    value_bounds: Array,
+    metrics: Sequence[float],
+    bounds: Sequence[float],
+    reason: str = "",
+) -> MatrixRow:
+    """A row from its numbers, metrics and bounds in the order of ``METRICS``.
+
+    ``reason``: why it is not finite, where that is not for its numbers.
+    """
+    name, shape, kind, method = told
+    entropy, exponential, stable, rank, spectral, nuclear, frobenius = metrics
+    return MatrixRow(
+        name, shape, kind, method, finite, work, values, value_bounds,
+        entropy, exponential, stable, rank, spectral, nuclear, frobenius, bounds,
+        "" if finite else reason or NOT_FINITE,
+    )  # fmt: skip

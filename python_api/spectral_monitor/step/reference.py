@@ -1,0 +1,322 @@
+"""Singular vectors that later ones are compared with (Eq. 5 of Yunis et al.)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.run.reader import recorded_spectra
+from spectral_monitor.run.saved_vectors import SavedVectors
+from spectral_monitor.step.frame import Array
+from spectral_monitor.step.rows import rounding, to_arrays
+from spectral_monitor.step.views import ArrayViews, consecutive
+from torch import Tensor
+
+from spectral_kernels.alignment.clusters import cluster_agreement_list
+from spectral_kernels.alignment.prepared import PreparedAgreement
+from spectral_kernels.entry.results import SVD
+
+__all__ = ["Given", "Prepared", "Reference"]
+
+Given = str | os.PathLike[str] | Sequence[SVD] | Mapping[str, SVD] | None
+_MODES = ("init", "previous", "final")
+
+
+class Reference:
+    """Leading left and right vectors by matrix name, at most ``k`` of each.
+
+    They take k (m + n) numbers of a matrix of m n, twice the matrix at the very most.
+
+    Args:
+        given: "init", "previous", "final", the folder of a run with saved vectors (those of its
+            last step), SVDs (in the order of the matrices, or by name) or ``None``.
+        matrices: those under watch.
+        k: how many vectors to keep and compare.
+        in_place: whether the SVDs to compare are in the same tensors at every step, as a
+            tracker's are; what can be prepared is then prepared once.
+
+    Raises:
+        ValueError: anything else, a folder without vectors, or vectors of other matrices.
+    """
+
+    def __init__(self, given: Given, matrices: Sequence[Matrix], k: int, *, in_place: bool) -> None:
+        self._matrices = matrices
+        self._in_place = in_place
+        self._k = k
+        self._vectors: dict[str, SVD] = {}
+        self.spectra: dict[str, tuple[Array, Array]] = {}
+        """Name -> all singular values that were given, and bounds of theirs."""
+        self._agreement: Prepared | None = None
+        self._mode: str | None = None
+        self._late_at: int | None = None
+        self._source = "none"
+        if isinstance(given, str) and given in _MODES:
+            self._mode = given
+        elif isinstance(given, str | os.PathLike):
+            self._mode, self._source = "given", self._take_run(Path(given))
+        elif given is not None:
+            self._mode, count = "given", self._take(given)
+            self._source = f"given SVDs of {count} matrices"
+        self._compared = (
+            []
+            if self.wants_final
+            else [i for i, m in enumerate(matrices) if self.wants_all or m.name in self._vectors]
+        )
+
+    @property
+    def wants_init(self) -> bool:
+        """Whether the weights as they are now are to be remembered."""
+        return self._mode == "init"
+
+    @property
+    def wants_previous(self) -> bool:
+        """Whether every measured step is to be remembered."""
+        return self._mode == "previous"
+
+    @property
+    def wants_final(self) -> bool:
+        """Whether vectors are to be saved, for a comparison when the run is over."""
+        return self._mode == "final"
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether every matrix is compared, not only those that SVDs were given for."""
+        return self._mode in _MODES
+
+    @property
+    def described(self) -> str:
+        """One line for `explain`."""
+        late = "" if self._late_at is None else f", at step {self._late_at}, not the initial ones"
+        told = {
+            "init": f"the weights when the monitor was made{late}",
+            "previous": "the last measured step",
+            "final": "the last recorded step, when the run is over "
+            "(spectral_monitor.run.final_agreement, or a report)",
+        }
+        return told.get(self._mode or "", self._source)
+
+    def made_late(self, step: int) -> None:
+        """The weights when the monitor was made were those before this step of a run."""
+        self._late_at = step
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._vectors
+
+    def memory(self) -> dict[str, int]:
+        """Matrix -> bytes that its vectors take, now or after the first step."""
+        if self.wants_final:
+            return {}
+        return {
+            matrix.name: (
+                sum(x.nbytes for x in (self._vectors[matrix.name].U, self._vectors[matrix.name].Vh))
+                if matrix.name in self._vectors
+                else _size(matrix, self._k)
+            )
+            for matrix in (self._matrices[i] for i in self._compared)
+        }
+
+    def remember(self, svds: Sequence[SVD], finite: Sequence[bool]) -> None:
+        """Keep the vectors of these SVDs; those of a matrix with NaN stay as they were."""
+        for matrix, svd, ok in zip(self._matrices, svds, finite, strict=True):
+            if ok:
+                # Copies: the SVD may be a view of one block for all matrices, or overwritten.
+                leading, known = self.leading(svd), self._vectors.get(matrix.name)
+                if known is not None and _fits(known, leading):
+                    known.U.copy_(leading.U)
+                    known.Vh.copy_(leading.Vh)
+                else:
+                    copy = SVD(leading.U.clone(), leading.S, leading.Vh.clone())
+                    self._vectors[matrix.name] = copy
+                    self._agreement = None
+
+    def follow(self, svds: Sequence[SVD], finite: Sequence[Tensor]) -> None:
+        """`remember`, with no number read: every matrix is known, and ``finite`` are () bool."""
+        for i, (matrix, svd) in enumerate(zip(self._matrices, svds, strict=True)):
+            known, leading = self._vectors[matrix.name], self.leading(svd)
+            known.U.copy_(torch.where(finite[i], leading.U, known.U))
+            known.Vh.copy_(torch.where(finite[i], leading.Vh, known.Vh))
+
+    def leading(self, svd: SVD) -> SVD:
+        """The vectors that take part, views; S is empty."""
+        return SVD(svd.U[:, : self._k], svd.S.new_empty(0), svd.Vh[: self._k])
+
+    def agreement(
+        self, svds: Sequence[SVD], clusters: Sequence[Tensor]
+    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+        """Agreement of single vectors and of the subspaces of clusters, by name.
+
+        |u_i . u'_i| |v_i . v'_i|, and `spectral_kernels.subspace_agreement`; NaN where no
+        reference is known yet.
+
+        Args:
+            svds: of all matrices.
+            clusters: of all matrices, from `spectral_kernels.singular_value_clusters`.
+        """
+        known = self._agreement
+        if known is None or known.svds is not svds or known.clusters is not clusters:
+            known = self._agreement = self.prepared(svds, clusters) if self._in_place else None
+        if known is not None:
+            joined = known.prepared.run().cpu().numpy()
+            return ArrayViews(joined[0], known.slices), ArrayViews(joined[1], known.slices)
+        members = [i for i in self._compared if self._matrices[i].name in self._vectors]
+        pairs = [(svds[i], self._like(svds[i], i)) for i in members]
+        first = [clusters[i][:count] for i, count in zip(members, _counts(pairs), strict=True)]
+        vectors, subspaces = cluster_agreement_list(pairs, [f[: self._k] for f in first])
+        found = to_arrays([*vectors, *subspaces])
+        single: dict[str, Array] = {
+            self._matrices[i].name: np.full(min(self._k, len(svds[i].S)), np.nan, dtype=np.float32)
+            for i in self._compared
+        }
+        whole = dict(single)
+        names = [self._matrices[i].name for i in members]
+        single.update(zip(names, found[: len(names)], strict=True))
+        whole.update(zip(names, found[len(names) :], strict=True))
+        return single, whole
+
+    def prepared(self, svds: Sequence[SVD], clusters: Sequence[Tensor]) -> Prepared | None:
+        """The agreement of SVDs that are in these places at every step, with `clusters` in theirs.
+
+        None where nothing is compared, where not all references are known, or dtypes differ.
+        """
+        if not self._compared or not self.is_known:
+            return None
+        pairs = [(svds[i], self._like(svds[i], i)) for i in self._compared]
+        if len({a.U.dtype for a, _ in pairs}) > 1:
+            return None
+        counts = [min(self._k, count) for count in _counts(pairs)]
+        first = [clusters[i][:count] for i, count in zip(self._compared, counts, strict=True)]
+        names = [self._matrices[i].name for i in self._compared]
+        return Prepared(svds, clusters, PreparedAgreement(pairs, first), consecutive(names, counts))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there are reference vectors of every matrix that is compared."""
+        return all(self._matrices[i].name in self._vectors for i in self._compared)
+
+    def _like(self, svd: SVD, i: int) -> SVD:
+        """The reference of a matrix, in the dtype and on the device of its present vectors."""
+        name = self._matrices[i].name
+        known = self._vectors[name]
+        if known.U.dtype != svd.U.dtype or known.U.device != svd.U.device:
+            self._agreement = None
+            known = self._vectors[name] = SVD(known.U.to(svd.U), known.S, known.Vh.to(svd.Vh))
+        return known
+
+    def state(self) -> dict[str, Any]:
+        """For ``state_dict``."""
+        return {
+            "mode": self._mode,
+            "late_at": self._late_at,
+            "vectors": {name: [svd.U, svd.Vh] for name, svd in self._vectors.items()},
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take the vectors of a state."""
+        if state["mode"] != self._mode:
+            raise ValueError(
+                f"state: its reference is {state['mode']!r}, this monitor's is {self._mode!r}"
+            )
+        shapes = {matrix.name: matrix.shape for matrix in self._matrices}
+        loaded = {}
+        for name, (U, Vh) in state["vectors"].items():
+            if name not in shapes or (U.shape[0], Vh.shape[1]) != shapes[name]:
+                raise ValueError(
+                    f"state: reference vectors of {name!r} have the sides "
+                    f"{(U.shape[0], Vh.shape[1])}, the matrix is {shapes.get(name, 'unknown')}"
+                )
+            loaded[name] = SVD(U.clone(), U.new_empty(0), Vh.clone())
+        self._vectors, self._agreement = loaded, None
+        self._late_at = state.get("late_at")
+
+    def _take(self, given: Sequence[SVD] | Mapping[str, SVD]) -> int:
+        names = [matrix.name for matrix in self._matrices]
+        if isinstance(given, Mapping):
+            unknown = [name for name in given if name not in names]
+            if unknown:
+                raise ValueError(f"reference: no matrix is called {', '.join(map(repr, unknown))}")
+            entries = dict(given)
+        else:
+            if len(given) != len(names):
+                raise ValueError(
+                    f"reference: {len(given)} SVDs for {len(names)} matrices: {', '.join(names)}"
+                )
+            entries = dict(zip(names, given, strict=True))
+        shapes = {matrix.name: matrix.shape for matrix in self._matrices}
+        for name, svd in entries.items():
+            U, Vh = torch.as_tensor(svd.U).detach(), torch.as_tensor(svd.Vh).detach()
+            if U.dim() != 2 or Vh.dim() != 2 or (U.shape[0], Vh.shape[1]) != shapes[name]:
+                raise ValueError(
+                    f"reference: the SVD of {name!r} has U {tuple(U.shape)} and Vh "
+                    f"{tuple(Vh.shape)}, the matrix is {shapes[name]}"
+                )
+            self._vectors[name] = self.leading(SVD(U, U.new_empty(0), Vh))
+            self.spectra[name] = _spectrum(svd.S, name, shapes[name], min(U.shape[1], Vh.shape[0]))
+        return len(entries)
+
+    def _take_run(self, folder: Path) -> str:
+        modes = ", ".join(map(repr, _MODES))
+        try:
+            saved = SavedVectors(folder)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"reference: expected {modes}, the folder of a run, SVDs or None; {error}"
+            ) from error
+        here = {matrix.name for matrix in self._matrices}
+        if not len(saved.steps) or not here & set(saved.names):
+            raise ValueError(
+                f"reference: {folder} has the vectors of {len(saved.steps)} steps and the matrices "
+                f"{', '.join(saved.names)}; expected some of {', '.join(sorted(here))}"
+            )
+        step, spectra = recorded_spectra(folder, saved.steps)
+        at = int(np.flatnonzero(saved.steps == step)[0])
+        count = self._take(
+            {
+                name: svd._replace(S=torch.from_numpy(spectra[name][0]))
+                for name, svd in saved.read(at).items()
+                if name in here and name in spectra
+            }
+        )
+        self.spectra = {name: spectra[name] for name in self.spectra}
+        return f"step {step} of {folder.as_posix()}, {count} matrices"
+
+
+def _spectrum(S: Any, name: str, shape: tuple[int, ...], count: int) -> tuple[Array, Array]:
+    """Singular values as given, and bounds: the rounding that exact solvers are tested against."""
+    values = torch.as_tensor(S).detach()
+    if values.dim() != 1 or not len(values):
+        raise ValueError(
+            f"reference: the SVD of {name!r} has singular values of shape {tuple(values.shape)}; "
+            f"expected ({count},): which vectors can be told apart depends on them"
+        )
+    (bounds,) = rounding([values], [shape]).bounds
+    return values.double().cpu().numpy(), bounds.cpu().numpy()
+
+
+def _size(matrix: Matrix, k: int) -> int:
+    return matrix.result_bytes * min(k, matrix.rank) * sum(matrix.shape)
+
+
+class Prepared(NamedTuple):
+    """Agreement of SVDs that are overwritten at every step."""
+
+    svds: Sequence[SVD]
+    clusters: Sequence[Tensor]
+    prepared: PreparedAgreement
+    slices: dict[str, slice]
+
+
+def _counts(pairs: Sequence[tuple[SVD, SVD]]) -> list[int]:
+    return [min(a.Vh.shape[0], b.Vh.shape[0]) for a, b in pairs]
+
+
+def _fits(known: SVD, svd: SVD) -> bool:
+    """Whether one can be copied into the other."""
+    return all(
+        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+        for a, b in ((known.U, svd.U), (known.Vh, svd.Vh))
+    )

@@ -1,0 +1,249 @@
+"""Rows of a frame: from whole spectra with their bounds, or from k leading values."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from spectral_monitor.model.matrix import Matrix
+from spectral_monitor.step.bounds import estimate_from_leading, rounding_of_mass
+from spectral_monitor.step.frame import Array, MatrixRow
+from spectral_monitor.step.moved_bounds import moved
+from spectral_monitor.step.overflow import leading_anew, rescaled, table_anew
+from spectral_monitor.step.packed_rows import PackedRows, RowPlan, make_row
+from spectral_monitor.step.spectra import Spectra, rounding
+from torch import Tensor
+
+from spectral_kernels.entry.results import METRICS
+from spectral_kernels.rank.bounds import effective_rank_bounds
+from spectral_kernels.rank.summary_bounds import BoundedSummaries
+from spectral_kernels.runtime.numerics import value_rounding
+
+__all__ = [
+    "RowMaker",
+    "Spectra",
+    "copied",
+    "leading_rows",
+    "rounding",
+    "shared_block",
+    "split",
+    "to_arrays",
+]
+
+
+def to_arrays(tensors: Sequence[Tensor]) -> list[Array]:
+    """NumPy arrays of many 1-D tensors through one copy (on a GPU: one transfer)."""
+    if not tensors:
+        return []
+    if len({tensor.dtype for tensor in tensors}) > 1:
+        # Joined, the float64 ones would widen the others.
+        return [tensor.to("cpu", copy=True).numpy() for tensor in tensors]
+    joined = torch.cat(list(tensors)).cpu().numpy()
+    return split(joined, [len(tensor) for tensor in tensors])
+
+
+def split(joined: Array, lengths: Sequence[int]) -> list[Array]:
+    """Consecutive parts of these lengths: views."""
+    ends = itertools.accumulate(lengths)
+    return [joined[start:end] for start, end in itertools.pairwise((0, *ends))]
+
+
+class RowMaker:
+    """Rows from whole spectra, ranks and norms with their bounds from one call.
+
+    Spectra in the same tensors as last time cost no preparation.
+
+    Args:
+        matrices: those of every step, in order.
+        method: name of the method, for the rows.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix], method: str) -> None:
+        self._matrices, self._method = matrices, method
+        self._summaries: BoundedSummaries | None = None
+        self._spectra: Spectra | None = None
+
+    def rows(
+        self, spectra: Spectra, finite: Sequence[bool], work: Sequence[str]
+    ) -> Mapping[str, MatrixRow]:
+        """Rows by name; ``finite`` and ``work`` as in `spectral_monitor.step.frame.MatrixRow`."""
+        if self._summaries is None or not (
+            spectra is self._spectra or self._summaries.fits(*spectra)
+        ):
+            shapes = [matrix.shape for matrix in self._matrices]
+            self._summaries = BoundedSummaries(*spectra, shapes)
+            self._spectra = spectra
+            lengths = [len(S) for S in spectra.values]
+            self._plan = RowPlan.of(self._matrices, self._method, lengths)
+            self._one_dtype = len({S.dtype for S in spectra.values}) <= 1
+            self._values, self._bounds = shared_block(spectra.values), shared_block(spectra.bounds)
+        tables = self._summaries.run().cpu().numpy().copy()
+        self._mend(spectra, tables, finite)
+        if not self._one_dtype:
+            # Joined, the float64 ones would widen the others.
+            return self._each(spectra, tables, finite, work)
+        return PackedRows(
+            self._plan,
+            copied(self._values, spectra.values),
+            copied(self._bounds, spectra.bounds),
+            tables,
+            finite,
+            work,
+        )
+
+    def _mend(self, spectra: Spectra, tables: Array, finite: Sequence[bool]) -> None:
+        """Solve finite matrices anew whose values are beyond the range of their type."""
+        for i in np.flatnonzero(np.isnan(tables[0]).any(axis=-1)).tolist():
+            if finite[i] and bool(spectra.values[i].isinf().any()):
+                tables[:, i] = table_anew(self._matrices[i])
+
+    def _each(
+        self, spectra: Spectra, tables: Array, finite: Sequence[bool], work: Sequence[str]
+    ) -> dict[str, MatrixRow]:
+        arrays = to_arrays(spectra.values), to_arrays(spectra.bounds)
+        parts = zip(self._plan.told, finite, work, *arrays, *tables.tolist(), strict=True)
+        return {entry[0][0]: make_row(*entry) for entry in parts}
+
+
+def shared_block(tensors: Sequence[Tensor]) -> Array | None:
+    """The memory that 1-D tensors share, one after the other, on the CPU; None where they do not.
+
+    It is read at every step: a copy of it is a tenth of the cost of joining its parts.
+    """
+    place = tensors[0].data_ptr()
+    for x in tensors:
+        if x.device.type != "cpu" or not x.is_contiguous() or x.data_ptr() != place:
+            return None
+        place += x.nbytes
+    total = sum(len(x) for x in tensors)
+    storage = tensors[0].untyped_storage().data_ptr() + tensors[0].untyped_storage().nbytes()
+    if place > storage:
+        return None
+    array: Array = tensors[0].as_strided((total,), (1,)).numpy()
+    return array
+
+
+def copied(block: Array | None, tensors: Sequence[Tensor]) -> Array:
+    """A copy of 1-D tensors one after the other, from their `shared_block` where there is one."""
+    return torch.cat(list(tensors)).cpu().numpy() if block is None else block.copy()
+
+
+def leading_rows(
+    matrices: Sequence[Matrix],
+    method: str,
+    values: Sequence[Tensor],
+    norms: Tensor,
+    *,
+    finite: Sequence[bool],
+    work: Sequence[str],
+    bounds: Sequence[Tensor] | None = None,
+    errors: Sequence[float] | None = None,
+    anew: bool = False,
+) -> dict[str, MatrixRow]:
+    """Rows by name.
+
+    Args:
+        matrices: those of the step, in the order of everything else.
+        method: name of the method, for the rows.
+        values: (k,) leading singular values of a projection U^T A, descending.
+        norms: float64 Frobenius norms of the matrices, correct to rounding.
+        finite: whether all entries of a matrix are finite numbers; its row is NaN otherwise.
+        work: see `spectral_monitor.step.frame.MatrixRow.work`.
+        bounds: (k,) of the errors of ``values``, where more is known than the norms tell.
+        errors: where these are numbers of cores, how far the singular values of the matrices are
+            from theirs, in the 2-norm.
+        anew: matrices may be read again, those with values or norms beyond the range of their
+            type, which are then solved from scratch.
+    """
+    exponents = [0] * len(values)
+    if anew:
+        values, norms, bounds, exponents = _within_range(matrices, values, norms, bounds, finite)
+    entropies = _entropies(values, norms, matrices)
+    spectra = to_arrays(values)
+    radii: Sequence[Array | None] = [None] * len(values) if bounds is None else to_arrays(bounds)
+    if errors is None:
+        errors = [0.0] * len(values)
+    # What was solved from scratch has none of a core.
+    errors = [0.0 if exponent else e for e, exponent in zip(errors, exponents, strict=True)]
+    return {
+        matrix.name: _leading_row(matrix, method, ok, done, s, b, norm, entropy, error, exponent)
+        for matrix, ok, done, s, b, norm, entropy, error, exponent in zip(
+            matrices, finite, work, spectra, radii, norms.tolist(), entropies, errors, exponents,
+            strict=True,
+        )
+    }  # fmt: skip
+
+
+def _within_range(
+    matrices: Sequence[Matrix],
+    values: Sequence[Tensor],
+    norms: Tensor,
+    bounds: Sequence[Tensor] | None,
+    finite: Sequence[bool],
+) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor] | None, list[int]]:
+    """Values, norms and bounds over 2**exponent where they were infinite, and the exponents."""
+    exponents = [0] * len(values)
+    largest = torch.stack([S[0].double() for S in values])
+    which = (torch.isinf(norms) | torch.isinf(largest)).nonzero()[:, 0].tolist()
+    if not which:
+        return values, norms, bounds, exponents
+    values, norms, bounds = list(values), norms.clone(), None if bounds is None else list(bounds)
+    for i in which:
+        if finite[i]:
+            values[i], norms[i], exponents[i] = leading_anew(matrices[i], len(values[i]))
+            if bounds is not None:
+                bounds[i] = rounding([values[i]], [matrices[i].shape]).bounds[0]
+    return values, norms, bounds, exponents
+
+
+def _entropies(
+    values: Sequence[Tensor], norms: Tensor, matrices: Sequence[Matrix]
+) -> list[tuple[float, float]]:
+    """Proven (low, high) of every entropy, two calls per group of equal k and r.
+
+    The upper ones are those of all the mass that may be free, where the values are rounded.
+    """
+    groups: dict[tuple[int, int, torch.dtype, float], list[int]] = {}
+    for i, (S, matrix) in enumerate(zip(values, matrices, strict=True)):
+        unit = value_rounding(*matrix.shape, S.dtype)
+        groups.setdefault((len(S), matrix.rank, S.dtype, unit), []).append(i)
+    bounds = [(math.nan, math.nan)] * len(values)
+    for (_, r, _, unit), members in groups.items():
+        S = torch.stack([values[i] for i in members])
+        free = rounding_of_mass(S.sum(dim=-1).double(), S[:, 0].double(), S.shape[-1], unit)
+        low, _ = effective_rank_bounds(S, norms[members], r)
+        _, high = effective_rank_bounds(S, (norms[members] ** 2 + free) ** 0.5, r)
+        for i, pair in zip(members, zip(low.tolist(), high.tolist(), strict=True), strict=True):
+            bounds[i] = pair
+    return bounds
+
+
+def _leading_row(
+    matrix: Matrix,
+    method: str,
+    finite: bool,
+    work: str,
+    values: Array,
+    bounds: Array | None,
+    norm: float,
+    entropy: tuple[float, float],
+    error: float,
+    exponent: int,
+) -> MatrixRow:
+    told = (matrix.name, matrix.shape, matrix.kind, method)
+    if not finite:
+        nothing = (math.nan,) * len(METRICS)
+        unknown = np.full(len(values), np.nan)
+        values = unknown.astype(values.dtype)
+        return make_row(told, False, work, values, unknown, nothing, nothing)
+    found = estimate_from_leading(values, norm, matrix.shape, entropy, bounds, rank=matrix.rank)
+    if error:
+        found = moved(found, values, matrix.shape, matrix.rank, error)
+    if exponent:
+        found = rescaled(found, exponent)
+        with np.errstate(over="ignore"):
+            values = np.ldexp(values, exponent)
+    return make_row(told, True, work, values, found.value_bounds, found.values, found.bounds)

@@ -1,5 +1,0 @@
-"""Small matrices with the singular values of U Sigma Vh."""
-
-from spectral_kernels.decomposed.core.op import Core, cores, lift
-
-__all__ = ["Core", "cores", "lift"]
