@@ -462,7 +462,7 @@ def test_updates_that_read_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch
         views = [torch.empty(matrix.shape, device="meta") for matrix in solver._measured]
         return not_these(views, solver, "meta")
 
-    plain = "tracking runs in plain torch, which reads its bounds as it goes"
+    plain = "tracking.whole runs in plain torch, which reads its bounds as it goes"
     assert why(None) == why(3) == plain
     kernels = SimpleNamespace(
         __name__="a.triton_backend",

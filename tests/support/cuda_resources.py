@@ -1,6 +1,7 @@
 """What nvcc makes of every CUDA kernel: registers and spills, for sm_80 and sm_90.
 
-``python -m tests.support.cuda_resources --write`` renews the table that test_cuda_sources.py compares with.
+``python -m tests.support.cuda_resources --write`` renews the table that test_cuda_sources.py
+compares with.
 """
 
 from __future__ import annotations

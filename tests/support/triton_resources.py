@@ -1,4 +1,6 @@
-"""What compiled Triton kernels need: ``python -m tests.support.triton_resources --write [operation ...]``.
+"""What compiled Triton kernels need.
+
+``python -m tests.support.triton_resources --write [operation ...]`` renews the tables.
 
 Every variant of ``tests/support/triton_variants`` is compiled for its GPUs, which needs none. The
 registers, shared memory and stack come from the binary (cuobjdump, which Triton brings along); a
