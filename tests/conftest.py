@@ -24,7 +24,7 @@ from tests.support.compiled import COMPILED, need_compiled
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
 
-# A process that interprets Triton kernels runs them and nothing else: see test_interpreted.py.
+# A process that interprets Triton kernels runs nothing else: tests/runtime/test_interpreted.py.
 INTERPRETING = triton_runtime.interpreting()
 _EVERY_ISA = ["triton"] if INTERPRETING else [*COMPILED, "torch"]
 _BACKENDS = ["triton"] if INTERPRETING else ["cpu", "torch"]

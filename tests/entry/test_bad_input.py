@@ -9,27 +9,11 @@ import pytest
 import torch
 
 import spectral_kernels as sk
+from tests.support.takers import TAKES_A_MATRIX
 
 A = torch.ones(4, 3)
 USV = sk.svd(torch.randn(4, 3))
 
-TAKES_A_MATRIX = {
-    "svd": sk.svd,
-    "svdvals": sk.svdvals,
-    "rsvd": lambda x: sk.rsvd(x, 1),
-    "effective_rank": sk.effective_rank,
-    "stable_rank": sk.stable_rank,
-    "numerical_rank": sk.numerical_rank,
-    "feature_rank": sk.feature_rank,
-    "spectral_summary": sk.spectral_summary,
-    "decompose": sk.decompose,
-    "alignment_matrix": lambda x: sk.alignment_matrix(x, x),
-    "alignment_diagonal": lambda x: sk.alignment_diagonal(x, x),
-    "subspace_overlap": lambda x: sk.subspace_overlap(x, x),
-    "residual_bounds": lambda x: sk.residual_bounds(x, x, x, x),
-    "recompose": lambda x: sk.recompose(x, x, x),
-    "usv_matmul": lambda x: sk.usv_matmul(x, x, x, x),
-}
 
 CHECKS_FINITE = {
     "svd": sk.svd,

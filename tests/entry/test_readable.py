@@ -14,8 +14,8 @@ from spectral_kernels.entry.readable import is_readable, resolved, why_unreadabl
 from spectral_kernels.rsvd.op import rsvd_list
 from spectral_kernels.snapshot.op import snapshot_list
 from spectral_kernels.svd.op import svd_list, svdvals_list
-from tests.entry.test_bad_input import TAKES_A_MATRIX
 from tests.support.odd_tensors import READ, REFUSED, SHAPE, WITHOUT_VALUES, distributed, one_rank
+from tests.support.takers import TAKES_A_MATRIX
 
 LISTS: dict[str, Callable[[Any], Any]] = {
     "svd_list": lambda x: svd_list([x]),

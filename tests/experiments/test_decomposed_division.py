@@ -30,8 +30,7 @@ from experiments.kit.history import History
 from experiments.kit.run_folder import run_folder
 from experiments.kit.training import make_monitor
 from experiments.kit.updates import Updates
-from tests.device.test_device_program import Apart
-from tests.experiments.test_experiment_kit_study import NoReads
+from tests.support.dispatched import Apart, NoReads
 
 CPU = torch.device("cpu")
 TINY = replace(

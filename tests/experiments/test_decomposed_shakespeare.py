@@ -22,7 +22,7 @@ from experiments.decomposed_shakespeare.study import main as study_main
 from experiments.decomposed_shakespeare.task import make_task
 from experiments.kit.options import Options
 from experiments.kit.updates import Updates
-from tests.experiments.test_experiment_kit_study import NoReads
+from tests.support.dispatched import NoReads
 from tests.support.study_outcomes import by_label, outcome
 
 

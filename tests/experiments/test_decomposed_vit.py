@@ -21,7 +21,7 @@ from experiments.kit.arms import baseline, decomposed
 from experiments.kit.datasets import ImageSplit
 from experiments.kit.options import Options
 from experiments.kit.updates import Updates
-from tests.experiments.test_experiment_kit_study import NoReads
+from tests.support.dispatched import NoReads
 from tests.support.study_outcomes import by_label, outcome
 
 

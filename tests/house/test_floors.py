@@ -205,6 +205,18 @@ def test_the_house_keeps_the_rules() -> None:
     assert not [line for line in violations(ROOT) if not any(p in line for p in PENDING)]
 
 
+def test_no_test_imports_a_test() -> None:
+    """What two tests share lies in ``tests/support``."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        visitor = Imports(".".join(path.relative_to(ROOT).parent.parts))
+        visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
+        for line, name, _ in visitor.found:
+            if any(part.startswith("test_") for part in name.split(".")[:-1]):
+                found.append(f"{path.relative_to(ROOT)}:{line}: imports {name}")
+    assert found == []
+
+
 def test_every_room_is_there() -> None:
     for package, rooms in ROOMS.items():
         folder = ROOT / SOURCES.get(package, "") / package

@@ -11,10 +11,8 @@ from spectral_monitor.monitor import SpectralMonitor
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.device.test_monitor_device import jolt
-from tests.step.test_monitor import Net, due
-from tests.step.test_monitor_tracked import assert_within_bounds
 from tests.support.device_steps import LateStreams, as_device
+from tests.support.monitored import Net, assert_within_bounds, due, jolt
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from spectral_monitor.step.frame import SpectralFrame
 from torch import nn
 
 import spectral_kernels as sk
-from tests.step.test_monitor import Net, due
+from tests.support.monitored import Net, due
 
 watching = partial(SpectralMonitor, every=1)
 METHODS = ("tracked", "exact", "randomized")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import spectral_kernels as sk
 from spectral_kernels.svd.op import svdvals_list
-from tests.step.test_monitor_decomposed import product
+from tests.support.decomposed_models import product
 
 D, HEADS = 16, 4
 

@@ -1,6 +1,6 @@
 // Runs every kernel on buffers of exactly the size it asks for, filled with NaN, under the address
 // and undefined-behaviour sanitizers: a read or write past a buffer stops the program, a read of
-// what was never written shows as NaN in a result. tests/runtime/test_native.py builds and runs it.
+// what was never written shows as NaN in a result. tests/runtime/test_sanitized_kernels.py builds and runs it.
 #include <cmath>
 #include <cstdio>
 #include <cstring>

@@ -3,61 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from spectral_monitor.pairs.tracing.map import Edge, Trace
+from spectral_monitor.pairs.tracing.map import Trace
 from torch import Tensor, nn
 from torch.nn import functional
 
 import spectral_kernels as sk
-
-
-def drawn(model: nn.Module, *inputs: object, **kwargs: object) -> set[str]:
-    """Every edge, as ``kind: a.weight[0:6, 0] -> b.weight[0, 0:6]``."""
-    traced = sk.trace(model, *inputs, **kwargs)
-    assert not traced.ended, traced.ended
-    return {told(edge, traced) for edge in traced.edges}
-
-
-def told(edge: Edge, traced: Trace) -> str:
-    order = np.argsort(edge.second.elements, kind="stable")
-    sides = (side(x.parameter, x.elements[order], traced) for x in (edge.first, edge.second))
-    return f"{edge.kind}: {' -> '.join(sides)}{' inferred' if edge.inferred else ''}"
-
-
-def side(name: str, elements: np.ndarray, traced: Trace) -> str:
-    coordinates = np.unravel_index(elements, traced.shapes[name])
-    return f"{name}[{', '.join(map(indices, coordinates))}]"
-
-
-def indices(x: np.ndarray) -> str:
-    if (x == x[0]).all():
-        return str(x[0])
-    parts = np.split(x, np.flatnonzero(np.diff(x) != 1) + 1)
-    if min(map(len, parts)) == 1:
-        return "".join(map(str, x))
-    return "+".join(f"{part[0]}:{part[-1] + 1}" for part in parts)
-
-
-def parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape))
-
-
-class Module(nn.Module):
-    """A module of these parts whose forward is a function of it and the inputs."""
-
-    def __init__(self, forward: Callable[..., Tensor], **parts: nn.Module | nn.Parameter) -> None:
-        super().__init__()
-        self.run = forward
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.run(self, *inputs)
-
+from tests.support.traced import Module, as_line, drawn, parameter
 
 TOKENS = torch.randint(9, (2, 5), generator=torch.Generator().manual_seed(0))
 
@@ -540,7 +495,7 @@ def test_a_trace_can_be_saved() -> None:
     model = nn.Sequential(nn.Embedding(9, 8), nn.TransformerEncoderLayer(8, 2, 12))
     traced = sk.trace(model, TOKENS)
     again = Trace.from_dict(json.loads(json.dumps(traced.to_dict())))
-    assert [told(e, again) for e in again.edges] == [told(e, traced) for e in traced.edges]
+    assert [as_line(e, again) for e in again.edges] == [as_line(e, traced) for e in traced.edges]
     assert again.to_dict() == traced.to_dict()
     with pytest.raises(ValueError, match="version 0, expected 1"):
         Trace.from_dict({"version": 0})

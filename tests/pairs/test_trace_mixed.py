@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import spectral_kernels as sk
-from tests.pairs.test_trace import Module, drawn, parameter
+from tests.support.traced import Module, drawn, parameter
 
 
 def test_outputs_that_an_operation_mixes_are_named() -> None:

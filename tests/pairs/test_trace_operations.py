@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.utils import rnn
 
 import spectral_kernels as sk
-from tests.pairs.test_trace import Module, drawn
+from tests.support.traced import Module, drawn
 
 EDGES = torch.tensor([[0, 1, 2, 2, 3, 0], [1, 2, 0, 0, 1, 1]])
 A_TO_B = {"feeds: a.weight[0:5, 0] -> b.weight[0, 0:5]"}

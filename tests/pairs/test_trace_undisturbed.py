@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import spectral_kernels as sk
-from tests.pairs.test_trace import Module, drawn
+from tests.support.traced import Module, drawn
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
 EDGE = {"feeds: a.weight[0:4, 0] -> b.weight[0, 0:4]"}

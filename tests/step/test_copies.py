@@ -22,8 +22,8 @@ from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor, nn
 
 import spectral_kernels as sk
-from tests.step.test_monitor import Net, due, update
 from tests.support.device_steps import LateStreams, as_device
+from tests.support.monitored import Net, due, update
 
 watching = partial(SpectralMonitor, every=1)
 

@@ -19,8 +19,8 @@ from spectral_monitor.step.frame import SpectralFrame
 from spectral_monitor.step.packed_rows import NOT_FINITE, reasons_of
 from torch import Tensor, nn
 
-from tests.step.test_monitor import due
 from tests.support.device_steps import LateStreams, as_device
+from tests.support.monitored import due
 from tests.support.odd_tensors import REFUSED, WITHOUT_VALUES, one_rank
 
 watching = partial(SpectralMonitor, every=1)

@@ -1,4 +1,4 @@
-"""One of two processes that train a decomposed model data-parallel; see test_decomposed_training.
+"""One of two processes that train a decomposed model data-parallel, for tests of training.
 
 ``python -m tests.support.decomposed_ddp RANK FOLDER``: meets the other through a file in the
 folder, and writes its gradients and parameters there.

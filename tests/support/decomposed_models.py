@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import torch
+from spectral_monitor.decomposed import DecomposedLayer
 from torch import Tensor, nn
 
 
@@ -74,3 +75,15 @@ def error(a: Tensor, b: Tensor) -> float:
     a, b = a.detach(), b.detach()
     scale = float(b.abs().max()) or 1.0
     return float((a - b).abs().max()) / scale
+
+
+def layer(model: nn.Module, name: str) -> DecomposedLayer:
+    found = model.get_submodule(name.removesuffix("_weight").removesuffix(".weight"))
+    assert isinstance(found, DecomposedLayer)
+    return found
+
+
+def product(model: nn.Module, name: str) -> Tensor:
+    """The matrix of a layer in float64."""
+    U, Sigma, Vh = (x.detach().double() for x in layer(model, name).factors())
+    return U @ Sigma @ Vh

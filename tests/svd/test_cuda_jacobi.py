@@ -16,7 +16,7 @@ from spectral_kernels.svd import cuda_backend
 from spectral_kernels.svd.jacobi_plan import vectors_plan
 from tests.support import cuda_on_host, matrices
 from tests.support.cuda_on_host import H100, ROOT, HostLauncher, SanitizedLauncher
-from tests.svd.test_svd import ALL, check_values, check_vectors
+from tests.support.svd_checks import ALL, check_values, check_vectors
 
 pytestmark = pytest.mark.skipif(cuda_on_host.COMPILER is None, reason="needs a C++ compiler")
 

@@ -19,7 +19,7 @@ from spectral_kernels.svd import cuda_backend, cuda_values
 from spectral_kernels.svd.cuda_values_plan import plan
 from tests.support import matrices
 from tests.support.cuda_on_host import COMPILER, H100, HostLauncher, SanitizedLauncher
-from tests.svd.test_svd import ALL, check_values
+from tests.support.svd_checks import ALL, check_values
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectral_kernels.svd import larger
 from tests.support import matrices
-from tests.svd.test_svd import check_values, check_vectors
+from tests.support.svd_checks import check_values, check_vectors
 
 N = 96
 

@@ -22,7 +22,7 @@ _OVERSAMPLE = 8
 _WIDTH_STEP = 16
 # Fresh columns live for this many updates: in a flat spectrum a single one does not lift a
 # direction of the tail above what the block holds already, and replacing columns at every update
-# costs the last values their convergence (measured; tests/tracking/test_tracking_leading.py).
+# costs the last values their convergence (measured; tests/tracking/test_leading.py).
 _UPDATES_PER_REFRESH = 3
 
 

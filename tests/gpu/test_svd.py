@@ -12,7 +12,7 @@ import spectral_kernels as sk
 from spectral_kernels.runtime.cuda import launcher
 from spectral_kernels.svd import cuda_backend
 from spectral_kernels.svd.jacobi_plan import vectors_plan
-from tests.svd.test_svd import ALL, check_values, check_vectors
+from tests.support.svd_checks import ALL, check_values, check_vectors
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ import torch
 from spectral_monitor.monitor import SpectralMonitor
 from torch import nn
 
-from tests.step.test_monitor import due, held_bytes
+from tests.support.monitored import due, held_bytes
 
 
 class Layers(nn.Module):

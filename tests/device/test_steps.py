@@ -17,8 +17,8 @@ from spectral_monitor.step.tracked_solver import TrackedSolver
 from torch import nn
 
 import spectral_kernels as sk
-from tests.step.test_monitor import Net, due, update
 from tests.support.device_steps import LateStreams, as_device
+from tests.support.monitored import Net, due, jolt, update
 
 
 class Mixed(nn.Module):
@@ -30,13 +30,6 @@ class Mixed(nn.Module):
         self.up = nn.ConvTranspose2d(5, 4, 2)
         self.rnn = nn.LSTM(6, 4)
         self.out = nn.Linear(4, 9)
-
-
-def jolt(model: nn.Module, seed: int, size: float = 1e-3) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            p += size * torch.randn(p.shape, generator=generator)
 
 
 def numbers(frame: SpectralFrame) -> dict[str, Any]:

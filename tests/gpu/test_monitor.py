@@ -16,8 +16,7 @@ from spectral_monitor.run.recorder import Recorder
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from tests.step.test_monitor import Net, due, update
-from tests.step.test_monitor_tracked import assert_within_bounds
+from tests.support.monitored import Net, assert_within_bounds, due, update
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,7 +14,6 @@ import pytest
 import torch
 from spectral_monitor.device.streams import Streams
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.kit.arms import Arm, Outcome, baseline, decomposed, mean_and_std
 from experiments.kit.batches import Batches
@@ -30,6 +29,7 @@ from experiments.kit.study import Study, read_outcomes, run_missing, run_study, 
 from experiments.kit.training import Task, measured_steps, train
 from experiments.kit.updates import EAGER_STEPS, Updates
 from tests.support.device_steps import LateStreams
+from tests.support.dispatched import NoReads
 
 CPU = torch.device("cpu")
 SETTINGS = TrainingSettings(batch_size=8, max_steps=60, points=12, checkpoint_every=10)
@@ -146,17 +146,6 @@ def test_scores_are_those_of_one_pass_in_evaluation_mode():
 
 
 # --- updates -----------------------------------------------------------------------------------
-
-
-class NoReads(TorchDispatchMode):
-    """An error where the host asks for a number, or where a size depends on one."""
-
-    READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        assert name.lstrip("_") not in [read.lstrip("_") for read in self.READS], name
-        return func(*args, **(kwargs or {}))
 
 
 def updates_of(task: Task, streams: Streams | None = None) -> Updates:

@@ -13,8 +13,8 @@ import spectral_kernels as sk
 from spectral_kernels.snapshot.op import snapshot_list
 from spectral_kernels.snapshot.truth import statistics
 from tests.support import matrices
+from tests.support.svd_checks import check_values, check_vectors
 from tests.support.trajectories import TRAJECTORIES
-from tests.svd.test_svd import check_values, check_vectors
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 ODD = [(1, 1), (1, 7), (5, 3), (17, 31), (33, 33), (59, 128), (128, 59), (200, 190), (64, 700)]

@@ -35,8 +35,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import spectral_kernels as sk
 from spectral_kernels.entry.results import METRICS, Decomposed
 from spectral_kernels.runtime.numerics import default_rtol
-from tests.step.test_monitor import METHODS, Net, due, held_bytes, truth, update
+from tests.support.decomposed_models import layer, product
 from tests.support.device_steps import LateStreams, as_device
+from tests.support.monitored import METHODS, Net, due, held_bytes, truth, update
 
 # Names of `Net` whose layers `decomposed` replaces.
 LAYERS = (
@@ -59,18 +60,6 @@ def decomposed(dense: Net, rank: float | None = None) -> Net:
     block.linear2 = DecomposedLinear.from_linear(block.linear2, rank)
     model.head = DecomposedLinear.from_linear(model.head, rank)  # type: ignore[assignment]
     return model
-
-
-def layer(model: nn.Module, name: str) -> DecomposedLayer:
-    found = model.get_submodule(name.removesuffix("_weight").removesuffix(".weight"))
-    assert isinstance(found, DecomposedLayer)
-    return found
-
-
-def product(model: nn.Module, name: str) -> Tensor:
-    """The matrix of a layer in float64."""
-    U, Sigma, Vh = (x.detach().double() for x in layer(model, name).factors())
-    return U @ Sigma @ Vh
 
 
 def weight_of(layer_name: str) -> str:

@@ -14,27 +14,12 @@ from spectral_monitor.step.bounds import estimate_from_leading, leading_value_bo
 from spectral_monitor.step.clusters import Compared
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.snapshot.prepared import PreparedSnapshot
-from tests.step.test_monitor import Net, due, update
 from tests.support.device_steps import LateStreams, as_device
-
-
-class Apart(TorchDispatchMode):
-    """No operation has tensors of two devices, such as a copy to the host."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        devices = {x.device.type for x in tree_leaves((args, kwargs, result)) if _is_array(x)}
-        assert len(devices) <= 1, f"{func} on {sorted(devices)}"
-        return result
-
-
-def _is_array(x: Any) -> bool:
-    # A number that torch wraps is an argument of the launch.
-    return isinstance(x, Tensor) and not (x.dim() == 0 and x.device.type == "cpu")
+from tests.support.dispatched import Apart
+from tests.support.monitored import Net, due, update
 
 
 class Results:

@@ -15,17 +15,16 @@ from spectral_monitor.step.frame import SpectralFrame
 from spectral_monitor.step.tracked_solver import UNSETTLED, TrackedSolver
 from torch import Tensor, nn
 
-from tests.step.test_monitor import Net, assert_same, due, held_bytes, truth, update
 from tests.support import matrices
-
-
-def assert_within_bounds(frame: SpectralFrame, model: nn.Module) -> None:
-    for name, row in frame.matrices.items():
-        expected = truth(model.get_parameter(name))
-        error = np.abs(row.singular_values - expected.pop("singular_values"))
-        assert (error <= row.singular_value_bounds).all(), name
-        for metric, value in expected.items():
-            assert abs(getattr(row, metric) - value) <= row.bounds[metric], (name, metric)
+from tests.support.monitored import (
+    Net,
+    assert_same,
+    assert_within_bounds,
+    due,
+    held_bytes,
+    truth,
+    update,
+)
 
 
 def works(frame: SpectralFrame) -> set[str]:
