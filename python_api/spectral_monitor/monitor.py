@@ -28,7 +28,9 @@ from spectral_monitor.model.parameters import unwrap
 from spectral_monitor.monitor_state import STATE_VERSION, check_state
 from spectral_monitor.pairs.pairs import Pair, Rejected
 from spectral_monitor.run.delivery import Delivery
+from spectral_monitor.run.reader import with_recorded_run
 from spectral_monitor.run.recorder import Recorder, saves_vectors
+from spectral_monitor.run.saved_vectors import bytes_per_step
 from spectral_monitor.run.sinks import as_sinks
 from spectral_monitor.scalars import as_floats
 from spectral_monitor.step.changes import check_watch, grad_scale_of
@@ -173,7 +175,7 @@ class SpectralMonitor(CopiedByState):
         )
         self._generator = torch.Generator().manual_seed(seed)
         self._over_time = OverTime(
-            reference,
+            with_recorded_run(reference),
             self._matrices,
             self._vectors,
             check_watch(watch),
@@ -352,7 +354,9 @@ class SpectralMonitor(CopiedByState):
                 **self._over_time.memory(),
                 **self._device.memory(),
             },
-            per_step=self._over_time.bytes_per_step(self._saved_vectors),
+            per_step=bytes_per_step(
+                [(m.shape, m.rank) for m in self._matrices], self._vectors, self._saved_vectors
+            ),
         )
 
     def step(self, step: int | None = None, **scalars: float | Tensor) -> SpectralFrame | None:

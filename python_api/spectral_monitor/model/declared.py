@@ -1,4 +1,4 @@
-"""The shape that a layer's own attributes give its weight, and why a weight has another.
+"""What a layer's own attributes tell of its weight: the kind of layer, its shape, its factors.
 
 A weight that is packed (4-bit), partitioned (ZeRO-3, FSDP) or a placeholder still is the layer's
 parameter, but the numbers in it are no matrix of that layer.
@@ -9,10 +9,31 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-__all__ = ["declared_shape", "holds_a_layer", "misfit"]
+from spectral_kernels.entry.results import Decomposed
+
+__all__ = ["declared_shape", "dense_type", "factored_shape", "holds_a_layer", "misfit"]
 
 _FLAT_PARAMETERS = ("_flat_param", "flat_param")
 _PACKED = ("qweight", "weight_packed", "packed_weight")
+
+
+def dense_type(module: nn.Module | None) -> type:
+    """The type of a layer; of a decomposed one, that of the layer with a weight in its place."""
+    own = type(module)
+    found: type = getattr(own, "dense_type", own)
+    return found
+
+
+def factored_shape(module: nn.Module) -> tuple[int, ...] | None:
+    """The shape of the weight in whose place a decomposed layer has factors.
+
+    ``None`` of other layers, and where the factors are not its own parameters since they are
+    parametrized.
+    """
+    if all(module._parameters.get(name) is not None for name in Decomposed._fields):
+        shape: tuple[int, ...] | None = getattr(module, "weight_shape", None)
+        return shape
+    return None
 
 
 def declared_shape(module: nn.Module | None, leaf: str) -> tuple[int, ...] | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from spectral_monitor.model.declared import holds_a_layer, misfit
+from spectral_monitor.model.declared import dense_type, holds_a_layer, misfit
 from spectral_monitor.model.distinct_names import check_distinct, distinct_name, renamed
 from spectral_monitor.model.inferred import Layers
 from spectral_monitor.model.matrix import Block, Form, Kept, Matrix, MatrixView, joined, why_not_now
@@ -132,7 +132,9 @@ class MatrixRegistry:
                 return rule
         if info.factor_of is not None:
             return _factor
-        for base in type(info.module).__mro__:
+        own, dense = type(info.module).__mro__, dense_type(info.module).__mro__
+        # A decomposed layer's own types come first, then those of the layer with a weight.
+        for base in (*own[:-2], *dense):
             if base in self._types:
                 return self._types[base]
         return self._fallback

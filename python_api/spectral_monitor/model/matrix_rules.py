@@ -14,16 +14,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from spectral_monitor.decomposed.layers.attention import DecomposedMultiheadAttention
-from spectral_monitor.decomposed.layers.conv import (
-    DecomposedConv1d,
-    DecomposedConv2d,
-    DecomposedConv3d,
-)
-from spectral_monitor.decomposed.layers.embedding import DecomposedEmbedding
-from spectral_monitor.decomposed.layers.linear import DecomposedLinear
 from spectral_monitor.model.conv_rules import kernels, transposed_kernels
-from spectral_monitor.model.declared import declared_shape, misfit
+from spectral_monitor.model.declared import declared_shape, dense_type, misfit
 from spectral_monitor.model.inferred import Inferred
 from spectral_monitor.model.matrices import (
     Block,
@@ -45,10 +37,6 @@ _GATES = {
     nn.GRU: ("r", "z", "n"),
     nn.GRUCell: ("r", "z", "n"),
 }
-_CONVOLUTIONS: tuple[type[nn.Module], ...] = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
-    *(DecomposedConv1d, DecomposedConv2d, DecomposedConv3d),
-)
 _NORMS = re.compile(r"(Layer|RMS|Rms|Group|Batch|Instance)Norm")
 # Alignment is highest for the gate that writes new content (g of an LSTM, n of a GRU).
 _CONTENT_GATE = 2
@@ -59,17 +47,15 @@ def default_registry() -> MatrixRegistry:
     registry = MatrixRegistry(_plain)
     for linear in (nn.Linear, nn.Bilinear):
         registry.register(linear, _of_layer(_linear))
-    registry.register(DecomposedLinear, _decomposed_linear)
-    for table in (nn.Embedding, nn.EmbeddingBag, DecomposedEmbedding):
+    for table in (nn.Embedding, nn.EmbeddingBag):
         registry.register(table, _of_layer(_embedding))
-    for conv in _CONVOLUTIONS:
+    for conv in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
         registry.register(conv, _of_layer(_conv))
     for deconv in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         registry.register(deconv, _of_layer(_conv_transpose))
     for recurrent in (nn.RNNBase, nn.RNNCellBase):
         registry.register(recurrent, _recurrent)
-    for attention in (nn.MultiheadAttention, DecomposedMultiheadAttention):
-        registry.register(attention, _of_layer(_attention))
+    registry.register(nn.MultiheadAttention, _of_layer(_attention))
     for norm in (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm):
         registry.register(norm, lambda info: Skip("scale of a normalisation"))
     return registry
@@ -95,6 +81,11 @@ def _of_layer(rule: Rule) -> Rule:
 
 
 def _linear(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
+    # Projections of a decomposed attention are layers, of which that of the output is a linear
+    # one in `nn.MultiheadAttention`, too.
+    of_attention = issubclass(dense_type(info.parent), nn.MultiheadAttention)
+    if info.factors is not None and of_attention and not info.name.endswith("out_proj.weight"):
+        return _attention(info)
     return [MatrixView("linear")] if info.tensor.dim() == 2 else _batch(info, "linear")
 
 
@@ -161,14 +152,6 @@ def _attention(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
         blocks = fused_attention_blocks(info.tensor.shape[0], info.heads)
         return [MatrixView("attention", blocks=blocks)]
     return [MatrixView("attention")]
-
-
-def _decomposed_linear(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
-    of_attention = isinstance(info.parent, DecomposedMultiheadAttention)
-    # The projection of the output is a linear layer in `nn.MultiheadAttention`, too.
-    if of_attention and not info.name.endswith("out_proj.weight"):
-        return _attention(info)
-    return _linear(info)
 
 
 def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:

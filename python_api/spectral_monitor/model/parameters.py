@@ -11,11 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeGuard
 
 import torch
-from spectral_monitor.decomposed.layers.attention import DecomposedMultiheadAttention
-from spectral_monitor.decomposed.layers.layer import DecomposedLayer
+from spectral_monitor.model.declared import dense_type, factored_shape
 from spectral_monitor.model.factors import Factors, Shown
 from spectral_monitor.model.inferred import Layers
 from spectral_monitor.model.matrices import Parameter, ParameterInfo
@@ -119,10 +117,11 @@ def _of_module(
         parent = modules.get(clean(path).rpartition(".")[0]) if path else None
         way = Way(model, path)
         weight = None
-        if _has_factors(module):
+        shape = factored_shape(module)
+        if shape is not None:
             weight = _weight_name(path, parent)
             get = FactorsAt(way)
-            info = _weight(weight, module.weight_shape, get(), heads)
+            info = _weight(weight, shape, get(), heads)
             rows.append((replace(info, module=module, parent=parent, layers=layers), get))
         for made in parametrized_in(module):
             raw = _by_name(module, made.raw)
@@ -206,7 +205,7 @@ def _weight_name(path: str, parent: nn.Module | None) -> str:
     """The name that the weight of a layer had before the layer was decomposed."""
     name = path.rpartition(".")[2]
     # In `nn.MultiheadAttention` these are parameters of its own, ``attn.in_proj_weight``.
-    if isinstance(parent, DecomposedMultiheadAttention) and name in _PROJECTIONS:
+    if issubclass(dense_type(parent), nn.MultiheadAttention) and name in _PROJECTIONS:
         return clean(f"{path}_weight")
     return _name(path, "weight")
 
@@ -221,14 +220,6 @@ def _weight(
     shaped = torch.empty(shape, dtype=factors.U.dtype, device="meta")
     leaf = name.rpartition(".")[2]
     return ParameterInfo(name, leaf, shaped, None, heads(name), factors=factors)
-
-
-def _has_factors(module: nn.Module) -> TypeGuard[DecomposedLayer]:
-    """Whether a layer's factors are its own parameters: with parametrizations they are not."""
-    own = module._parameters
-    return isinstance(module, DecomposedLayer) and all(
-        own.get(name) is not None for name in Decomposed._fields
-    )
 
 
 def _chain(model: Mapping[str, Tensor], names: Sequence[str]) -> bool:

@@ -13,13 +13,14 @@ import numpy as np
 from spectral_monitor.run.half_precision import Decoded
 from spectral_monitor.run.records import record_type
 from spectral_monitor.run.repair import ARRAYS, LAYOUT, METRICS_FILE
-from spectral_monitor.run.saved_vectors import FINAL_AGREEMENT, FINAL_GROUPS
+from spectral_monitor.run.saved_vectors import FINAL_AGREEMENT, FINAL_GROUPS, SavedVectors
 from spectral_monitor.step.chance import Chance
 from spectral_monitor.step.frame import Array
+from spectral_monitor.step.reference import MODES, Given, Recorded
 
 from spectral_kernels.entry.results import METRICS
 
-__all__ = ["Run", "load_run", "recorded_spectra"]
+__all__ = ["Run", "load_run", "recorded_spectra", "with_recorded_run"]
 
 _PREFIXES = frozenset(
     (*METRICS, "normalized_effective_rank", "alignment_score", "agreement_score",
@@ -146,6 +147,27 @@ def _groups(records: Any, layout: dict[str, Any]) -> dict[str, Mapping[Any, Arra
         g: {name: records["values"][:, place] for name, (_, place) in own.items()}
         for g, own in places.items()
     }
+
+
+def with_recorded_run(reference: Given) -> Given:
+    """The option ``reference`` of a monitor, with the folder of a run as that run's last step.
+
+    Raises:
+        ValueError: no vectors are saved there, or no singular values of the same step.
+    """
+    if not isinstance(reference, str | os.PathLike) or reference in MODES:
+        return reference
+    folder = Path(reference)
+    try:
+        saved = SavedVectors(folder)
+    except FileNotFoundError as error:
+        modes = ", ".join(map(repr, MODES))
+        raise ValueError(
+            f"reference: expected {modes}, the folder of a run, SVDs or None; {error}"
+        ) from error
+    step, spectra = recorded_spectra(folder, saved.steps)
+    vectors = saved.read(int(np.flatnonzero(saved.steps == step)[0]))
+    return Recorded(vectors, spectra, f"step {step} of {folder.as_posix()}")
 
 
 def recorded_spectra(

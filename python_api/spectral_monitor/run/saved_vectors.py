@@ -179,9 +179,11 @@ class SavedVectors:
 
 
 def bytes_per_step(
-    matrices: Sequence[tuple[tuple[int, int], int]], k: int, dtype: str = "float16"
+    matrices: Sequence[tuple[tuple[int, int], int]], k: int, dtype: str | None
 ) -> int:
-    """Size of one record for matrices of these shapes and ranks."""
+    """Size of one record for matrices of these shapes and ranks; 0 where none are saved."""
+    if dtype is None:
+        return 0
     size = _DTYPES[dtype].itemsize
     return 8 + size * sum(min(k, rank) * sum(shape) for shape, rank in matrices)
 

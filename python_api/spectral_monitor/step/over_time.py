@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from spectral_monitor.model.matrices import Matrix
 from spectral_monitor.pairs.pairs import Pair
-from spectral_monitor.run.saved_vectors import bytes_per_step
 from spectral_monitor.step.chance import Chance
 from spectral_monitor.step.changes import Changes
 from spectral_monitor.step.clusters import ClusterFinder
@@ -108,14 +107,6 @@ class OverTime:
         """What is kept -> matrix -> bytes."""
         parts = {"reference": self.reference.memory(), "copy for updates": self.changes.memory()}
         return {what: sizes for what, sizes in parts.items() if sizes}
-
-    def bytes_per_step(self, dtype: str | None) -> int:
-        """Size on disk of one step's vectors in this dtype; 0 where none are saved."""
-        return (
-            bytes_per_step([(m.shape, m.rank) for m in self._matrices], self._k, dtype)
-            if dtype
-            else 0
-        )
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``."""

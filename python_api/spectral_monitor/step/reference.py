@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from spectral_monitor.model.matrices import Matrix
-from spectral_monitor.run.reader import recorded_spectra
-from spectral_monitor.run.saved_vectors import SavedVectors
 from spectral_monitor.step.frame import Array
 from spectral_monitor.step.rows import rounding, to_arrays
 from spectral_monitor.step.views import ArrayViews, consecutive
@@ -21,10 +18,23 @@ from spectral_kernels.alignment.clusters import cluster_agreement_list
 from spectral_kernels.alignment.prepared import PreparedAgreement
 from spectral_kernels.entry.results import SVD
 
-__all__ = ["Given", "Prepared", "Reference"]
+__all__ = ["MODES", "Given", "Prepared", "Recorded", "Reference"]
 
-Given = str | os.PathLike[str] | Sequence[SVD] | Mapping[str, SVD] | None
-_MODES = ("init", "previous", "final")
+MODES = ("init", "previous", "final")
+
+
+class Recorded(NamedTuple):
+    """One step of a recorded run."""
+
+    vectors: Mapping[str, SVD]
+    """Name -> leading vectors; S is empty."""
+    spectra: Mapping[str, tuple[Array, Array]]
+    """Name -> all singular values, and bounds of theirs."""
+    source: str
+    """The step and the folder, for `Reference.described`."""
+
+
+Given = str | os.PathLike[str] | Sequence[SVD] | Mapping[str, SVD] | Recorded | None
 
 
 class Reference:
@@ -33,15 +43,15 @@ class Reference:
     They take k (m + n) numbers of a matrix of m n, twice the matrix at the very most.
 
     Args:
-        given: "init", "previous", "final", the folder of a run with saved vectors (those of its
-            last step), SVDs (in the order of the matrices, or by name) or ``None``.
+        given: "init", "previous", "final", a step of a recorded run, SVDs (in the order of the
+            matrices, or by name) or ``None``.
         matrices: those under watch.
         k: how many vectors to keep and compare.
         in_place: whether the SVDs to compare are in the same tensors at every step, as a
             tracker's are; what can be prepared is then prepared once.
 
     Raises:
-        ValueError: anything else, a folder without vectors, or vectors of other matrices.
+        ValueError: anything else, or vectors of other matrices.
     """
 
     def __init__(self, given: Given, matrices: Sequence[Matrix], k: int, *, in_place: bool) -> None:
@@ -55,10 +65,12 @@ class Reference:
         self._mode: str | None = None
         self._late_at: int | None = None
         self._source = "none"
-        if isinstance(given, str) and given in _MODES:
-            self._mode = given
-        elif isinstance(given, str | os.PathLike):
-            self._mode, self._source = "given", self._take_run(Path(given))
+        if isinstance(given, str | os.PathLike):
+            if given not in MODES:
+                raise ValueError(f"reference: expected {', '.join(MODES)}, got {given!r}")
+            self._mode = str(given)
+        elif isinstance(given, Recorded):
+            self._mode, self._source = "given", self._take_recorded(given)
         elif given is not None:
             self._mode, count = "given", self._take(given)
             self._source = f"given SVDs of {count} matrices"
@@ -86,7 +98,7 @@ class Reference:
     @property
     def wants_all(self) -> bool:
         """Whether every matrix is compared, not only those that SVDs were given for."""
-        return self._mode in _MODES
+        return self._mode in MODES
 
     @property
     def described(self) -> str:
@@ -258,31 +270,22 @@ class Reference:
             self.spectra[name] = _spectrum(svd.S, name, shapes[name], min(U.shape[1], Vh.shape[0]))
         return len(entries)
 
-    def _take_run(self, folder: Path) -> str:
-        modes = ", ".join(map(repr, _MODES))
-        try:
-            saved = SavedVectors(folder)
-        except FileNotFoundError as error:
-            raise ValueError(
-                f"reference: expected {modes}, the folder of a run, SVDs or None; {error}"
-            ) from error
+    def _take_recorded(self, given: Recorded) -> str:
         here = {matrix.name for matrix in self._matrices}
-        if not len(saved.steps) or not here & set(saved.names):
+        if not here & set(given.vectors):
             raise ValueError(
-                f"reference: {folder} has the vectors of {len(saved.steps)} steps and the matrices "
-                f"{', '.join(saved.names)}; expected some of {', '.join(sorted(here))}"
+                f"reference: {given.source} has vectors of the matrices "
+                f"{', '.join(given.vectors)}; expected some of {', '.join(sorted(here))}"
             )
-        step, spectra = recorded_spectra(folder, saved.steps)
-        at = int(np.flatnonzero(saved.steps == step)[0])
         count = self._take(
             {
-                name: svd._replace(S=torch.from_numpy(spectra[name][0]))
-                for name, svd in saved.read(at).items()
-                if name in here and name in spectra
+                name: svd._replace(S=torch.from_numpy(given.spectra[name][0]))
+                for name, svd in given.vectors.items()
+                if name in here and name in given.spectra
             }
         )
-        self.spectra = {name: spectra[name] for name in self.spectra}
-        return f"step {step} of {folder.as_posix()}, {count} matrices"
+        self.spectra = {name: given.spectra[name] for name in self.spectra}
+        return f"{given.source}, {count} matrices"
 
 
 def _spectrum(S: Any, name: str, shape: tuple[int, ...], count: int) -> tuple[Array, Array]:

@@ -46,6 +46,7 @@ class DecomposedMultiheadAttention(nn.Module):
     ``out_proj.weight`` form them.
     """
 
+    dense_type = nn.MultiheadAttention
     embed_dim: int
     num_heads: int
     dropout: float

@@ -59,7 +59,7 @@ class DecomposedConv(DecomposedLayer):
     groups: int
     padding_mode: str
 
-    _kind: ClassVar[Any]
+    dense_type: ClassVar[Any]
     _convolve: ClassVar[Callable[..., Tensor]]
 
     def __init__(
@@ -79,7 +79,7 @@ class DecomposedConv(DecomposedLayer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dense = self._kind(
+        dense = self.dense_type(
             in_channels,
             out_channels,
             kernel_size,
@@ -112,7 +112,7 @@ class DecomposedConv(DecomposedLayer):
         return made
 
     def _take(self, layer: Conv, rank: Rank) -> None:
-        check_source(layer, self._kind)
+        check_source(layer, self.dense_type)
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         for option in _OPTIONS:
             setattr(self, option, getattr(layer, option))
@@ -162,7 +162,7 @@ class DecomposedConv(DecomposedLayer):
         shape = (filters, *self.weight_shape[1:])
         first = self._dense(filters, self.Vh.reshape(shape), None)
         second: nn.Module = uninitialised(
-            self._kind,
+            self.dense_type,
             filters,
             self.out_channels,
             1,
@@ -176,7 +176,12 @@ class DecomposedConv(DecomposedLayer):
     def _dense(self, channels: int, weight: Tensor, bias: Tensor | None) -> Conv:
         options = {name: getattr(self, name) for name in _OPTIONS}
         made: Conv = uninitialised(
-            self._kind, self.in_channels, channels, like=self.U, bias=bias is not None, **options
+            self.dense_type,
+            self.in_channels,
+            channels,
+            like=self.U,
+            bias=bias is not None,
+            **options,
         )
         self._fill(made, weight, bias)
         return made
@@ -191,19 +196,19 @@ class DecomposedConv(DecomposedLayer):
 class DecomposedConv1d(DecomposedConv):
     """``nn.Conv1d`` with a kernel that is U Sigma Vh; see `DecomposedConv`."""
 
-    _kind = nn.Conv1d
+    dense_type = nn.Conv1d
     _convolve = staticmethod(functional.conv1d)
 
 
 class DecomposedConv2d(DecomposedConv):
     """``nn.Conv2d`` with a kernel that is U Sigma Vh; see `DecomposedConv`."""
 
-    _kind = nn.Conv2d
+    dense_type = nn.Conv2d
     _convolve = staticmethod(functional.conv2d)
 
 
 class DecomposedConv3d(DecomposedConv):
     """``nn.Conv3d`` with a kernel that is U Sigma Vh; see `DecomposedConv`."""
 
-    _kind = nn.Conv3d
+    dense_type = nn.Conv3d
     _convolve = staticmethod(functional.conv3d)

@@ -37,6 +37,8 @@ class DecomposedEmbedding(DecomposedLayer):
     gradient, one by one; no row of a product stands alone, and there are no such options.
     """
 
+    dense_type = nn.Embedding
+
     def __init__(
         self,
         num_embeddings: int,

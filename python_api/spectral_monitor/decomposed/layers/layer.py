@@ -8,7 +8,7 @@ trained factors can be put together again (eq. 4).
 
 from __future__ import annotations
 
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from spectral_monitor.decomposed.layers.plain import check_no_parametrizations
@@ -32,8 +32,10 @@ class DecomposedLayer(nn.Module):
         U: (m, k), or (groups, m, k) where a convolution has groups.
         Sigma: (k, k) or (groups, k, k), dense; diagonal at first.
         Vh: (k, n) or (groups, k, n).
+        dense_type: the type of the layer with a weight that it stands for.
     """
 
+    dense_type: ClassVar[type[nn.Module]]
     U: nn.Parameter
     Sigma: nn.Parameter
     Vh: nn.Parameter

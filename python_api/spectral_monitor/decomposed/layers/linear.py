@@ -37,6 +37,7 @@ class DecomposedLinear(DecomposedLayer):
     The factors are the SVD of what ``nn.Linear`` would draw, from the same random numbers.
     """
 
+    dense_type = nn.Linear
     bias: nn.Parameter | None
 
     def __init__(

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from spectral_monitor.decomposed.layers.embedding import DecomposedEmbedding
+from spectral_monitor.model.declared import dense_type
 from spectral_monitor.model.heads import HeadCounts
 from spectral_monitor.model.layer_tree import Scope
 from spectral_monitor.model.matrices import Matrix
@@ -181,7 +181,7 @@ def _layer(scope: Scope, name: str) -> Step | None:
 
 def _is_table(scope: Scope, name: str, matrices: Sequence[Matrix]) -> bool:
     """Whether rows are looked up or added by position, so that the layer has no input."""
-    if isinstance(scope.module, nn.Embedding | nn.EmbeddingBag | DecomposedEmbedding):
+    if issubclass(dense_type(scope.module), nn.Embedding | nn.EmbeddingBag):
         return True
     if scope.module is not None and name.rpartition(".")[2] == "weight":
         return False
