@@ -4,8 +4,8 @@ Reached as ``spectral_kernels.SpectralMonitor`` and so on; plots and reports, wh
 packages, are modules of their own: `figures.plots`, `figures.report`.
 """
 
-from spectral_monitor.model.matrices import MatrixRegistry, MatrixView, ParameterInfo, Skip
-from spectral_monitor.model.matrix_rules import default_registry
+from spectral_monitor.model.registry import MatrixRegistry, MatrixView, ParameterInfo, Skip
+from spectral_monitor.model.rules import default_registry
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.reader import Run, load_run
 from spectral_monitor.run.recorder import Recorder

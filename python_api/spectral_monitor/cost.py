@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from spectral_monitor.cadence import every_for
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 
 __all__ = ["Forecast", "forecast"]
 

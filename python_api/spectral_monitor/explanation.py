@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spectral_monitor.model.matrices import Skipped
 from spectral_monitor.model.matrix import Matrix
-from spectral_monitor.model.plan_fit import Unwatched
+from spectral_monitor.model.model_changes import Unwatched
+from spectral_monitor.model.registry import Skipped
 from spectral_monitor.model.similar_rows import together
 from spectral_monitor.pairs.pairs import Pair, Rejected
 from spectral_monitor.step.chance import Chance

@@ -21,10 +21,10 @@ from spectral_monitor.device.capture import is_being_captured
 from spectral_monitor.device.step import DeviceStep
 from spectral_monitor.explanation import explain
 from spectral_monitor.memory import MemoryPlan, solver_memory
-from spectral_monitor.model.factors import Shown
-from spectral_monitor.model.matrices import MatrixRegistry, Skipped
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.parameters import unwrap
+from spectral_monitor.model.parametrized import Shown
+from spectral_monitor.model.registry import MatrixRegistry, Skipped
 from spectral_monitor.monitor_state import STATE_VERSION, check_state
 from spectral_monitor.pairs.pairs import Pair, Rejected
 from spectral_monitor.run.delivery import Delivery
@@ -115,7 +115,7 @@ class SpectralMonitor(CopiedByState):
             function that returns it; their rows are divided by it.
         heads: attention heads, one number or {pattern: number}, where modules do not tell.
         recorder: a `Recorder`, anything with ``.log(dict, step=)``, or a list of these.
-        registry: rules from parameters to matrices, see `model.matrices.MatrixRegistry`.
+        registry: rules from parameters to matrices, see `model.registry.MatrixRegistry`.
         parametrized: what stands for a weight that its layer computes of others
             (`torch.nn.utils.parametrize`, spectral_norm, weight_norm, pruning; in a state dict by
             their names): "effective", the weight as evaluation would have it now, computed at every
@@ -123,7 +123,7 @@ class SpectralMonitor(CopiedByState):
             ``conv.weight``; or "raw", the parameter behind it, as ``conv.weight[raw]``. Where it
             cannot be computed, the raw one is shown and says why.
         config: of Hugging Face, an object or the dictionary of the ``config.json`` beside the
-            weights: tells the heads of a state dict, see `model.heads`. A module has its own.
+            weights: tells the heads of a state dict, see `model.config`. A module has its own.
         seed: of the random start of "randomized".
 
     Raises:
@@ -296,7 +296,7 @@ class SpectralMonitor(CopiedByState):
             self._reference.described,
             self._over_time.chance,
             unreadable=not_readable(self._matrices),
-            unwatched=self._plan.fit.unwatched(),
+            unwatched=self._plan.changes.unwatched(),
             full=full,
         )
         return "\n".join(
@@ -453,7 +453,7 @@ class SpectralMonitor(CopiedByState):
         )
 
     def _check_fit(self) -> None:
-        new = self._plan.fit.news()
+        new = self._plan.changes.news()
         if new:
             others = f" and {len(new) - 1} more" if len(new) > 1 else ""
             warnings.warn(

@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from spectral_monitor.model.factors import Shown
-from spectral_monitor.model.heads import HeadCounts
+from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.layer_tree import build_tree
-from spectral_monitor.model.matrices import MatrixRegistry, Skipped, find_matrices
 from spectral_monitor.model.matrix import Matrix
-from spectral_monitor.model.matrix_rules import default_registry
+from spectral_monitor.model.model_changes import ModelChanges
 from spectral_monitor.model.natural_order import REORDERED, natural_order
 from spectral_monitor.model.parameters import modules_of, parameter_names, parameters_of
-from spectral_monitor.model.plan_fit import PlanFit
+from spectral_monitor.model.parametrized import Shown
+from spectral_monitor.model.registry import MatrixRegistry, Skipped, find_matrices
+from spectral_monitor.model.rules import default_registry
 from spectral_monitor.pairs.discovery import discover_pairs
 from spectral_monitor.pairs.given import resolve_pairs
 from spectral_monitor.pairs.pairs import Pair, Rejected, parts_of
@@ -38,7 +38,7 @@ class WatchPlan:
     parts: list[Matrix]
     """Parts of matrices that pairs need the singular vectors of."""
     rejected: list[Rejected]
-    fit: PlanFit
+    changes: ModelChanges
     notes: list[str]
     """What was assumed of the model as a whole, for ``explain``."""
 
@@ -69,7 +69,7 @@ def watch_plan(
         include=_patterns(include),
         exclude=_patterns(exclude),
     )
-    fit = PlanFit(model, parameters, matrices, skipped)
+    changes = ModelChanges(model, parameters, matrices, skipped)
     if not matrices:
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in skipped[:8])
         raise ValueError(f"no matrix to watch in the model ({reasons or 'no parameters'})")
@@ -85,7 +85,9 @@ def watch_plan(
         names = (info.name for info, _ in parameters if info.factor_of is None)
         found, rejected = discover_pairs(build_tree(names, modules, matrices, skipped), counts)
         chosen, rejected = _asked_for(pairs, found, rejected, matrices)
-    return WatchPlan(matrices, skipped, chosen, parts_of(chosen, matrices), rejected, fit, notes)
+    return WatchPlan(
+        matrices, skipped, chosen, parts_of(chosen, matrices), rejected, changes, notes
+    )
 
 
 def _asked_for(

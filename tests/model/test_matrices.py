@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from spectral_monitor.model.matrices import MatrixView, ParameterInfo, Skip
-from spectral_monitor.model.matrix_rules import default_registry, fused_attention_blocks
+from spectral_monitor.model.registry import MatrixView, ParameterInfo, Skip
+from spectral_monitor.model.rules import default_registry, fused_attention_blocks
 from spectral_monitor.monitor import SpectralMonitor
 from torch import Tensor, nn
 

@@ -226,7 +226,7 @@ def test_an_unchanged_model_is_not_looked_through(monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object) -> None:
         raise AssertionError("names are made")
 
-    monkeypatch.setattr("spectral_monitor.model.plan_fit._named", refuse)
+    monkeypatch.setattr("spectral_monitor.model.model_changes._named", refuse)
     for _ in range(3):
         strictly(watch)
     model.head.weight = nn.Parameter(torch.randn(7, 12))

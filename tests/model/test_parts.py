@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from spectral_monitor.model.matrix import Matrix, MatrixView
-from spectral_monitor.model.parts import part_of, stacked
+from spectral_monitor.model.submatrices import part_of, stacked
 from spectral_monitor.monitor import METHODS, SpectralMonitor
 from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor, nn

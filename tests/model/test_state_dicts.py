@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from spectral_monitor.model.heads import HeadCounts
+from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.natural_order import natural_order
 from spectral_monitor.monitor import SpectralMonitor
 from torch import Tensor, nn

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from spectral_monitor.model.heads import HeadCounts
+from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.layer_tree import build_tree
-from spectral_monitor.model.matrices import find_matrices
-from spectral_monitor.model.matrix_rules import default_registry
 from spectral_monitor.model.parameters import modules_of, parameters_of
+from spectral_monitor.model.registry import find_matrices
+from spectral_monitor.model.rules import default_registry
 from spectral_monitor.pairs.attention.fused_layouts import rows_by_head
 from spectral_monitor.pairs.flow.binding import Binder
 from spectral_monitor.pairs.flow.flow import Record, Stream

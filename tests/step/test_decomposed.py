@@ -19,8 +19,8 @@ from spectral_monitor.decomposed.layers.layer import DecomposedLayer
 from spectral_monitor.decomposed.layers.linear import DecomposedLinear
 from spectral_monitor.figures.plots import figure2
 from spectral_monitor.figures.report import write_report
-from spectral_monitor.model.matrices import MatrixView
-from spectral_monitor.model.matrix_rules import default_registry
+from spectral_monitor.model.registry import MatrixView
+from spectral_monitor.model.rules import default_registry
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.final_agreement import agreement_with_final
 from spectral_monitor.run.reader import load_run

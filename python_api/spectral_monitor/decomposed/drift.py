@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from spectral_kernels.svd.op import svdvals_list
 from spectral_monitor.decomposed.layers.layer import DecomposedLayer
-from spectral_monitor.model.parameters import clean, unwrap
+from spectral_monitor.model.getters import without_wrappers
+from spectral_monitor.model.parameters import unwrap
 
 __all__ = ["Drift", "Drifts", "decomposition_drift"]
 
@@ -67,7 +68,7 @@ def decomposition_drift(model: nn.Module) -> Drifts:
     if not isinstance(inner, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     layers = {
-        clean(name): module
+        without_wrappers(name): module
         for name, module in inner.named_modules()
         if isinstance(module, DecomposedLayer)
     }

@@ -12,8 +12,9 @@ from torch import nn
 
 from spectral_monitor.decomposed.convert.sites import as_patterns
 from spectral_monitor.decomposed.layers.layer import DecomposedLayer
-from spectral_monitor.model.name_patterns import check_all_matched, matches
-from spectral_monitor.model.parameters import clean, unwrap
+from spectral_monitor.model.getters import without_wrappers
+from spectral_monitor.model.names import check_all_matched, matches
+from spectral_monitor.model.parameters import unwrap
 
 __all__ = ["parameter_groups"]
 
@@ -59,7 +60,7 @@ def parameter_groups(
         raise ValueError(f"weight_decay is {weight_decay!r}; expected a number of at least 0")
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in inner.named_parameters(remove_duplicate=False):
-        names.setdefault(parameter, []).append(clean(name))
+        names.setdefault(parameter, []).append(without_wrappers(name))
     patterns = as_patterns("no_decay", no_decay)
     check_all_matched("no_decay", patterns, (name for found in names.values() for name in found))
     factors = {

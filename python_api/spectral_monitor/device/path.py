@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.step.over_time import OverTime
 from spectral_monitor.step.solvers import Solver
 from spectral_monitor.step.tracked_solver import TrackedSolver

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.step.bounds import leading_value_bounds
 from spectral_monitor.step.clusters import Compared
 from spectral_monitor.step.meetings import Meetings

@@ -23,8 +23,8 @@ from spectral_monitor.device.program import Program
 from spectral_monitor.device.results import SCALARS, Asked
 from spectral_monitor.device.runner import Reading, Runner
 from spectral_monitor.device.streams import CudaStreams, Mark, Streams
-from spectral_monitor.model.matrices import Matrix
 from spectral_monitor.model.matrix import UnreadableMatrixError
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.step.meetings import Meetings
 from spectral_monitor.step.over_time import OverTime
 from spectral_monitor.step.readings import not_readable, told

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from spectral_monitor.model.matrices import Matrix, Skipped
+from spectral_monitor.model.registry import Matrix, Skipped
 from torch import nn
 
 __all__ = ["Scope", "build_tree"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from spectral_monitor.model.declared import misfit
-from spectral_monitor.model.ways import Found
+from spectral_monitor.model.getters import ExplainedGetter
+from spectral_monitor.model.layer_shapes import misfit
 from torch import Tensor
 
 from spectral_kernels.entry.readable import is_readable, resolved, why_unreadable
@@ -112,7 +112,7 @@ class Matrix:
     entry: int | None = None
     """Which of the matrices of factors that have a leading dimension, as with groups."""
     whole: str | None = None
-    """Of a part with an SVD of its own (`model.parts`), the name of the matrix that it is a
+    """Of a part with an SVD of its own (`model.submatrices`), the name of the matrix that it is a
     part of; ``None`` of others."""
 
     form: Form = ""
@@ -195,8 +195,10 @@ class Matrix:
         """
         kept = self._computed() if self.form == "effective" else self.get()
         if kept is None:
-            told = self.get.why() if isinstance(self.get, Found) else "the parameter is gone"
-            raise UnreadableMatrixError(self.name, f"{told}; make a new SpectralMonitor")
+            reason = (
+                self.get.why() if isinstance(self.get, ExplainedGetter) else "the parameter is gone"
+            )
+            raise UnreadableMatrixError(self.name, f"{reason}; make a new SpectralMonitor")
         if isinstance(kept, Decomposed):
             return self._factors(Decomposed(*map(self._readable, kept)))
         kept = self._readable(kept)

@@ -13,19 +13,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from spectral_monitor.model.declared import dense_type, factored_shape
-from spectral_monitor.model.factors import Factors, Shown
-from spectral_monitor.model.inferred import Layers
-from spectral_monitor.model.matrices import Parameter, ParameterInfo
+from spectral_monitor.model.getters import (
+    FactorsGetter,
+    ModulePath,
+    ParameterGetter,
+    SameModuleGetter,
+    without_wrappers,
+)
+from spectral_monitor.model.guessed_layers import GuessedLayers
+from spectral_monitor.model.layer_shapes import dense_type, factored_shape
 from spectral_monitor.model.natural_order import natural_order
-from spectral_monitor.model.parametrized import parametrized_in, parametrized_names
-from spectral_monitor.model.ways import FactorsAt, ParameterAt, Still, Way, without_wrappers
+from spectral_monitor.model.parametrized import (
+    ParametrizedWeights,
+    Shown,
+    parametrized_in,
+    parametrized_names,
+)
+from spectral_monitor.model.registry import Parameter, ParameterInfo
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["clean", "modules_of", "parameter_names", "parameters_of", "unwrap"]
+__all__ = ["modules_of", "parameter_names", "parameters_of", "unwrap"]
 
 
 _HOOKED = re.compile(r"_(orig|v)$")
@@ -67,10 +77,13 @@ def _refuse_scripted(model: nn.Module) -> None:
 
 
 def modules_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, nn.Module]:
-    """Every module by its clean name; none where only tensors were given."""
+    """Every module by its without_wrappers name; none where only tensors were given."""
     if not isinstance(model, nn.Module):
         return {}
-    return {clean(path): module for path, module in model.named_modules(remove_duplicate=False)}
+    return {
+        without_wrappers(path): module
+        for path, module in model.named_modules(remove_duplicate=False)
+    }
 
 
 def parameter_names(model: nn.Module | Mapping[str, Tensor]) -> Iterator[str]:
@@ -78,11 +91,6 @@ def parameter_names(model: nn.Module | Mapping[str, Tensor]) -> Iterator[str]:
     # A generator, since the names are seldom asked for, and parameters may be many.
     for info, _ in parameters_of(model, lambda name: None, "raw"):
         yield info.name
-
-
-def clean(name: str) -> str:
-    """A qualified name without the parts that wrappers put into it."""
-    return without_wrappers(name)
 
 
 def parameters_of(
@@ -96,9 +104,9 @@ def parameters_of(
     layer comes before its factors, and so does a parametrized one, which has its layer's module
     and name, ``conv.weight``. A getter answers None once its module has left the model or is one
     of another kind, as `decompose_model` and `recompose_model` replace layers; see
-    `spectral_monitor.model.ways`.
+    `spectral_monitor.model.getters`.
     """
-    layers = Layers()
+    layers = GuessedLayers()
     if isinstance(model, nn.Module):
         rows = _of_module(model, heads, parametrized, layers)
     else:
@@ -108,37 +116,38 @@ def parameters_of(
 
 
 def _of_module(
-    model: nn.Module, heads: Callable[[str], int | None], parametrized: Shown, layers: Layers
+    model: nn.Module, heads: Callable[[str], int | None], parametrized: Shown, layers: GuessedLayers
 ) -> list[Parameter]:
     rows: list[Parameter] = []
     modules = modules_of(model)
-    factors = Factors(parametrized)
+    factors = ParametrizedWeights(parametrized)
     for path, module in model.named_modules(remove_duplicate=False):
-        parent = modules.get(clean(path).rpartition(".")[0]) if path else None
-        way = Way(model, path)
+        parent = modules.get(without_wrappers(path).rpartition(".")[0]) if path else None
+        way = ModulePath(model, path)
         weight = None
         shape = factored_shape(module)
         if shape is not None:
             weight = _weight_name(path, parent)
-            get = FactorsAt(way)
+            get = FactorsGetter(way)
             info = _weight(weight, shape, get(), heads)
             rows.append((replace(info, module=module, parent=parent, layers=layers), get))
         for made in parametrized_in(module):
             raw = _by_name(module, made.raw)
             if raw is not None:
-                factors.note(clean(path), made)
-                now, read = factors.weight(clean(path), made, raw, _raw_of(module, made.raw))
+                where = without_wrappers(path)
+                factors.note(where, made)
+                now, read = factors.weight(where, made, raw, _raw_of(module, made.raw))
                 info = replace(
                     now, module=module, heads=heads(now.name), parent=parent, layers=layers
                 )
-                rows.append((info, Still(way, read)))
+                rows.append((info, SameModuleGetter(way, read)))
         for leaf, parameter in module._parameters.items():
             if parameter is not None and not factors.is_shown(_name(path, leaf)):
                 name, of = _name(path, leaf), weight if leaf in Decomposed._fields else None
                 info = ParameterInfo(
                     name, leaf, parameter, module, heads(name), parent, layers, factor_of=of
                 )
-                rows.append((factors.marked(info), ParameterAt(way, leaf)))
+                rows.append((factors.marked(info), ParameterGetter(way, leaf)))
     return rows
 
 
@@ -161,11 +170,11 @@ def _of_mapping(
     model: Mapping[str, Tensor],
     heads: Callable[[str], int | None],
     parametrized: Shown,
-    layers: Layers,
+    layers: GuessedLayers,
 ) -> list[Parameter]:
     rows: list[Parameter] = []
     weights: dict[str, str] = {}
-    factors = Factors(parametrized)
+    factors = ParametrizedWeights(parametrized)
     computed = {}
     for path, made in parametrized_names(model):
         factors.note(path, made)
@@ -198,7 +207,7 @@ def _of_mapping(
 
 
 def _name(path: str, leaf: str) -> str:
-    return clean(f"{path}.{leaf}" if path else leaf)
+    return without_wrappers(f"{path}.{leaf}" if path else leaf)
 
 
 def _weight_name(path: str, parent: nn.Module | None) -> str:
@@ -206,7 +215,7 @@ def _weight_name(path: str, parent: nn.Module | None) -> str:
     name = path.rpartition(".")[2]
     # In `nn.MultiheadAttention` these are parameters of its own, ``attn.in_proj_weight``.
     if issubclass(dense_type(parent), nn.MultiheadAttention) and name in _PROJECTIONS:
-        return clean(f"{path}_weight")
+        return without_wrappers(f"{path}_weight")
     return _name(path, "weight")
 
 

@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeGuard
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeGuard
 
 import torch
+from spectral_monitor.model.registry import ParameterInfo
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["Computed", "Parametrized", "is_computing", "parametrized_in", "parametrized_names"]
-
+__all__ = [
+    "Computed",
+    "Parametrized",
+    "ParametrizedWeights",
+    "Shown",
+    "is_computing",
+    "parametrized_in",
+    "parametrized_names",
+]
 
 _CHAIN = re.compile(r"(.*\.)?parametrizations\.[^.]+")
 
@@ -275,3 +283,82 @@ class _Mask(_Names):
     def _of(self, *tensors: Tensor) -> Tensor:
         weight, mask = tensors
         return weight * mask.to(weight.dtype)
+
+
+Shown = Literal["effective", "raw"]
+
+# Their other parameters are lengths, estimates and masks; a parametrization of somebody's own may
+# have matrices in it, which are watched where the raw weight is.
+_WITHOUT_MATRICES = ("spectral_norm", "weight_norm", "prune")
+
+
+class ParametrizedWeights:
+    """The parametrized weights of a model, as their owners are met.
+
+    Args:
+        shown: what stands for a weight. One that cannot be computed is shown raw, with the reason.
+    """
+
+    def __init__(self, shown: Shown) -> None:
+        self._shown_as = shown
+        self._values: dict[str, Tensor] = {}
+        self._made: dict[str, tuple[str, str]] = {}
+        self._raw: set[str] = set()
+        self._failed: dict[str, str] = {}
+
+    def note(self, path: str, made: Parametrized) -> None:
+        """A weight of the module at ``path``; to be called once for each."""
+        weight = _under(path, made.leaf)
+        value = self._computed(weight, made)
+        if value is not None:
+            self._values[weight] = value
+        else:
+            self._raw.add(_under(path, made.raw))
+        if value is not None or made.how in _WITHOUT_MATRICES:
+            for part in made.parts:
+                self._made[_under(path, part)] = (weight, made.how)
+
+    def _computed(self, weight: str, made: Parametrized) -> Tensor | None:
+        if self._shown_as == "raw":
+            return None
+        if made.effective is None:
+            self._failed[weight] = "which names do not tell"
+            return None
+        try:
+            return made.effective()
+        # Code of anybody's, for what is there now; the weight is still there raw.
+        except Exception as error:
+            self._failed[weight] = f"which cannot be computed here: {type(error).__name__}: {error}"
+            return None
+
+    def weight(
+        self, path: str, made: Parametrized, raw: Tensor, get_raw: Callable[[], Tensor | None]
+    ) -> tuple[ParameterInfo, Callable[[], Tensor | None]]:
+        """A noted weight as a parameter, and its getter."""
+        name, raw_name = _under(path, made.leaf), _under(path, made.raw)
+        value = self._values.get(name)
+        info = ParameterInfo(name, made.leaf, raw, None, None, made_by=made.how)
+        if value is None or made.effective is None:
+            how = ", ".join(filter(None, (made.how, self._failed.get(name))))
+            return replace(info, form="raw", made_by=how, made_of=(raw_name,)), get_raw
+        parts = tuple(_under(path, part) for part in made.parts)
+        get = made.effective
+        return (
+            replace(
+                info, tensor=value, form="effective", made_of=parts, origin=raw, sample=get.sample
+            ),
+            get,
+        )
+
+    def is_shown(self, name: str) -> bool:
+        """Whether this parameter is the raw one that stands for a weight."""
+        return name in self._raw
+
+    def marked(self, info: ParameterInfo) -> ParameterInfo:
+        """A parameter with the weight that it is a factor of, if it is one."""
+        weight, how = self._made.get(info.name, (None, ""))
+        return info if weight is None else replace(info, factor_of=weight, made_by=how)
+
+
+def _under(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

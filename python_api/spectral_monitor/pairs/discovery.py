@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from spectral_monitor.model.configs import config_of, setting
-from spectral_monitor.model.heads import HeadCounts
+from spectral_monitor.model.config import HeadCounts, config_of, setting
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.pairs.flow.binding import Binder
 from spectral_monitor.pairs.flow.flow import Record, Step, Stream
 from spectral_monitor.pairs.flow.guessed_flow import Guess

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-from spectral_monitor.model.matrices import Block, Matrix
-from spectral_monitor.model.parts import Range, part_of
+from spectral_monitor.model.registry import Block, Matrix
+from spectral_monitor.model.submatrices import Range, part_of
 from spectral_monitor.pairs.pairs import (
     Pair,
     Port,

@@ -2,7 +2,7 @@
 
 Alignment (Eq. 3 of "Spectral dynamics of weights") compares the output directions of a layer,
 its left singular vectors U, with the input directions of the next, the rows of V'^T. A `Port` says
-whose vectors these are, those of a matrix or of a part of it (`model.parts`), and which of
+whose vectors these are, those of a matrix or of a part of it (`model.submatrices`), and which of
 their entries take part: the gate of a recurrent layer and the centre tap of a kernel are cut out of
 the vectors and not renormalised, as in the papers' code.
 """
@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from spectral_monitor.model.matrices import Block, Matrix
-from spectral_monitor.model.parts import part_of
+from spectral_monitor.model.registry import Block, Matrix
+from spectral_monitor.model.submatrices import part_of
 from torch import Tensor
 
 from spectral_kernels.entry.results import SVD

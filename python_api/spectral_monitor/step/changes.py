@@ -20,8 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from spectral_monitor.model.matrices import Skipped
 from spectral_monitor.model.matrix import Kept, Matrix, MatrixView, UnreadableMatrixError, shape_of
+from spectral_monitor.model.registry import Skipped
 from spectral_monitor.step.differences import difference, remembered, unknown
 from spectral_monitor.step.frame import Array, MatrixRow
 from spectral_monitor.step.packed_rows import tell_reasons

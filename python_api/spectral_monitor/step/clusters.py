@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.step.frame import Array, MatrixRow
 from spectral_monitor.step.packed_rows import spectra_of
 from spectral_monitor.step.views import ArrayViews, consecutive

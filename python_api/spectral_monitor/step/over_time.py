@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.pairs.pairs import Pair
 from spectral_monitor.step.chance import Chance
 from spectral_monitor.step.changes import Changes

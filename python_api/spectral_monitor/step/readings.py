@@ -22,7 +22,7 @@ class Readings:
 
     Args:
         matrices: those under watch.
-        parts: of these, see `spectral_monitor.model.parts`; they have no reasons of their own.
+        parts: of these, see `model.submatrices`; they have no reasons of their own.
     """
 
     def __init__(self, matrices: Sequence[Matrix], parts: Sequence[Matrix] = ()) -> None:

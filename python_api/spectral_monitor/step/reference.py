@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.step.frame import Array
 from spectral_monitor.step.rows import rounding, to_arrays
 from spectral_monitor.step.views import ArrayViews, consecutive

@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 class Solver(Protocol):
     """How the matrices of a step become rows, and vectors for alignment and agreement.
 
-    Parts (`model.parts`), which have no rows, are read and solved together with the matrices
+    Parts (`model.submatrices`), which have no rows, are read and solved together with the matrices
     under watch.
     """
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from spectral_monitor.decomposed.convert.kinds import is_attention
-from spectral_monitor.model.name_patterns import matches
+from spectral_monitor.model.names import matches
 from torch import nn
 
 __all__ = ["Site", "as_patterns", "assign", "find_sites", "join", "named", "replace", "select"]

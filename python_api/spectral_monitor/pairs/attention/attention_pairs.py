@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from spectral_monitor.model.matrices import Matrix
-from spectral_monitor.model.parts import Range, part_of, stacked
+from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.submatrices import Range, part_of, stacked
 from spectral_monitor.pairs.attention.fused_layouts import rows_by_head
 from spectral_monitor.pairs.pairs import (
     Meeting,

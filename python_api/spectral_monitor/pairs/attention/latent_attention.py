@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spectral_monitor.model.configs import setting
-from spectral_monitor.model.matrices import Matrix
-from spectral_monitor.model.parts import part_of
+from spectral_monitor.model.config import setting
+from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.submatrices import part_of
 from spectral_monitor.pairs.attention.attention_pairs import by_head, outputs_of
 from spectral_monitor.pairs.pairs import Pair, Port, Rejected, connect, entry_port, exit_port
 

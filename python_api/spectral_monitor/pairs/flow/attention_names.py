@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spectral_monitor.model.heads import HeadCounts
+from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.pairs.attention.attention_pairs import Attention
 from spectral_monitor.pairs.flow.binding import NOT_WATCHED, adapters_of
 from spectral_monitor.pairs.flow.flow import Step

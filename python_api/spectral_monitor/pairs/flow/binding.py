@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from spectral_monitor.model.heads import HeadCounts
+from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.model.matrices import Matrix
-from spectral_monitor.model.parts import part_of
+from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.submatrices import part_of
 from spectral_monitor.pairs.attention.attention_pairs import Attention
 from spectral_monitor.pairs.attention.latent_attention import LatentAttention
 from spectral_monitor.pairs.flow.flow import Step

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from spectral_monitor.model.parts import part_of
 from spectral_monitor.model.similar_rows import without_indices
+from spectral_monitor.model.submatrices import part_of
 from spectral_monitor.pairs.pairs import Found, Pair, Port, Rejected, connect, exit_port
 
 __all__ = ["Record", "Step", "Stream", "widths"]

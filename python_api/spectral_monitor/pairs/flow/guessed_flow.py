@@ -14,10 +14,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
-from spectral_monitor.model.declared import dense_type
-from spectral_monitor.model.heads import HeadCounts
+from spectral_monitor.model.config import HeadCounts
+from spectral_monitor.model.layer_shapes import dense_type
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.pairs.flow.attention_names import (
     NamedAttention,
     attention_in,

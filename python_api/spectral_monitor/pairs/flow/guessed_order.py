@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spectral_monitor.model.configs import config_of, setting
+from spectral_monitor.model.config import config_of, setting
 from spectral_monitor.model.layer_tree import Scope
 from spectral_monitor.pairs.flow.flow import Step, widths
 from spectral_monitor.pairs.flow.steps import (

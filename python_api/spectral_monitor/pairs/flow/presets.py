@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from spectral_monitor.model.configs import setting
+from spectral_monitor.model.config import setting
 
 __all__ = ["ASIDE", "FAMILIES", "Family", "family_of"]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.model.matrices import Matrix
+from spectral_monitor.model.registry import Matrix
 from spectral_monitor.pairs.flow.flow import Record, Stream
 from spectral_monitor.pairs.pairs import Pair, Port, Rejected, connect, entry_port, exit_port
 

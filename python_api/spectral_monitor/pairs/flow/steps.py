@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from spectral_monitor.model.matrices import Matrix
-from spectral_monitor.model.parts import part_of
+from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.submatrices import part_of
 from spectral_monitor.pairs.attention.attention_pairs import Attention
 from spectral_monitor.pairs.attention.latent_attention import LatentAttention
 from spectral_monitor.pairs.flow.flow import Record, Step, Stream

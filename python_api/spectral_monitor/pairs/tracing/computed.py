@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from spectral_monitor.model.parameters import clean
+from spectral_monitor.model.getters import without_wrappers
 from spectral_monitor.model.parametrized import Parametrized, is_computing, parametrized_in
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -36,8 +36,8 @@ def fixed_weights(model: nn.Module) -> Iterator[Fixed]:
             # A shared module is met again, when its hooks are gone.
             for made, weight in known.setdefault(id(module), _fixed(module)):
                 prefix = f"{path}." if path else ""
-                found.weights[clean(prefix + made.leaf)] = weight
-                found.parts.update(clean(prefix + part) for part in made.parts)
+                found.weights[without_wrappers(prefix + made.leaf)] = weight
+                found.parts.update(without_wrappers(prefix + part) for part in made.parts)
         yield found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from spectral_monitor.model.parts import stacked
+from spectral_monitor.model.submatrices import stacked
 from spectral_monitor.pairs.pairs import Meeting, Pair, Port, Rejected
 from spectral_monitor.pairs.tracing.map import Indices
 from spectral_monitor.pairs.tracing.places import Placed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from spectral_monitor.model.matrix import Matrix
-from spectral_monitor.model.parts import Range, part_of
+from spectral_monitor.model.submatrices import Range, part_of
 from spectral_monitor.pairs.pairs import Port, entry_port, exit_port
 from spectral_monitor.pairs.tracing.map import Indices
 from spectral_monitor.pairs.tracing.places import Placed

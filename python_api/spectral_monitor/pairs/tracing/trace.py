@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spectral_monitor.model.parameters import clean, unwrap
+from spectral_monitor.model.getters import without_wrappers
+from spectral_monitor.model.parameters import unwrap
 from spectral_monitor.pairs.tracing.computed import fixed_weights
 from spectral_monitor.pairs.tracing.context import Context
 from spectral_monitor.pairs.tracing.elements import Elements
@@ -90,7 +91,7 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
 def _parameters(module: nn.Module) -> dict[str, Tensor]:
     """By name, tied ones under each: a wrapper's own ``named_parameters`` may hide some."""
     return {
-        clean(f"{path}.{leaf}" if path else leaf): parameter
+        without_wrappers(f"{path}.{leaf}" if path else leaf): parameter
         for path, owner in module.named_modules(remove_duplicate=False)
         for leaf, parameter in owner._parameters.items()
         if parameter is not None

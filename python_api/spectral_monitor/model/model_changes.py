@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from spectral_monitor.model.matrices import Parameter, Skipped, why_not_a_matrix
+from spectral_monitor.model.getters import without_wrappers
 from spectral_monitor.model.matrix import Kept, Matrix
 from spectral_monitor.model.not_matrices import why_no_matrix
-from spectral_monitor.model.ties import same_memory
-from spectral_monitor.model.ways import without_wrappers
+from spectral_monitor.model.registry import Parameter, Skipped, same_memory, why_not_a_matrix
 from torch import Tensor, nn
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["PlanFit", "Unwatched"]
+__all__ = ["ModelChanges", "Unwatched"]
 
 Get = Callable[[], Kept | None]
 
@@ -34,7 +33,7 @@ class Unwatched(NamedTuple):
     reason: str
 
 
-class PlanFit:
+class ModelChanges:
     """Finds what a plan leaves out by now.
 
     A check walks over the modules and compares who they and their parameters are with the time

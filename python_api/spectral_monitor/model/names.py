@@ -1,16 +1,44 @@
-"""Names of matrices that tell one from another.
+"""Names of matrices: without wrappers, distinct from each other, and patterns that choose some.
 
 What is made of a parameter is called after it, with an ending in brackets: ``w[0]``, ``w[head 2]``,
 ``w[update]``. A parameter whose own name reads like that, beside one called ``w``, would share its
 name with a part of ``w``, so that its brackets are written round: ``w(update)``.
+
+In patterns ``*`` and ``?`` are as in a shell, and every other character is as it is: ``fnmatch``
+reads ``[`` as the start of a character class, which would make these names impossible to write.
 """
 
 from __future__ import annotations
 
+import difflib
+import functools
+import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["check_distinct", "distinct_name", "renamed"]
+__all__ = ["check_all_matched", "check_distinct", "distinct_name", "matches", "renamed"]
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    parts = (".*" if c == "*" else "." if c == "?" else re.escape(c) for c in pattern)
+    return re.compile("".join(parts) + r"\Z", re.DOTALL)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether ``name`` as a whole fits ``pattern``."""
+    return _compiled(pattern).match(name) is not None
+
+
+def check_all_matched(option: str, patterns: Sequence[str], names: Iterable[str]) -> None:
+    """Raise `ValueError` for a pattern that fits no name: most often a misspelt layer."""
+    known = list(names)
+    for pattern in patterns:
+        if any(matches(name, pattern) for name in known):
+            continue
+        near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
+        hint = f"; near names: {', '.join(near)}" if near else f"; names: {', '.join(known[:8])}"
+        raise ValueError(f"{option}: the pattern {pattern!r} fits no parameter{hint}")
 
 
 def distinct_name(name: str, parameters: Collection[str]) -> str:

@@ -9,23 +9,29 @@ so that nothing disappears silently.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from spectral_monitor.model.declared import dense_type, holds_a_layer, misfit
-from spectral_monitor.model.distinct_names import check_distinct, distinct_name, renamed
-from spectral_monitor.model.inferred import Layers
+from spectral_monitor.model.guessed_layers import GuessedLayers
+from spectral_monitor.model.layer_shapes import dense_type, holds_a_layer, misfit
 from spectral_monitor.model.matrix import Block, Form, Kept, Matrix, MatrixView, joined, why_not_now
-from spectral_monitor.model.name_patterns import matches
+from spectral_monitor.model.names import (
+    check_all_matched,
+    check_distinct,
+    distinct_name,
+    matches,
+    renamed,
+)
 from spectral_monitor.model.not_matrices import why_no_matrix
-from spectral_monitor.model.parts import part_of
-from spectral_monitor.model.selection import Skipped, select
-from spectral_monitor.model.ties import group_tied
+from spectral_monitor.model.submatrices import part_of
 from torch import Tensor, nn
 
 from spectral_kernels.entry.results import Decomposed
+
+if TYPE_CHECKING:
+    from spectral_monitor.model.matrix import Kept
 
 __all__ = [
     "Block",
@@ -39,6 +45,9 @@ __all__ = [
     "Skip",
     "Skipped",
     "find_matrices",
+    "group_tied",
+    "same_memory",
+    "select",
 ]
 
 
@@ -68,7 +77,7 @@ class ParameterInfo:
     """Attention heads of the module or its parent, if anything tells."""
     parent: nn.Module | None = None
     """The module that holds that module."""
-    layers: Layers | None = None
+    layers: GuessedLayers | None = None
     """What names and shapes of the whole model tell of each of its parameters."""
     factors: Decomposed | None = None
     """What there is in place of the weight of a decomposed layer."""
@@ -193,7 +202,7 @@ def find_matrices(
 ) -> tuple[list[Matrix], list[Skipped]]:
     """The matrices to watch and the parameters that are not, in the order given.
 
-    ``include`` and ``exclude`` hold patterns (`model.name_patterns`) that are held against the
+    ``include`` and ``exclude`` hold patterns (`model.names`) that are held against the
     matrix's name, its parameter's name and, where weights are tied, the other names. A block
     such as ``lstm.weight_ih_l0[gate g]`` becomes a matrix of its own when an ``include``
     pattern spells out its bracket.
@@ -213,7 +222,7 @@ def find_matrices(
             continue
         called = distinct_name(info.name, own_names)
         for index, view in enumerate(views):
-            matrix = _matrix(info, view, called, aliases, get)
+            matrix = _matrix_of(info, view, called, aliases, get)
             if info.factors is not None:
                 matrix = _decomposed(matrix, info.factors, index, len(views))
             found.append(matrix)
@@ -222,7 +231,7 @@ def find_matrices(
     return select(found, skipped, include, exclude)
 
 
-def _matrix(
+def _matrix_of(
     info: ParameterInfo,
     source: MatrixView,
     called: str,
@@ -282,3 +291,101 @@ def _blocks_asked_for(whole: Matrix, include: Sequence[str] | None) -> list[Matr
         for block in whole.source.blocks
         if any(matches(f"{whole.name}[{block.label}]", pattern) for pattern in asked)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A parameter (or part) that is not watched, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+    is_layer: bool = False
+    """A matrix that is not watched: its neighbours are not consecutive layers then."""
+
+
+def _names_of(matrix: Matrix) -> tuple[str, ...]:
+    own = matrix.made_of if matrix.form == "raw" else ()
+    return (matrix.name, matrix.parameter, *matrix.aliases, *own)
+
+
+def _check_patterns(
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    found: Sequence[Matrix],
+    skipped: Sequence[Skipped],
+) -> None:
+    known = dict.fromkeys(name for matrix in found for name in _names_of(matrix))
+    known.update(dict.fromkeys(row.name for row in skipped))
+    check_all_matched("include", include or (), known)
+    check_all_matched("exclude", exclude or (), known)
+
+
+def select(
+    found: Sequence[Matrix],
+    skipped: list[Skipped],
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+) -> tuple[list[Matrix], list[Skipped]]:
+    """The matrices that the patterns choose, and all that are not watched.
+
+    Raises:
+        ValueError: a pattern fits nothing.
+    """
+    _check_patterns(include, exclude, found, skipped)
+    kept: list[Matrix] = []
+    for matrix in found:
+        names = _names_of(matrix)
+        out = next((p for p in exclude or () if any(matches(n, p) for n in names)), None)
+        if out is not None:
+            skipped.append(Skipped(matrix.name, matrix.shape, f"excluded by {out!r}", True))
+        elif include is not None and not any(matches(n, p) for n in names for p in include):
+            skipped.append(Skipped(matrix.name, matrix.shape, "not in include", True))
+        else:
+            kept.append(matrix)
+    return kept, skipped
+
+
+def group_tied(
+    parameters: Sequence[Parameter],
+) -> list[tuple[ParameterInfo, Callable[[], Kept | None], tuple[str, ...]]]:
+    """Each parameter once, under the first of its names, with its getter and its other names.
+
+    Tied is what has the same values in the same order in the same memory. That is so of what a
+    module shares, and of the tensors that a state dict has in its place; parts of one buffer, and
+    a weight and its transpose, are different matrices.
+    """
+    first: dict[Hashable, int] = {}
+    groups: list[tuple[ParameterInfo, Callable[[], Kept | None], list[str]]] = []
+    for info, get in parameters:
+        known = first.setdefault(_tie_key(info), len(groups))
+        if known == len(groups):
+            groups.append((info, get, []))
+        elif info.name != groups[known][0].name and info.name not in groups[known][2]:
+            groups[known][2].append(info.name)
+    return [(info, get, tuple(names)) for info, get, names in groups]
+
+
+def _tie_key(info: ParameterInfo) -> Hashable:
+    # Factors are tied where all three are, and a computed weight where its parameter is.
+    if info.factors is not None:
+        return tuple(map(_memory, info.factors))
+    if info.origin is not None and info.form == "effective":
+        return (info.made_by, _memory(info.origin))
+    return _memory(info.tensor)
+
+
+def same_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are tied, see `group_tied`."""
+    return a is b or _memory(a) == _memory(b)
+
+
+def _memory(tensor: Tensor) -> Hashable:
+    """What tells two tensors apart: where they lie and how, or who they are."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
+        return id(tensor)
+    address = tensor.data_ptr() if tensor.numel() else 0
+    if address == 0:
+        return id(tensor)
+    bits = tensor.is_neg(), tensor.is_conj()
+    return (tensor.device, tensor.dtype, address, tensor.shape, tensor.stride(), bits)

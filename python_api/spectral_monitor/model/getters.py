@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["FactorsAt", "Found", "ParameterAt", "Still", "Way", "without_wrappers"]
+__all__ = [
+    "ExplainedGetter",
+    "FactorsGetter",
+    "ModulePath",
+    "ParameterGetter",
+    "SameModuleGetter",
+    "without_wrappers",
+]
 
 K = TypeVar("K", Tensor, Decomposed)
 
@@ -36,7 +43,7 @@ def without_wrappers(name: str) -> str:
 
 
 @runtime_checkable
-class Found(Protocol):
+class ExplainedGetter(Protocol):
     """A getter that can tell why it answers None."""
 
     def why(self) -> str:
@@ -44,7 +51,7 @@ class Found(Protocol):
         ...
 
 
-class Way:
+class ModulePath:
     """The way from a model to one of its modules.
 
     Args:
@@ -100,14 +107,14 @@ class Way:
         return f"{path} {told} now"
 
 
-class ParameterAt:
+class ParameterGetter:
     """Gets a parameter of the module at the end of a way.
 
     The tables are asked at every read, so ``module.weight = nn.Parameter(...)``, ``param.data =
     ...`` and ``load_state_dict`` are all seen.
     """
 
-    def __init__(self, way: Way, leaf: str) -> None:
+    def __init__(self, way: ModulePath, leaf: str) -> None:
         self._way, self._leaf = way, leaf
 
     def __call__(self) -> Tensor | None:
@@ -131,11 +138,11 @@ class ParameterAt:
         return f"the layer has no parameter {self._leaf} any more"
 
 
-class FactorsAt:
+class FactorsGetter:
     """Gets the factors of the decomposed layer at the end of a way."""
 
-    def __init__(self, way: Way) -> None:
-        self._parts = [ParameterAt(way, name) for name in Decomposed._fields]
+    def __init__(self, way: ModulePath) -> None:
+        self._parts = [ParameterGetter(way, name) for name in Decomposed._fields]
 
     def __call__(self) -> Decomposed | None:
         """The factors as they are now."""
@@ -147,7 +154,7 @@ class FactorsAt:
         return next((part.why() for part in self._parts if part() is None), "")
 
 
-class Still:
+class SameModuleGetter:
     """A getter of what one module alone has, such as a parametrized weight.
 
     Args:
@@ -155,7 +162,7 @@ class Still:
         get: asked while it is there.
     """
 
-    def __init__(self, way: Way, get: Callable[[], Tensor | None]) -> None:
+    def __init__(self, way: ModulePath, get: Callable[[], Tensor | None]) -> None:
         self._way, self._get = way, get
 
     def __call__(self) -> Tensor | None:

@@ -1,9 +1,10 @@
 """The built-in rules: how the parameters of PyTorch's own modules become matrices.
 
 What the papers' code does ("Spectral dynamics of weights", appendix D): weights of linear and
-embedding layers as stored; convolutions as ``(c_out, c_in * kernel)``; transposed convolutions
-with their first two axes swapped; recurrent and fused attention weights whole. Decomposed layers
-have the rules of the dense ones, which see the shape of the weight that there would be.
+embedding layers as stored; convolutions as ``(c_out, c_in * kernel)``, one for each group;
+transposed convolutions with their first two axes swapped; recurrent and fused attention weights
+whole. Decomposed layers have the rules of the dense ones, which see the shape of the weight that
+there would be.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from spectral_monitor.model.conv_rules import kernels, transposed_kernels
-from spectral_monitor.model.declared import declared_shape, dense_type, misfit
-from spectral_monitor.model.inferred import Inferred
-from spectral_monitor.model.matrices import (
+from spectral_monitor.model.guessed_layers import GuessedLayer
+from spectral_monitor.model.layer_shapes import declared_shape, dense_type, misfit
+from spectral_monitor.model.matrix import joined
+from spectral_monitor.model.not_matrices import why_no_matrix
+from spectral_monitor.model.registry import (
     Block,
     MatrixRegistry,
     MatrixView,
@@ -25,8 +27,6 @@ from spectral_monitor.model.matrices import (
     Rule,
     Skip,
 )
-from spectral_monitor.model.matrix import joined
-from spectral_monitor.model.not_matrices import why_no_matrix
 from torch import Tensor, nn
 
 __all__ = ["default_registry", "fused_attention_blocks"]
@@ -95,12 +95,12 @@ def _embedding(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
 
 def _conv(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     groups = int(getattr(info.module, "groups", 1))
-    return kernels(info, groups) if info.tensor.dim() > 2 else _plain(info)
+    return _kernels(info, groups) if info.tensor.dim() > 2 else _plain(info)
 
 
 def _conv_transpose(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     groups = int(getattr(info.module, "groups", 1))
-    return transposed_kernels(info, groups) if info.tensor.dim() > 2 else _plain(info)
+    return _transposed_kernels(info, groups) if info.tensor.dim() > 2 else _plain(info)
 
 
 def _recurrent(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
@@ -173,12 +173,12 @@ def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     return [replace(view, note=layer.note) for view in views]
 
 
-def _told(info: ParameterInfo) -> Inferred:
+def _told(info: ParameterInfo) -> GuessedLayer:
     found = None if info.layers is None else info.layers.get(info.name)
-    return found or Inferred("plain")
+    return found or GuessedLayer("plain")
 
 
-def _layer(info: ParameterInfo) -> Inferred:
+def _layer(info: ParameterInfo) -> GuessedLayer:
     """What the names tell, where nothing that is known speaks against it."""
     found = _told(info)
     # A module that is there and is no convolution has no kernel, and factors are stacked by groups.
@@ -186,7 +186,7 @@ def _layer(info: ParameterInfo) -> Inferred:
         info.module is None or hasattr(info.module, "kernel_size")
     )
     if found.family in ("conv", "deconv") and not is_kernel:
-        return Inferred("plain")
+        return GuessedLayer("plain")
     return found
 
 
@@ -207,7 +207,7 @@ def _declared(info: ParameterInfo) -> Sequence[MatrixView] | Skip | None:
     return Skip(misfit(info.module, info.leaf, info.tensor) or "", is_layer=True)
 
 
-def _inferred(info: ParameterInfo, layer: Inferred) -> Sequence[MatrixView] | Skip:
+def _inferred(info: ParameterInfo, layer: GuessedLayer) -> Sequence[MatrixView] | Skip:
     match layer.family:
         case "packed":
             return Skip("packed, 4 bits a weight: its scales are listed beside it", is_layer=True)
@@ -220,7 +220,7 @@ def _inferred(info: ParameterInfo, layer: Inferred) -> Sequence[MatrixView] | Sk
         case "attention":
             return _attention(info)
         case "conv":
-            return kernels(info, layer.groups)
+            return _kernels(info, layer.groups)
         case "deconv":
             return _conv_transpose(info)
     fused = info.factors is not None and info.name.endswith("in_proj.weight")
@@ -253,3 +253,61 @@ def _batch(
         MatrixView(kind, entry(index), f"[{', '.join(map(str, index))}]")
         for index in itertools.product(*(range(size) for size in leading))
     ]
+
+
+def _kernels(info: ParameterInfo, groups: int) -> Sequence[MatrixView] | Skip:
+    """Of a weight (c_out, c_in / groups, taps...)."""
+    weight = info.tensor
+    rows, channels = weight.shape[0] // groups, weight.shape[1]
+
+    def group(g: int) -> Callable[[Tensor], Tensor]:
+        return lambda t: t[g * rows : (g + 1) * rows].flatten(1)
+
+    return _groups(info, groups, rows, channels, group)
+
+
+def _transposed_kernels(info: ParameterInfo, groups: int) -> Sequence[MatrixView] | Skip:
+    """Of a weight (c_in, c_out / groups, taps...): the groups lie along the inputs here."""
+    weight = info.tensor
+    channels, rows = weight.shape[0] // groups, weight.shape[1]
+
+    def group(g: int) -> Callable[[Tensor], Tensor]:
+        return lambda t: t[g * channels : (g + 1) * channels].transpose(0, 1).flatten(1)
+
+    return _groups(info, groups, rows, channels, group)
+
+
+def _groups(
+    info: ParameterInfo,
+    groups: int,
+    rows: int,
+    channels: int,
+    group: Callable[[int], Callable[[Tensor], Tensor]],
+) -> Sequence[MatrixView] | Skip:
+    """One (rows, channels * taps) matrix per group of a convolution."""
+    if groups > 1 and rows * channels == 1:
+        return Skip("depthwise: every group is one kernel, a vector")
+    taps, centre = _kernel(info)
+    return [
+        MatrixView(
+            "conv",
+            group(g),
+            f"[group {g}]" if groups > 1 else "",
+            taps,
+            centre,
+            first_output=g * rows,
+            outputs=groups * rows,
+            first_input=g * channels,
+            inputs=groups * channels,
+        )
+        for g in range(groups)
+    ]
+
+
+def _kernel(info: ParameterInfo) -> tuple[int, int]:
+    """Taps of a kernel and the index of its centre, in row-major order."""
+    sizes = info.tensor.shape[2:]
+    centre = 0
+    for size in sizes:
+        centre = centre * size + size // 2
+    return math.prod(sizes), centre

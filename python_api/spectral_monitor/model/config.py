@@ -1,15 +1,32 @@
-"""How many heads an attention layer has, from the caller, the modules or a Hugging Face config."""
+"""What a model's configuration says, and how many heads its attentions have."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from spectral_monitor.model.configs import setting
-from spectral_monitor.model.name_patterns import check_all_matched, matches
+from spectral_monitor.model.names import check_all_matched, matches
 from torch import nn
 
-__all__ = ["HeadCounts"]
+__all__ = ["HeadCounts", "config_of", "setting"]
+
+
+def setting(config: Any, name: str) -> Any:
+    """The value of one setting; ``None`` where there is none, or none for all layers."""
+    # The attributes of a module are a dictionary, which needs no look at its abstract classes.
+    if type(config) is dict or isinstance(config, Mapping):
+        return config.get(name)
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:
+        # Configs of layers that differ refuse to tell what is not one number.
+        return None
+
+
+def config_of(module: nn.Module | None) -> Any:
+    """The configuration that a module carries, as those of Hugging Face do; ``None`` of others."""
+    return None if module is None else vars(module).get("config")
+
 
 # Parts of a model that have a section of the config of their own.
 _SECTIONS = {
