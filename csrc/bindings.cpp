@@ -5,10 +5,14 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/driver.h"
+#include "cpu/moves.h"
 
 namespace py = pybind11;
 using namespace spectral;
@@ -43,6 +47,13 @@ class Fields {
       throw py::value_error("dtype code must be 0 to 3, got " + std::to_string(code));
     return static_cast<DType>(code);
   }
+  DType result_dtype() {
+    const DType found = dtype();
+    if (found != DType::kFloat32 && found != DType::kFloat64)
+      throw py::value_error("dtype code of results must be 2 or 3, got " +
+                            std::to_string(static_cast<int>(found)));
+    return found;
+  }
   MatrixView matrix() {
     MatrixView a;
     a.data = pointer<const void>();
@@ -68,17 +79,27 @@ class Fields {
   Py_ssize_t at_ = 0;
 };
 
-// Parses a list with `parse`, then runs the jobs without the interpreter's lock.
+// Jobs of one kernel that were read, to be run on so many threads.
+using Call = std::function<void(int)>;
+
 template <class Job, class Parse, class Run>
-void run_jobs(const py::list& list, int threads, Py_ssize_t fields, Parse parse, Run run) {
+Call parsed(const py::list& list, Py_ssize_t fields, Parse parse, Run run) {
   std::vector<Job> jobs;
   jobs.reserve(list.size());
   for (const py::handle& item : list) {
     Fields f(item.ptr(), fields);
     jobs.push_back(parse(f));
   }
-  py::gil_scoped_release release;
-  run(jobs, threads);
+  return [jobs = std::move(jobs), run](int threads) { run(jobs, threads); };
+}
+
+// A run of jobs one after the other, which are too small to be shared out.
+template <class Job>
+auto each(void (*run)(const Job&)) {
+  return [run](const std::vector<Job>& jobs, int) {
+    for (const Job& job : jobs)
+      run(job);
+  };
 }
 
 void require_supported(bool supported, const char* what, const MatrixView& a) {
@@ -87,9 +108,9 @@ void require_supported(bool supported, const char* what, const MatrixView& a) {
                           std::to_string(a.n) + " of this dtype; ask " + what + "_supported first");
 }
 
-void svdvals(const py::list& list, int threads) {
-  run_jobs<ValuesJob>(
-      list, threads, 9,
+Call svdvals(const py::list& list) {
+  return parsed<ValuesJob>(
+      list, 9,
       [](Fields& f) {
         ValuesJob job;
         job.a = f.matrix();
@@ -100,9 +121,9 @@ void svdvals(const py::list& list, int threads) {
       run_values);
 }
 
-void svd(const py::list& list, int threads) {
-  run_jobs<SvdJob>(
-      list, threads, 11,
+Call svd(const py::list& list) {
+  return parsed<SvdJob>(
+      list, 11,
       [](Fields& f) {
         SvdJob job;
         job.a = f.matrix();
@@ -113,9 +134,9 @@ void svd(const py::list& list, int threads) {
       run_svd);
 }
 
-void rsvd(const py::list& list, int threads) {
-  run_jobs<RsvdJob>(
-      list, threads, 18,
+Call rsvd(const py::list& list) {
+  return parsed<RsvdJob>(
+      list, 18,
       [](Fields& f) {
         RsvdJob job;
         job.a = f.matrix();
@@ -138,9 +159,9 @@ void normals(int64_t seed, uint32_t matrix, uint32_t entry, int64_t n, int64_t c
                     reinterpret_cast<float*>(out), n);
 }
 
-void track(const py::list& list, int threads) {
-  run_jobs<TrackJob>(
-      list, threads, 20,
+Call track(const py::list& list) {
+  return parsed<TrackJob>(
+      list, 20,
       [](Fields& f) {
         TrackJob job;
         job.a = f.matrix();
@@ -174,9 +195,9 @@ SummaryJob summary_job(Fields& f) {
   return job;
 }
 
-void leading(const py::list& list, int threads) {
-  run_jobs<LeadingJob>(
-      list, threads, 23,
+Call leading(const py::list& list) {
+  return parsed<LeadingJob>(
+      list, 23,
       [](Fields& f) {
         LeadingJob job;
         job.a = f.matrix();
@@ -204,9 +225,9 @@ void leading(const py::list& list, int threads) {
       run_leading);
 }
 
-void cores(const py::list& list, int threads) {
-  run_jobs<CoreJob>(
-      list, threads, 28,
+Call cores(const py::list& list) {
+  return parsed<CoreJob>(
+      list, 28,
       [](Fields& f) {
         CoreJob job;
         CorePlan& plan = job.plan;
@@ -228,13 +249,13 @@ void cores(const py::list& list, int threads) {
       run_cores);
 }
 
-void summarize(const py::list& list, int threads) {
-  run_jobs<SummaryJob>(list, threads, 8, summary_job, run_summaries);
+Call summarize(const py::list& list) {
+  return parsed<SummaryJob>(list, 8, summary_job, run_summaries);
 }
 
-void summarize_with_bounds(const py::list& list, int threads) {
-  run_jobs<BoundedSummaryJob>(
-      list, threads, 11,
+Call summarize_with_bounds(const py::list& list) {
+  return parsed<BoundedSummaryJob>(
+      list, 11,
       [](Fields& f) {
         BoundedSummaryJob job;
         job.summary = summary_job(f);
@@ -246,9 +267,9 @@ void summarize_with_bounds(const py::list& list, int threads) {
       run_bounded_summaries);
 }
 
-void clusters(const py::list& list) {
-  run_jobs<ClusterJob>(
-      list, 1, 10,
+Call clusters(const py::list& list) {
+  return parsed<ClusterJob>(
+      list, 10,
       [](Fields& f) {
         ClusterJob job;
         job.s = f.pointer<const void>();
@@ -266,9 +287,9 @@ void clusters(const py::list& list) {
       [](const std::vector<ClusterJob>& jobs, int) { run_clusters(jobs); });
 }
 
-void alignment_diagonals(const py::list& list, int threads) {
-  run_jobs<AlignmentPair>(
-      list, threads, 12,
+Call alignment_diagonals(const py::list& list) {
+  return parsed<AlignmentPair>(
+      list, 12,
       [](Fields& f) {
         AlignmentPair p;
         p.u = f.pointer<const void>();
@@ -288,9 +309,9 @@ void alignment_diagonals(const py::list& list, int threads) {
       run_alignments);
 }
 
-void snapshot(const py::list& list, int threads) {
-  run_jobs<SnapshotJob>(
-      list, threads, 10,
+Call snapshot(const py::list& list) {
+  return parsed<SnapshotJob>(
+      list, 10,
       [](Fields& f) {
         SnapshotJob job;
         job.a = f.matrix();
@@ -300,6 +321,98 @@ void snapshot(const py::list& list, int threads) {
       },
       run_snapshots);
 }
+
+template <class Pointer>
+Numbers<Pointer> numbers(Fields& f, int64_t last_type) {
+  Numbers<Pointer> x;
+  x.data = f.pointer<std::remove_pointer_t<Pointer>>();
+  const int64_t type = f.integer();
+  if (type < 2 || type > last_type)
+    throw py::value_error("type of numbers must be 2 to " + std::to_string(last_type) + ", got " +
+                          std::to_string(type));
+  x.type = static_cast<NumberType>(type);
+  x.stride_row = f.integer();
+  x.stride_column = f.integer();
+  return x;
+}
+
+Call copy(const py::list& list) {
+  return parsed<CopyJob>(
+      list, 11,
+      [](Fields& f) {
+        CopyJob job;
+        job.src = numbers<const void*>(f, 5);
+        job.dst = numbers<void*>(f, 3);
+        job.rows = f.integer();
+        job.columns = f.integer();
+        job.unless_negative = f.pointer<const double>();
+        return job;
+      },
+      each(run_copy));
+}
+
+Call mean(const py::list& list) {
+  return parsed<MeanJob>(
+      list, 6,
+      [](Fields& f) {
+        MeanJob job;
+        job.src = f.pointer<const void>();
+        job.dtype = f.result_dtype();
+        job.starts = f.pointer<const int64_t>();
+        job.parts = f.integer();
+        job.count = f.integer();
+        job.out = f.pointer();
+        return job;
+      },
+      each(run_mean));
+}
+
+Call product(const py::list& list) {
+  return parsed<ProductJob>(
+      list, 5,
+      [](Fields& f) {
+        ProductJob job;
+        job.a = f.pointer<const void>();
+        job.b = f.pointer<const void>();
+        job.dtype = f.result_dtype();
+        job.count = f.integer();
+        job.out = f.pointer();
+        return job;
+      },
+      each(run_product));
+}
+
+// What a list of jobs of each name is read by.
+const std::map<std::string, Call (*)(const py::list&)>& operations() {
+  static const std::map<std::string, Call (*)(const py::list&)> table = {
+      {"svdvals", svdvals},     {"svd", svd},
+      {"rsvd", rsvd},           {"track", track},
+      {"leading", leading},     {"cores", cores},
+      {"summarize", summarize}, {"summarize_with_bounds", summarize_with_bounds},
+      {"clusters", clusters},   {"alignment_diagonals", alignment_diagonals},
+      {"snapshot", snapshot},   {"copy", copy},
+      {"mean", mean},           {"product", product},
+  };
+  return table;
+}
+
+// Calls that were read once, run one after the other without a word to the interpreter.
+class Program {
+ public:
+  void add(const std::string& name, const py::list& jobs) {
+    const auto found = operations().find(name);
+    if (found == operations().end()) throw py::value_error("no operation is called '" + name + "'");
+    calls_.push_back(found->second(jobs));
+  }
+  void run(int threads) const {
+    py::gil_scoped_release release;
+    for (const Call& call : calls_)
+      call(threads);
+  }
+
+ private:
+  std::vector<Call> calls_;
+};
 
 DType checked(int code) {
   if (code < 0 || code > 3)
@@ -311,19 +424,21 @@ DType checked(int code) {
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Compiled CPU kernels of spectral_kernels; see _C.pyi.";
-  module.def("svdvals", &svdvals, py::arg("jobs"), py::arg("threads"));
-  module.def("svd", &svd, py::arg("jobs"), py::arg("threads"));
-  module.def("rsvd", &rsvd, py::arg("jobs"), py::arg("threads"));
+  for (const auto& [name, read] : operations())
+    module.def(
+        name.c_str(),
+        [read = read](const py::list& jobs, int threads) {
+          const Call call = read(jobs);
+          py::gil_scoped_release release;
+          call(threads);
+        },
+        py::arg("jobs"), py::arg("threads") = 1);
+  py::class_<Program>(module, "Program")
+      .def(py::init<>())
+      .def("add", &Program::add, py::arg("operation"), py::arg("jobs"))
+      .def("run", &Program::run, py::arg("threads"));
   module.def("normals", &normals, py::arg("seed"), py::arg("matrix"), py::arg("entry"),
              py::arg("n"), py::arg("columns"), py::arg("out"));
-  module.def("track", &track, py::arg("jobs"), py::arg("threads"));
-  module.def("leading", &leading, py::arg("jobs"), py::arg("threads"));
-  module.def("cores", &cores, py::arg("jobs"), py::arg("threads"));
-  module.def("summarize", &summarize, py::arg("jobs"), py::arg("threads"));
-  module.def("summarize_with_bounds", &summarize_with_bounds, py::arg("jobs"), py::arg("threads"));
-  module.def("clusters", &clusters, py::arg("jobs"));
-  module.def("alignment_diagonals", &alignment_diagonals, py::arg("jobs"), py::arg("threads"));
-  module.def("snapshot", &snapshot, py::arg("jobs"), py::arg("threads"));
   module.def(
       "svdvals_supported",
       [](int d, int64_t m, int64_t n) { return values_supported(checked(d), m, n); },

@@ -80,19 +80,19 @@ class Diagonals:
     def __init__(self, pairs: list[tuple[Tensor, Tensor]], k: int) -> None:
         counts = [min(k, U.shape[1], Vh.shape[0]) for U, Vh in pairs]
         self._pairs = pairs
-        self._block = torch.zeros(sum(counts), dtype=pairs[0][0].dtype)
-        out = _places(self._block, counts)
-        self._jobs = [
+        self.out = torch.zeros(sum(counts), dtype=pairs[0][0].dtype)
+        places = _places(self.out, counts)
+        jobs = [
             (*_matrices(U, Vh), count, place, 0, 0)
-            for (U, Vh), count, place in zip(pairs, counts, out, strict=True)
+            for (U, Vh), count, place in zip(pairs, counts, places, strict=True)
             if count and len(U)
         ]
+        self.calls = [("alignment_diagonals", jobs)]
 
     def run(self) -> Tensor:
-        """Return all diagonals, one after the other; the next run overwrites them."""
-        if self._jobs:
-            _C.alignment_diagonals(self._jobs, torch.get_num_threads())
-        return self._block
+        """Return ``out``, all diagonals one after the other; the next run overwrites them."""
+        _C.alignment_diagonals(self.calls[0][1], torch.get_num_threads())
+        return self.out
 
 
 class ClusterCosines:
@@ -101,21 +101,21 @@ class ClusterCosines:
     def __init__(self, pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]) -> None:
         counts = [len(clusters) for clusters in first]
         self._owners = (pairs, first)
-        self._block = torch.zeros(2, sum(counts), dtype=pairs[0][0].dtype)
-        out, cosines = (_places(row, counts) for row in self._block)
-        self._jobs = [
+        self.out = torch.zeros(2, sum(counts), dtype=pairs[0][0].dtype)
+        places, cosines = (_places(row, counts) for row in self.out)
+        jobs = [
             (*_matrices(U, Vh), count, line, clusters.data_ptr(), cosine)
             for (U, Vh), clusters, count, line, cosine in zip(
-                pairs, first, counts, out, cosines, strict=True
+                pairs, first, counts, places, cosines, strict=True
             )
             if count and len(U)
         ]
+        self.calls = [("alignment_diagonals", jobs)]
 
     def run(self) -> Tensor:
-        """Return (2, sum of counts): diagonals and cosines; the next run overwrites them."""
-        if self._jobs:
-            _C.alignment_diagonals(self._jobs, torch.get_num_threads())
-        return self._block
+        """Return ``out`` (2, sum of counts): diagonals and cosines; the next run overwrites it."""
+        _C.alignment_diagonals(self.calls[0][1], torch.get_num_threads())
+        return self.out
 
 
 class Clusters:
@@ -145,16 +145,17 @@ class Clusters:
         self._owners = (values, bounds, *compared, first, alone)
         code = DTYPE_CODES[values.dtype]
         own = [_places(x, lengths) for x in self._owners]
-        self._jobs = [
+        jobs = [
             (s, code, b, other, error, r, beyond, int(follow), f, a)
             for s, b, other, error, f, a, r, beyond, follow in zip(
                 *own, lengths, unseen, follows, strict=True
             )
         ]
+        self.calls = [("clusters", jobs)]
 
     def run(self) -> None:
         """Find the clusters of the values as they are now."""
-        _C.clusters(self._jobs)
+        _C.clusters(self.calls[0][1])
 
 
 def _places(block: Tensor, counts: list[int]) -> list[int]:

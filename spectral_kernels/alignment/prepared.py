@@ -7,6 +7,7 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import dispatch
+from spectral_kernels.runtime.program.op import Program, calls_of, product_of
 
 
 class PreparedDiagonals:
@@ -25,12 +26,12 @@ class PreparedDiagonals:
         self.device = pairs[0][0].device
         module = dispatch.backend("alignment", pairs[0][0].device.type)
         self._diagonals = module.Diagonals(pairs, k)
+        self.out: Tensor = self._diagonals.out
+        self.calls = getattr(self._diagonals, "calls", None)
 
     def run(self) -> Tensor:
-        """Return all diagonals as they are now, one after the other, ``counts`` entries each.
-
-        The next run may overwrite them.
-        """
+        """Return ``out``: all diagonals as they are now, one after the other, ``counts`` entries
+        each. The next run overwrites them."""
         with torch.no_grad():
             block: Tensor = self._diagonals.run()
         return block
@@ -51,13 +52,19 @@ class PreparedAgreement:
         right = [(a.Vh.mT, b.Vh) for a, b in pairs]
         module = dispatch.backend("alignment", pairs[0][0].U.device.type)
         self._cosines = module.ClusterCosines([*left, *right], [*clusters, *clusters])
+        total = sum(map(len, clusters))
+        self.out: Tensor = self._cosines.out.new_zeros(2, total)
+        rows = zip(self._cosines.out, self.out, strict=True)
+        products = [product_of(row[:total], row[total:], out) for row, out in rows]
+        entries = [self._cosines, *products]
+        self._program = Program(entries, self.out.device.type)
+        self.calls = calls_of(entries)
 
     def run(self) -> Tensor:
-        """Return (2, sum of counts): single vectors, then the subspaces of clusters."""
-        with torch.no_grad():
-            block: Tensor = self._cosines.run()
-            half = block.shape[1] // 2
-            return block[:, :half] * block[:, half:]
+        """Return ``out`` (2, sum of counts): single vectors, then the subspaces of clusters. The
+        next run overwrites it."""
+        self._program.run()
+        return self.out
 
 
 class PreparedClusters:
@@ -95,6 +102,7 @@ class PreparedClusters:
             self.values, self.bounds, self.compared, lengths, unseen, follows,
             self.first, self.alone,
         )  # fmt: skip
+        self.calls = getattr(self._clusters, "calls", None)
 
     def run(self) -> None:
         """Fill ``first`` (``singular_value_clusters``) and ``alone`` (``identifiable_vectors``).

@@ -36,10 +36,11 @@ class Diagonals:
 
     def __init__(self, pairs: list[tuple[Tensor, Tensor]], k: int) -> None:
         self._pairs, self._k = pairs, k
+        self.out = torch.cat(diagonals(pairs, k))
 
     def run(self) -> Tensor:
-        """Return all diagonals, one after the other."""
-        return torch.cat(diagonals(self._pairs, self._k))
+        """Return ``out``, all diagonals one after the other; the next run overwrites them."""
+        return self.out.copy_(torch.cat(diagonals(self._pairs, self._k)))
 
 
 class ClusterCosines:
@@ -47,11 +48,13 @@ class ClusterCosines:
 
     def __init__(self, pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]) -> None:
         self._pairs, self._first = pairs, first
+        self.out = pairs[0][0].new_zeros(2, sum(map(len, first)))
 
     def run(self) -> Tensor:
-        """Return (2, sum of counts): diagonals and cosines, one after the other."""
-        lines, cosines = cluster_cosines(self._pairs, self._first)
-        return torch.stack([torch.cat(lines), torch.cat(cosines)])
+        """Return ``out`` (2, sum of counts): diagonals and cosines; the next run overwrites it."""
+        for row, found in zip(self.out, cluster_cosines(self._pairs, self._first), strict=True):
+            row.copy_(torch.cat(found))
+        return self.out
 
 
 class Clusters:

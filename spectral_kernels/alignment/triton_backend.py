@@ -60,13 +60,13 @@ class Diagonals:
 
     def __init__(self, pairs: Pairs, k: int) -> None:
         counts = [min(k, U.shape[1], Vh.shape[0]) for U, Vh in pairs]
-        self._block = pairs[0][0].new_empty(sum(counts))
-        self._alignments = _Alignments(pairs, counts, _places(self._block, counts))
+        self.out = pairs[0][0].new_empty(sum(counts))
+        self._alignments = _Alignments(pairs, counts, _places(self.out, counts))
 
     def run(self) -> Tensor:
         """Return all diagonals, one after the other; the next run overwrites them."""
         self._alignments.run()
-        return self._block
+        return self.out
 
 
 class ClusterCosines:
@@ -74,14 +74,14 @@ class ClusterCosines:
 
     def __init__(self, pairs: Pairs, first: list[Tensor]) -> None:
         counts = [len(clusters) for clusters in first]
-        self._block = pairs[0][0].new_empty(2, sum(counts))
-        lines, cosines = (_places(row, counts) for row in self._block)
+        self.out = pairs[0][0].new_empty(2, sum(counts))
+        lines, cosines = (_places(row, counts) for row in self.out)
         self._alignments = _Alignments(pairs, counts, lines, cosines, first)
 
     def run(self) -> Tensor:
         """Return (2, sum of counts): diagonals and cosines; the next run overwrites them."""
         self._alignments.run()
-        return self._block
+        return self.out
 
 
 class _Alignments:

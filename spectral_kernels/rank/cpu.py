@@ -46,21 +46,21 @@ class BoundedTables:
         shapes: list[tuple[int, int]],
     ) -> None:
         counts = [S.shape[:-1].numel() for S in spectra]
-        self._block = torch.zeros(2, sum(counts), len(METRICS), dtype=torch.float64)
-        out, size = self._block.data_ptr(), len(METRICS) * self._block.element_size()
+        self.out = torch.zeros(2, sum(counts), len(METRICS), dtype=torch.float64)
+        out, size = self.out.data_ptr(), len(METRICS) * self.out.element_size()
         half = size * sum(counts)
         self._owners = []
-        self._jobs = []
+        jobs = []
         for S, b, norm, (m, n), count in zip(spectra, bounds, norms, shapes, counts, strict=True):
             if S.shape[-1]:
                 S, b, norm = S.contiguous(), b.contiguous(), norm.contiguous()
                 self._owners.append((S, b, norm))
                 told = (S.data_ptr(), DTYPE_CODES[S.dtype], count, S.shape[-1], m, n, -1.0, out)
-                self._jobs.append((*told, b.data_ptr(), norm.data_ptr(), out + half))
+                jobs.append((*told, b.data_ptr(), norm.data_ptr(), out + half))
             out += count * size
+        self.calls = [("summarize_with_bounds", jobs)]
 
     def run(self) -> Tensor:
-        """Return (2, matrices, 7), which the next run overwrites."""
-        if self._jobs:
-            _C.summarize_with_bounds(self._jobs, torch.get_num_threads())
-        return self._block
+        """Return ``out`` (2, matrices, 7), which the next run overwrites."""
+        _C.summarize_with_bounds(self.calls[0][1], torch.get_num_threads())
+        return self.out

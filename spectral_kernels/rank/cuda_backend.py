@@ -89,9 +89,9 @@ class BoundedTables:
     ) -> None:
         counts = [S.shape[:-1].numel() for S in spectra]
         size = (2, sum(counts), len(METRICS))
-        self._block = spectra[0].new_zeros(size, dtype=torch.float64)
+        self.out = spectra[0].new_zeros(size, dtype=torch.float64)
         self._jobs = []
-        rows = zip(*(half.split(counts) for half in self._block), strict=True)
+        rows = zip(*(half.split(counts) for half in self.out), strict=True)
         for S, b, norm, shape, (table, errors) in zip(
             spectra, bounds, norms, shapes, rows, strict=True
         ):
@@ -102,4 +102,4 @@ class BoundedTables:
     def run(self) -> Tensor:
         """Return (2, matrices, 7), which the next run overwrites."""
         _launch(self._jobs)
-        return self._block
+        return self.out

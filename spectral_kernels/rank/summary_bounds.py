@@ -125,10 +125,13 @@ class BoundedSummaries:
         norms: list[Tensor],
         shapes: list[tuple[int, int]],
     ) -> None:
-        self._made_of = [*spectra, *bounds, *norms]
         device = spectra[0].device.type if spectra else "cpu"
         module = dispatch.backend("rank", device)
         self._tables = module.BoundedTables(spectra, bounds, norms, shapes) if spectra else None
+        nothing = torch.zeros(2, 0, len(METRICS), dtype=torch.float64)
+        self.out: Tensor = nothing if self._tables is None else self._tables.out
+        self.calls = getattr(self._tables, "calls", None)
+        self._made_of = [*spectra, *bounds, *norms]
         self._in_place = all(x.is_contiguous() for x in self._made_of)
 
     def fits(self, spectra: list[Tensor], bounds: list[Tensor], norms: list[Tensor]) -> bool:
@@ -138,15 +141,14 @@ class BoundedSummaries:
         return same and len(given) == len(self._made_of) and self._in_place
 
     def run(self) -> Tensor:
-        """Return (2, matrices, 7) float64: the summaries as they are now, and their bounds.
+        """Return ``out`` (2, matrices, 7) float64: the summaries as they are now, and their bounds.
 
-        Batches are unrolled in order, columns as in ``METRICS``. The next run may overwrite it.
+        Batches are unrolled in order, columns as in ``METRICS``. The next run overwrites it.
         """
-        if self._tables is None:
-            return torch.zeros(2, 0, len(METRICS), dtype=torch.float64)
-        with torch.no_grad():
-            block: Tensor = self._tables.run()
-        return block
+        if self._tables is not None:
+            with torch.no_grad():
+                self._tables.run()
+        return self.out
 
 
 def _check(S: Tensor, bounds: Tensor, norm: Tensor) -> None:

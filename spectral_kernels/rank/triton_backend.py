@@ -55,18 +55,18 @@ class BoundedTables:
             [x.contiguous() for x in given] for given in (spectra, bounds, norms)
         )
         counts = [norm.numel() for norm in norms]
-        self._block = torch.empty(
+        self.out = torch.empty(
             2, sum(counts), _WIDTH, dtype=torch.float64, device=spectra[0].device
         )
         ends = itertools.accumulate(counts, initial=0)
-        places = [self._block.data_ptr() + 8 * _WIDTH * end for end in ends][:-1]
+        places = [self.out.data_ptr() + 8 * _WIDTH * end for end in ends][:-1]
         beside = list(zip(self._bounds, self._norms, strict=True))
         self._table = _jobs(self._spectra, shapes, -1.0, places, beside)
 
     def run(self) -> Tensor:
         """Return (2, matrices, 7), which the next run overwrites."""
         _launch(self._table, self._spectra, True)
-        return self._block
+        return self.out
 
 
 def _jobs(

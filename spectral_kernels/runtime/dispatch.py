@@ -65,6 +65,7 @@ OPERATIONS = {
     "factored": ("triton", "torch"),
     "entry.core": ("cpu", "torch"),
     "products": ("triton", "torch"),
+    "runtime.program": ("cpu", "torch"),
 }
 
 _chosen: dict[tuple[str, str, str | None], ModuleType] = {}

@@ -14,6 +14,7 @@ from spectral_kernels.entry.arrays import Array, Leave
 from spectral_kernels.entry.core.overflow import scaled_up
 from spectral_kernels.entry.factors import Matrices, enter_matrices
 from spectral_kernels.entry.results import SVD, Decomposed
+from spectral_kernels.runtime.program.op import Call
 from spectral_kernels.tracking.leading.op import LeadingTracker
 from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
 from spectral_kernels.tracking.leading.state import LeadingResult
@@ -173,7 +174,9 @@ class SpectrumTracker:
         a GPU. None before the first update.
         """
         names = WORK if self.k is None else LEADING_WORK
-        return self._per_matrix(lambda found: codes_of(found.work, names, found.bounds.device))
+        return self._per_matrix(
+            lambda found: codes_of(found.work, names, found.bounds.device).to(torch.int64)
+        )
 
     @property
     def lost(self) -> Array | list[Array] | None:
@@ -191,6 +194,18 @@ class SpectrumTracker:
             return None
         found = self._results
         return self._leave([entries(entry).reshape(entry.error_norms.shape) for entry in found])
+
+    def prepared(self) -> PreparedUpdate | None:
+        """The last update as an entry of a program, which updates the same matrices as they are
+        then, in place; None where an update is more than calls of compiled kernels, or its results
+        are somewhere else each time."""
+        tracker = self._tracker
+        if not isinstance(tracker, WholeTracker) or tracker.calls is None:
+            return None
+        if not self.reuse_buffers or self._places or self._bounds is None:
+            return None
+        codes = [found.work.codes.reshape(found.error_norms.shape) for found in self._results]
+        return PreparedUpdate(tracker, codes)
 
     def resolve(self, which: Sequence[Sequence[int]]) -> None:
         """Solve matrices anew, as they are now, for the next update to start from.
@@ -374,6 +389,31 @@ class SpectrumTracker:
                     f"{name} has shape {_described(*new)} and had {_described(*last)} at the "
                     "last update; expected the same, or a call of reset() first"
                 )
+
+
+class PreparedUpdate:
+    """An update of a tracker, see `SpectrumTracker.prepared`.
+
+    Args:
+        tracker: whose matrices lie where they lay; what it returned is overwritten.
+        codes: (...,) float64 of each entry of its list, where an update leaves what it did.
+    """
+
+    def __init__(self, tracker: WholeTracker, codes: list[Tensor]) -> None:
+        self._tracker, self.codes = tracker, codes
+
+    @property
+    def calls(self) -> list[Call] | None:
+        """What a run asks of the compiled module."""
+        return self._tracker.calls
+
+    def run(self) -> None:
+        """Update."""
+        self._tracker.run()
+
+    def settle(self) -> bool:
+        """To be called after a run: whether ``calls`` are others from now on."""
+        return self._tracker.settle()
 
 
 def _described(shape: tuple[int, ...], rank: int | None) -> str:

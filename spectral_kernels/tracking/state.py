@@ -114,10 +114,10 @@ class LateUpdates(Updates, Protocol):
 
 
 class LateWork(Sequence[str]):
-    """What an update on another device did, read from there when it is looked at.
+    """What an update did, read from where it wrote that when it is looked at.
 
     Args:
-        codes: (B,) int64, -1 for "not finite", else the index in ``names``.
+        codes: (B,) whole numbers, -1 for "not finite", else the index in ``names``.
         lost: (B,) bool, the matrices whose bounds exceed the tolerance.
         names: what updates do, by code.
     """
@@ -128,7 +128,8 @@ class LateWork(Sequence[str]):
 
     def _read(self) -> list[str]:
         # Not kept: a replayed graph overwrites the codes without a word to Python.
-        return [NOT_FINITE if code < 0 else self._names[code] for code in self.codes.tolist()]
+        codes = self.codes.tolist()
+        return [NOT_FINITE if code < 0 else self._names[int(code)] for code in codes]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())
@@ -145,9 +146,9 @@ class LateWork(Sequence[str]):
 
 
 def codes_of(work: Sequence[str], names: Sequence[str], device: torch.device) -> Tensor:
-    """Return (B,) int64 on ``device``: -1 for "not finite", else the index in ``names``.
+    """Return (B,) whole numbers on ``device``: -1 for "not finite", else the index in ``names``.
 
-    Work of another device is not read for it.
+    Of `LateWork` they are not read, and stay where updates in place write them.
     """
     if isinstance(work, LateWork):
         return work.codes

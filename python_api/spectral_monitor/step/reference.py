@@ -173,7 +173,7 @@ class Reference:
         if known is None or known.svds is not svds or known.clusters is not clusters:
             known = self._agreement = self.prepared(svds, clusters) if self._in_place else None
         if known is not None:
-            joined = known.prepared.run().cpu().numpy()
+            joined = known.prepared.run().to("cpu", copy=True).numpy()
             return ArrayViews(joined[0], known.slices), ArrayViews(joined[1], known.slices)
         members = [i for i in self._compared if self._matrices[i].name in self._vectors]
         pairs = [(svds[i], self._like(svds[i], i)) for i in members]

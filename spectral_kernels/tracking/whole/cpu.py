@@ -9,13 +9,11 @@ from spectral_kernels import _C
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime.compiled_arguments import matrix_argument
 from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
-from spectral_kernels.tracking.state import NOT_FINITE, WORK, State, Tracked
+from spectral_kernels.runtime.program.op import Call
+from spectral_kernels.tracking.state import SOLVED, LateWork, State, Tracked
 from spectral_kernels.tracking.whole import torch_backend
 
 _Job = tuple[int | float, ...]
-
-# By the codes of the kernels.
-_DONE = {-1.0: NOT_FINITE, **{float(code): work for code, work in enumerate(WORK)}}
 
 
 class _Batch:
@@ -45,8 +43,9 @@ class _Batch:
         self.count = batch
         self.state = state
         self.tolerance = tolerance
-        self.work: list[str] = []
-        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, self.work)
+        # Lost matrices are solved at once.
+        work = LateWork(report[:, 0], torch.zeros(batch, dtype=torch.bool))
+        self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, work)
         self._matrix, self._owner = matrix_argument(A)
         self._size = A.element_size()
         arrays = (state.drift, state.names, Ut, S, Vh, bounds, identities, report)
@@ -95,29 +94,34 @@ class Updates:
 
     def _warm_up(self) -> None:
         """Note which matrices have vectors now; their jobs say so from the next run on."""
+        codes = iter(self._codes.tolist())
         for batch in self._batches:
-            state = batch.state
-            state.warm[:] = [
-                warm or entry != NOT_FINITE
-                for warm, entry in zip(state.warm, batch.work, strict=True)
-            ]
+            warm = batch.state.warm
+            # Every one takes its code.
+            warm[:] = [next(codes) >= 0 or was for was in warm]
         self._cold = not all(warm for batch in self._batches for warm in batch.state.warm)
         self._jobs = self._all_jobs()
 
     def _all_jobs(self) -> list[_Job]:
         return [job for batch in self._batches for job in batch.jobs()]
 
+    @property
+    def calls(self) -> list[Call] | None:
+        """What a run asks of the compiled module; None where that is not all of it."""
+        return [("track", self._jobs)] if len(self._batches) == len(self._entries) else None
+
+    def settle(self) -> tuple[bool, bool]:
+        """After a run: whether ``calls`` are others now, and whether a matrix was solved anew."""
+        was_cold = self._cold
+        if was_cold:
+            self._warm_up()
+        return was_cold, bool((self._codes == SOLVED).any())
+
     def run(self) -> list[Tracked]:
         """Return the factors of each batch; its state is overwritten with the new one."""
         if self._jobs:
             _C.track(self._jobs, torch.get_num_threads())
-        done = [_DONE[code] for code in self._codes.tolist()]
-        at = 0
-        for batch in self._batches:
-            batch.work[:] = done[at : at + batch.count]
-            at += batch.count
-        if self._cold:
-            self._warm_up()
+        self.settle()
         return [
             entry.tracked if isinstance(entry, _Batch) else entry.run()[0]
             for entry in self._entries

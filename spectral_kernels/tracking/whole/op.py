@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral_kernels.runtime.program.op import Call
 from spectral_kernels.tracking.bounds import departure_bound
 from spectral_kernels.tracking.late import LateFlags
 from spectral_kernels.tracking.state import SOLVED, WORK, State, Tracked, sweep_dtype
@@ -69,12 +70,34 @@ class WholeTracker:
                 self._flags = LateFlags(plan.counts, plan.lost.device)
             self._flags.send(plan.lost)
             return results if self.reuse_buffers else [copied(tracked) for tracked in results]
-        work = [entry for tracked in results for entry in tracked.work]
-        if WORK[SOLVED] in work:
-            self._resolves += sum(
-                warm and entry == WORK[SOLVED] for warm, entry in zip(before, work, strict=True)
-            )
+        self._count(before, results)
         return results
+
+    @property
+    def calls(self) -> list[Call] | None:
+        """What the next update of the same memory asks of the compiled module, if that is all."""
+        return None if self._plan is None else self._plan.calls
+
+    def run(self) -> None:
+        """Update the matrices of the last update, as they are now."""
+        assert self._plan is not None
+        self._plan.run()
+
+    def settle(self) -> bool:
+        """After the calls were run: count, and return whether `calls` are others now."""
+        assert self._plan is not None
+        before = [warm for state in self._states for warm in state.warm]
+        changed, solved = self._plan.settle()
+        if solved:
+            self._count(before, self._plan.results)
+        return changed
+
+    def _count(self, before: list[bool], results: list[Tracked]) -> None:
+        """Count what was solved anew, of matrices that had vectors before."""
+        work = [entry for tracked in results for entry in tracked.work]
+        self._resolves += sum(
+            warm and entry == WORK[SOLVED] for warm, entry in zip(before, work, strict=True)
+        )
 
     def _prepared(self, tensors: list[Tensor]) -> Plan:
         plan = self._plan

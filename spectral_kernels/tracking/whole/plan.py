@@ -12,6 +12,7 @@ from torch import Tensor
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import dispatch
 from spectral_kernels.runtime.numerics import result_dtype
+from spectral_kernels.runtime.program.op import Call
 from spectral_kernels.tracking.state import WORK, LateUpdates, LateWork, State, Tracked, Updates
 
 
@@ -71,6 +72,22 @@ class Plan:
         """Solve matrices anew for the next run; an entry of indices for each tensor."""
         if self._late is not None and any(which):
             self._late.resolve([which[i] for i in self._filled])
+
+    @property
+    def calls(self) -> list[Call] | None:
+        """What a run asks of the compiled module; None where that is not all."""
+        return getattr(self._updates, "calls", None) if self._in_place else None
+
+    def settle(self) -> tuple[bool, bool]:
+        """After ``calls`` were run: whether they are others now, and whether one was solved."""
+        updates: Any = self._updates
+        found: tuple[bool, bool] = updates.settle()
+        return found
+
+    @property
+    def results(self) -> list[Tracked]:
+        """Those of the last run."""
+        return self._results
 
     def run(self) -> list[Tracked]:
         """Update, in order; the results of the run before are overwritten."""

@@ -1,0 +1,1 @@
+"""Prepared operations, recorded once and replayed."""
