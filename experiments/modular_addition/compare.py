@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spectral_monitor.figures.plots import compare as compare_runs
+from spectral_monitor.figures.plots import plot_runs
 from spectral_monitor.figures.report import write_report
 from spectral_monitor.run.reader import load_run
 
@@ -60,7 +60,7 @@ def compare(folders: dict[str, Path], out: Path) -> None:
     figures = out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     runs = {label: load_run(folder) for label, folder in folders.items()}
-    figure = compare_runs(runs, matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
+    figure = plot_runs(runs, matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
     figure.savefig(figures / "compare.png", dpi=DPI)
     summaries = {
         label: json.loads((folder / SUMMARY).read_text()) for label, folder in folders.items()

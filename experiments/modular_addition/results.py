@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from spectral_monitor.figures.plots import figure2
+from spectral_monitor.figures.plots import plot_run
 from spectral_monitor.figures.report import write_report
 from spectral_monitor.run.reader import load_run
 from spectral_monitor.step.frame import pair_name
@@ -30,7 +30,7 @@ def write_results(options: Options[Settings], folder: Path, seconds: float) -> N
     finished run, comes last."""
     run = load_run(folder)
     (folder / FIGURE).parent.mkdir(exist_ok=True)
-    figure = figure2(run, matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
+    figure = plot_run(run, matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
     figure.savefig(folder / FIGURE, dpi=DPI)
     summary = summarize(options, read_history(folder), seconds)
     run.summary = summary

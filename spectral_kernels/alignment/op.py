@@ -68,7 +68,7 @@ def alignment_score(diagonal: Array | Sequence[Array], top: int = 10) -> Array |
         top: how many entries to average; all where there are fewer.
 
     Returns:
-        (...); 0 where k is 0.
+        (...); NaN where k is 0, since the mean of nothing is no number.
 
     Raises:
         TypeError: integer or complex dtype.
@@ -80,7 +80,7 @@ def alignment_score(diagonal: Array | Sequence[Array], top: int = 10) -> Array |
         checks.check_dtype(tensor, "diagonal")
         if tensor.dim() < 1:
             raise ValueError("diagonal has shape (); expected at least one dimension (..., k)")
-    return leave([_score(x.to(result_dtype(x.dtype))[..., :top]) for x in tensors])
+    return leave([x.to(result_dtype(x.dtype))[..., :top].mean(dim=-1) for x in tensors])
 
 
 def singular_vector_agreement(
@@ -163,10 +163,6 @@ def alignment_diagonals_list(pairs: list[tuple[Tensor, Tensor]], k: int = 100) -
         module = dispatch.backend("alignment", pairs[0][0].device.type)
         results: list[Tensor] = module.diagonals(pairs, k)
     return results
-
-
-def _score(diagonal: Tensor) -> Tensor:
-    return diagonal.sum(dim=-1) / max(diagonal.shape[-1], 1)
 
 
 def _split(x: SVD | Sequence[SVD], name: str) -> tuple[Array, Array]:

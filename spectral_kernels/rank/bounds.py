@@ -40,8 +40,13 @@ from spectral_kernels.entry import checks
 from spectral_kernels.entry.arrays import Array, enter, kind, to_tensor
 
 
-def effective_rank_bounds(S_k: Array, frobenius_norm: Array | float, r: int) -> tuple[Array, Array]:
-    """Return the least and the largest entropy of a spectrum known in part.
+def bounds_from_leading_values(
+    S_k: Array, frobenius_norm: Array | float, r: int
+) -> tuple[Array, Array]:
+    """Return bounds of the effective rank, from the leading singular values and the norm.
+
+    The least and the largest entropy of all spectra that have these k values and this Frobenius
+    norm; the theorem is in the head of ``spectral_kernels/rank/bounds.py``.
 
     Args:
         S_k: (..., k) the k leading singular values, descending, correct to rounding of their

@@ -36,7 +36,7 @@ def summary_tables(
 
 
 class BoundedTables:
-    """Summaries and their bounds of spectra that stay where they are; see ``summary_bounds``."""
+    """Summaries and their bounds of spectra in the same memory; see ``rank/summary_bounds.py``."""
 
     def __init__(
         self,

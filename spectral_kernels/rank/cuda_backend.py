@@ -78,7 +78,7 @@ def _launch(jobs: list[_Job]) -> None:
 
 
 class BoundedTables:
-    """Summaries and their bounds of spectra that stay where they are; see ``summary_bounds``."""
+    """Summaries and their bounds of spectra in the same memory; see ``rank/summary_bounds.py``."""
 
     def __init__(
         self,

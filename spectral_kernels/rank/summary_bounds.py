@@ -53,17 +53,18 @@ from spectral_kernels.runtime import dispatch
 from spectral_kernels.runtime.numerics import result_dtype
 
 
-def summary_bounds(
+def bounds_from_value_bounds(
     S: Array | Sequence[Array],
     bounds: Array | Sequence[Array],
     *,
     error_norms: Array | Sequence[Array] | None = None,
     shape: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
 ) -> SpectralSummary | list[SpectralSummary]:
-    """Return how far every rank and norm of ``summarize_singular_values`` can be from the truth.
+    """Return bounds of all ranks and norms, from bounds of the singular values.
 
-    A theorem, derived in ``spectral_kernels/rank/summary_bounds.py``: whatever the true singular
-    values are within these bounds, every metric of theirs is as near as this says.
+    How far every field of ``summarize_singular_values`` can be from the truth. A theorem, derived
+    in ``spectral_kernels/rank/summary_bounds.py``: whatever the true singular values are within
+    these bounds, every metric of theirs is as near as this says.
 
     Args:
         S: (..., r) all singular values of matrices, >= 0, descending; a list or tuple gives a list.

@@ -51,13 +51,13 @@ from spectral_kernels.entry.arrays import Array, enter_together
 from spectral_kernels.runtime import numerics
 
 
-def residual_bounds(
+def bounds_from_residuals(
     A: Array | Sequence[Array],
     U: Array | Sequence[Array],
     S: Array | Sequence[Array],
     Vh: Array | Sequence[Array],
 ) -> Array | list[Array]:
-    """Return a rigorous error bound for every given singular value.
+    """Return bounds of singular values, from the residuals of their vectors.
 
     For every matrix there are k different singular values of A (counted with multiplicity), one
     for each triplet, with |S_i - sigma| <= bound_i. The vectors need not be exactly orthonormal,

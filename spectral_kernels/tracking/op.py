@@ -114,7 +114,7 @@ class SpectrumTracker:
 
         (..., r) or (..., k) float64, a list where the update took one; NaN for a matrix that was
         not finite; None before the first update. For those of ranks and norms see
-        ``summary_bounds``.
+        ``bounds_from_value_bounds``.
         """
         return self._bounds
 

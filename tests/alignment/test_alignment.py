@@ -109,7 +109,8 @@ def test_score() -> None:
     assert sk.alignment_score(diagonal).tolist() == [15.5, 15.5]
     assert sk.alignment_score(diagonal, top=2).tolist() == [19.5, 19.5]
     assert float(sk.alignment_score(np.array([3.0, 1.0]))) == 2
-    assert float(sk.alignment_score(np.array([]))) == 0
+    assert np.isnan(sk.alignment_score(np.array([])))
+    assert sk.alignment_score(torch.ones(2, 0)).isnan().tolist() == [True, True]
     assert [float(x) for x in sk.alignment_score([diagonal[0], diagonal[0, :4]])] == [15.5, 18.5]
 
 

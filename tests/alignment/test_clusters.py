@@ -245,7 +245,7 @@ def test_alignment_by_chance(d: int, whole: int | None, next_whole: int | None) 
     u, v = (unit(generator, count, w or d)[:, :d] for w in (whole, next_whole))
     cosines = np.abs((u * v).sum(axis=1))
     error = 5 * cosines.std() / np.sqrt(count)
-    assert sk.expected_alignment(d, whole, next_whole) == pytest.approx(
+    assert sk.chance_alignment(d, whole, next_whole) == pytest.approx(
         cosines.mean(), abs=error + 1e-12
     )
 
@@ -254,12 +254,12 @@ def test_alignment_of_two_parts_of_one_vector_by_chance() -> None:
     u = unit(np.random.default_rng(0), 40000, 24)
     cosines = np.abs((u[:, :8] * u[:, 16:]).sum(axis=1))
     error = 5 * cosines.std() / 200
-    assert sk.expected_alignment(8, 24, 24, same_vector=True) == pytest.approx(
+    assert sk.chance_alignment(8, 24, 24, same_vector=True) == pytest.approx(
         cosines.mean(), abs=error
     )
-    assert sk.expected_alignment(8, 24, 24) != pytest.approx(cosines.mean(), abs=error)
+    assert sk.chance_alignment(8, 24, 24) != pytest.approx(cosines.mean(), abs=error)
     with pytest.raises(ValueError, match="whole is 15; expected at least 16"):
-        sk.expected_alignment(8, 15, same_vector=True)
+        sk.chance_alignment(8, 15, same_vector=True)
 
 
 def test_agreement_and_overlap_by_chance() -> None:
@@ -271,21 +271,21 @@ def test_agreement_and_overlap_by_chance() -> None:
         values.append(sk.singular_vector_agreement(a, b))
         overlaps.append(sk.subspace_overlap(a.U[:, :3], b.U[:, :8]))
         clusters.append(sk.subspace_agreement(a, b, np.zeros(4, dtype=np.int64))[0])
-    assert np.mean(values) == pytest.approx(sk.expected_agreement(24, 16), rel=0.03)
-    assert np.mean(overlaps) == pytest.approx(sk.expected_overlap(24, 3, 8), rel=0.03)
+    assert np.mean(values) == pytest.approx(sk.chance_agreement(24, 16), rel=0.03)
+    assert np.mean(overlaps) == pytest.approx(sk.chance_overlap(24, 3, 8), rel=0.03)
     # Jensen: the mean of a root is below the root of the mean, here by little.
     assert 0.9 * 4 / np.sqrt(24 * 16) < np.mean(clusters) < 4 / np.sqrt(24 * 16)
 
 
 def test_wrong_baselines() -> None:
     with pytest.raises(ValueError, match="whole is 4; expected at least 8"):
-        sk.expected_alignment(8, 4)
+        sk.chance_alignment(8, 4)
     with pytest.raises(ValueError, match="d is 0"):
-        sk.expected_alignment(0)
+        sk.chance_alignment(0)
     with pytest.raises(ValueError, match="k is 9; expected at most d = 8"):
-        sk.expected_overlap(8, 9)
+        sk.chance_overlap(8, 9)
     # Far past where Gamma overflows: the asymptote.
-    assert sk.expected_alignment(10**6) == pytest.approx((2 / (np.pi * 1e6)) ** 0.5, rel=1e-6)
+    assert sk.chance_alignment(10**6) == pytest.approx((2 / (np.pi * 1e6)) ** 0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spectral_monitor.decomposed import DecomposedLayer
 from spectral_monitor.decomposed.convert.budget import LayerBudget, rank_of_energy, ranks_within
+from spectral_monitor.decomposed.layers.layer import DecomposedLayer
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from spectral_monitor.decomposed import DecomposedLayer
+from spectral_monitor.decomposed.layers.layer import DecomposedLayer
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils import spectral_norm as spectral_norm_by_hooks

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from spectral_monitor.decomposed import DecomposedLayer
+from spectral_monitor.decomposed.layers.layer import DecomposedLayer
 from torch import Tensor, nn
 from torch.optim.swa_utils import SWALR, AveragedModel, get_ema_multi_avg_fn
 

@@ -147,7 +147,7 @@ def test_cupy_in_cupy_out() -> None:
     for x in (sk.svdvals(A), sk.svd(A).S, sk.spectral_summary(A).singular_values):
         assert isinstance(x, cupy.ndarray)
         np.testing.assert_allclose(cupy.asnumpy(x), expected, rtol=1e-5)
-    bounds = sk.residual_bounds(A, *sk.svd(A))
+    bounds = sk.bounds_from_residuals(A, *sk.svd(A))
     assert isinstance(bounds, cupy.ndarray)
 
 

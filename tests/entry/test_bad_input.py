@@ -112,12 +112,18 @@ CALLS = [
     (lambda: sk.summarize_singular_values(torch.tensor(1.0)), r"S has shape \(\); expected"),
     (lambda: sk.summarize_singular_values(torch.ones(5), (4, 9)), r"has 4 singular values; expec"),
     (lambda: sk.summarize_singular_values([torch.ones(5)], [(5, 5)] * 2), "lists 2 shapes; expec"),
-    (lambda: sk.effective_rank_bounds(torch.ones(5), 9.0, 4), r"\(5,\); expected .* 1 <= k <= 4"),
     (
-        lambda: sk.effective_rank_bounds(torch.ones(2, 3), torch.ones(3), 4),
+        lambda: sk.bounds_from_leading_values(torch.ones(5), 9.0, 4),
+        r"\(5,\); expected .* 1 <= k <= 4",
+    ),
+    (
+        lambda: sk.bounds_from_leading_values(torch.ones(2, 3), torch.ones(3), 4),
         r"\(3,\); expected \(2,\)",
     ),
-    (lambda: sk.effective_rank_bounds(torch.ones(3), np.ones(()), 4), "expected one kind"),
+    (
+        lambda: sk.bounds_from_leading_values(torch.ones(3), np.ones(()), 4),
+        "expected one kind",
+    ),
     (lambda: sk.alignment_matrix(A, A), r"do not chain: U is \(4, 3\) and Vh_next is \(4, 3\)"),
     (lambda: sk.alignment_diagonal(A, A), r"do not chain: U is \(4, 3\) and Vh_next is \(4, 3\)"),
     (lambda: sk.alignment_diagonal(A, A.T, k=0), "k is 0; expected at least 1"),
@@ -134,10 +140,16 @@ CALLS = [
         "U's k is 3 and Vh's k is 2; expected equal numbers of triplets",
     ),
     (lambda: sk.subspace_overlap(A, torch.ones(5, 3)), r"Q_a is \(4, 3\) and Q_b\^T is \(3, 5\)"),
-    (lambda: sk.residual_bounds(A, USV.U, USV.S[:2], USV.Vh), r"S \(2,\), Vh \(3, 3\); expected"),
-    (lambda: sk.residual_bounds(A, *sk.svd(torch.ones(4, 5))), "do not chain: A is"),
     (
-        lambda: sk.residual_bounds(A, torch.ones(4, 9), torch.ones(9), torch.ones(9, 3)),
+        lambda: sk.bounds_from_residuals(A, USV.U, USV.S[:2], USV.Vh),
+        r"S \(2,\), Vh \(3, 3\); expected",
+    ),
+    (
+        lambda: sk.bounds_from_residuals(A, *sk.svd(torch.ones(4, 5))),
+        "do not chain: A is",
+    ),
+    (
+        lambda: sk.bounds_from_residuals(A, torch.ones(4, 9), torch.ones(9), torch.ones(9, 3)),
         "at most min",
     ),
     (lambda: sk.recompose(A, torch.ones(2), A.T), r"do not chain: U is \(4, 3\), Sigma \(2,\)"),
@@ -189,7 +201,7 @@ def test_mixed_devices() -> None:
         lambda: sk.svdvals([A, other]),
         lambda: sk.spectral_summary([A, other]),
         lambda: sk.alignment_diagonal(A, other.T),
-        lambda: sk.residual_bounds(other, *USV),
+        lambda: sk.bounds_from_residuals(other, *USV),
         lambda: sk.usv_matmul(torch.ones(2, 3, device="meta"), *USV),
         lambda: sk.rsvd(A, 2, start=torch.ones(3, 2, device="meta")),
     ):
@@ -197,7 +209,7 @@ def test_mixed_devices() -> None:
             call()
 
 
-@pytest.mark.parametrize("name", ["feature_rank", "rsvd", "decompose", "residual_bounds"])
+@pytest.mark.parametrize("name", ["feature_rank", "rsvd", "decompose", "bounds_from_residuals"])
 @pytest.mark.parametrize("parts", [USV, sk.decompose(A)], ids=["SVD", "Decomposed"])
 def test_the_parts_of_a_matrix_are_not_a_batch(name, parts):
     told = f"is a {type(parts).__name__} of {', '.join(parts._fields)}; expected an array"

@@ -109,9 +109,9 @@ def test_trackers(
         assert tracker.bounds is not None
         assert not torch.isnan(tracker.bounds).any()
         assert not torch.isnan(tracker.error_norms).any()
-        assert not torch.isnan(sk.residual_bounds(A, *found)).any()
+        assert not torch.isnan(sk.bounds_from_residuals(A, *found)).any()
     if k is None:
-        bounds = sk.summary_bounds(found.S, tracker.bounds)
+        bounds = sk.bounds_from_value_bounds(found.S, tracker.bounds)
         assert not any(torch.isnan(x).any() for x in bounds)
 
 
@@ -120,11 +120,11 @@ def test_bounds_of_infinite_values_say_nothing(dtype: torch.dtype, backend: str)
     inf = float("inf")
     S = torch.tensor([[inf, 1.0, 0.5], [2.0, 1.0, 0.5], [inf, float("nan"), 0.5]], dtype=dtype)
     radii = torch.tensor([[inf, 1e-3, 1e-3], [1e-3] * 3, [1e-3] * 3], dtype=torch.float64)
-    infinite, finite, none = zip(*sk.summary_bounds(S, radii)[1:], strict=True)
+    infinite, finite, none = zip(*sk.bounds_from_value_bounds(S, radii)[1:], strict=True)
     assert set(map(float, infinite)) == {inf}
     assert all(math.isfinite(x) for x in finite)
     assert all(math.isnan(x) for x in none)
-    low, high = sk.effective_rank_bounds(S, S.square().sum(dim=-1).sqrt(), 8)
+    low, high = sk.bounds_from_leading_values(S, S.square().sum(dim=-1).sqrt(), 8)
     # What is true of every matrix with eight values.
     assert low[0] == 0.0
     assert float(high[0]) == pytest.approx(math.log(8), abs=1e-6)
@@ -139,7 +139,7 @@ def test_residual_bounds_of_infinite_values_are_infinite() -> None:
     S = S.clone()
     S[0, 0] = float("inf")
     A[2, 0, 0] = S[2, 0] = float("inf")
-    found = sk.residual_bounds(A, U, S, Vh)
+    found = sk.bounds_from_residuals(A, U, S, Vh)
     assert torch.isinf(found[0]).all()
     assert (found[1] < 1e-4).all()
     assert torch.isnan(found[2]).all()

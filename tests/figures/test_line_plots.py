@@ -41,7 +41,7 @@ def dashed(ax: Axes) -> list[float]:
 
 @pytest.mark.parametrize("metric", ["effective_rank", "stable_rank"])
 def test_metrics_lie_in_their_bands(run: Run, metric: str) -> None:
-    ax = line_plots.metric_over_time(run, metric)
+    ax = line_plots.plot_metric(run, metric)
     assert [line.get_label() for line in ax.get_lines()] == ["up", "down"]
     largest = 0.0
     for name, line, band in zip(run.weights, ax.get_lines(), bands(ax), strict=True):
@@ -58,16 +58,16 @@ def test_metrics_lie_in_their_bands(run: Run, metric: str) -> None:
     shown = np.concatenate([run.metrics[metric][name] for name in run.weights])
     assert np.ptp(shown) > 0.7 * (high - low)
     with pytest.raises(ValueError, match=r"no metric 'x'; there are effective_rank"):
-        line_plots.metric_over_time(run, "x")
+        line_plots.plot_metric(run, "x")
 
 
 def test_bands_that_could_not_be_seen_are_drawn_wider(run: Run) -> None:
-    title = line_plots.metric_over_time(run, "stable_rank").get_title()
+    title = line_plots.plot_metric(run, "stable_rank").get_title()
     assert "drawn" not in title
     spread = np.ptp([run.metrics["stable_rank"][name] for name in run.weights])
     for name in run.weights:
         run.metrics["bound"][f"stable_rank/{name}"] = np.full(5, 3e-4 * spread)
-    ax = line_plots.metric_over_time(run, "stable_rank")
+    ax = line_plots.plot_metric(run, "stable_rank")
     assert ax.get_title().endswith(", drawn 100 times as wide")
     for name, band in zip(run.weights, bands(ax), strict=True):
         top = run.metrics["stable_rank"][name].max() + 3e-2 * spread
@@ -75,7 +75,7 @@ def test_bands_that_could_not_be_seen_are_drawn_wider(run: Run) -> None:
     # Rounding is no band, however wide it is drawn.
     for name in run.weights:
         run.metrics["bound"][f"stable_rank/{name}"] = np.full(5, 1e-9 * spread)
-    assert "drawn" not in line_plots.metric_over_time(run, "stable_rank").get_title()
+    assert "drawn" not in line_plots.plot_metric(run, "stable_rank").get_title()
 
 
 def test_exact_runs_have_no_bands(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_exact_runs_have_no_bands(tmp_path: Path) -> None:
         )
         watch.step()
     run = load_run(tmp_path)
-    ax = line_plots.metric_over_time(run)
+    ax = line_plots.plot_metric(run)
     assert not bands(ax)
     assert "bounds" not in ax.get_title()
     assert not line_plots.has_bounds(run)
@@ -98,24 +98,24 @@ def test_singular_values_have_bands_where_they_can_be_seen(run: Run) -> None:
     run.singular_value_bounds = {
         name: 0.1 * np.asarray(values) for name, values in run.singular_value_bounds.items()
     }
-    ax = plots.singular_values_over_time(run, "up.weight")
+    ax = plots.plot_singular_values(run, "up.weight")
     assert len(bands(ax)) == 8
     assert "bounds ≤" in ax.get_title()
     run.singular_value_bounds = {
         name: 1e-5 * np.asarray(values) for name, values in run.singular_value_bounds.items()
     }
-    narrow = plots.singular_values_over_time(run, "up.weight")
+    narrow = plots.plot_singular_values(run, "up.weight")
     assert not bands(narrow)
     assert "bounds ≤" in narrow.get_title()
     # Nor where they would fill the panel.
     run.singular_value_bounds = {
         name: np.full(values.shape, 100.0) for name, values in run.singular_value_bounds.items()
     }
-    assert not bands(plots.singular_values_over_time(run, "up.weight"))
+    assert not bands(plots.plot_singular_values(run, "up.weight"))
 
 
 def test_largest_bounds_on_a_log_scale(run: Run) -> None:
-    ax = line_plots.bounds_over_time(run)
+    ax = line_plots.plot_bounds(run)
     assert ax.get_yscale() == "log"
     for name, line in zip(run.weights, ax.get_lines(), strict=True):
         share = run.value_bounds(name).max(axis=1) / run.singular_values[name][:, 0]
@@ -125,19 +125,19 @@ def test_largest_bounds_on_a_log_scale(run: Run) -> None:
     shares = run.value_bounds("up.weight").copy()
     shares[2] = 1e-9
     run.singular_value_bounds = {**run.singular_value_bounds, "up.weight": shares}
-    assert line_plots.bounds_over_time(run).get_ylim()[0] > 0.1 * level
+    assert line_plots.plot_bounds(run).get_ylim()[0] > 0.1 * level
 
 
 def test_work_of_a_tracker(run: Run) -> None:
     with pytest.raises(ValueError, match="no work of a tracker"):
-        line_plots.work_per_step(run)
+        line_plots.plot_work(run)
     run.work = {
         "solved": np.array([2.0, 0, 0, 1, 0]),
         "rotated three times": np.array([0.0, 0, 0, 0, 0]),
         "kept": np.array([0.0, 2, 1, 0, 2]),
         "two passes": np.array([0.0, 0, 1, 1, 0]),
     }
-    ax = line_plots.work_per_step(run)
+    ax = line_plots.plot_work(run)
     assert "1 solved anew after the first step" in ax.get_title()
     legend = ax.get_legend()
     assert legend is not None
@@ -148,9 +148,9 @@ def test_work_of_a_tracker(run: Run) -> None:
     ]  # fmt: skip
     tops = [band.get_paths()[0].vertices[:, 1].max() for band in bands(ax)]
     assert tops == [2, 2, 2, 2]
-    assert len(line_plots.certainty(run).axes) == 4
+    assert len(line_plots.plot_certainty(run).axes) == 4
     run.work = {}
-    assert len(line_plots.certainty(run).axes) == 3
+    assert len(line_plots.plot_certainty(run).axes) == 3
 
 
 def test_long_runs_are_drawn_in_groups_that_lose_no_peak(run: Run) -> None:
@@ -160,39 +160,39 @@ def test_long_runs_are_drawn_in_groups_that_lose_no_peak(run: Run) -> None:
     bounds = np.full((count, 2), 1e-6)
     bounds[777] = 1e-3
     run.singular_value_bounds = {"a": bounds}
-    (line,) = line_plots.bounds_over_time(run).get_lines()
+    (line,) = line_plots.plot_bounds(run).get_lines()
     shown = np.asarray(line.get_ydata())
     assert len(shown) == 300
     assert shown.max() == pytest.approx(1e-3)
     run.work = {"kept": np.ones(count)}
-    (band,) = bands(line_plots.work_per_step(run))
+    (band,) = bands(line_plots.plot_work(run))
     assert band.get_paths()[0].vertices[:, 1].max() == 1
 
 
 def test_scores_stand_beside_chance(run: Run) -> None:
-    ax = line_plots.alignment_scores(run)
+    ax = line_plots.plot_alignment_scores(run)
     assert dashed(ax) == [run.chance.alignment["up.weight", "down.weight"]]
     np.testing.assert_allclose(
         ax.get_lines()[0].get_ydata(), run.metrics["alignment_score"]["up.weight -> down.weight"]
     )
-    ax = line_plots.agreement_scores(run)
+    ax = line_plots.plot_agreement_scores(run)
     assert dashed(ax) == list(run.chance.agreement.values())
     assert ax.get_title() == "Agreement score, dashed: by chance"
-    ax = line_plots.overlaps(run)
+    ax = line_plots.plot_overlaps(run)
     assert dashed(ax) == [8 / 40, 8 / 20]
     np.testing.assert_allclose(
         ax.get_lines()[0].get_ydata(), np.asarray(run.overlap["up.weight[update]"])[:, 0]
     )
-    assert len(line_plots.comparisons(run).axes) == 3
+    assert len(line_plots.plot_scores(run).axes) == 3
     run.alignment, run.overlap = {}, {}
-    assert len(line_plots.comparisons(run).axes) == 1
+    assert len(line_plots.plot_scores(run).axes) == 1
     run.agreement = {}
     with pytest.raises(ValueError, match="no alignment, agreement or overlap"):
-        line_plots.comparisons(run)
+        line_plots.plot_scores(run)
 
 
 def test_clusters_of_one_matrix(run: Run) -> None:
-    figure = plots.clusters(run, "up.weight")
+    figure = plots.plot_clusters(run, "up.weight")
     single, whole, flags = figure.axes[:3]
     assert "by chance" in single.get_title()
     assert whole.get_title() == "Agreement of up in clusters"
@@ -200,13 +200,13 @@ def test_clusters_of_one_matrix(run: Run) -> None:
     assert flags.get_title() == f"Identifiable vectors of up: {share:.0%}"
     run.identifiable = {}
     with pytest.raises(ValueError, match=r"which vectors of 'up\.weight' are identifiable"):
-        plots.identifiable_heatmap(run, "up.weight")
+        plots.plot_identifiable(run, "up.weight")
 
 
 def test_given_axes_are_used(run: Run) -> None:
     run.work = {"kept": np.ones(5)}
-    for draw in (line_plots.bounds_over_time, line_plots.work_per_step, line_plots.overlaps,
-                 line_plots.alignment_scores, line_plots.agreement_scores):  # fmt: skip
+    for draw in (line_plots.plot_bounds, line_plots.plot_work, line_plots.plot_overlaps,
+                 line_plots.plot_alignment_scores, line_plots.plot_agreement_scores):  # fmt: skip
         ax = plots.grid(1, 1).axes[0]
         assert draw(run, ax) is ax
         assert ax.get_xlabel() == "training step"

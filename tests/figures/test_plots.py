@@ -57,7 +57,7 @@ def render(figure: Figure, path: Path) -> None:
 
 
 def test_errors(run: Run, tmp_path: Path) -> None:
-    ax = plots.errors(run)
+    ax = plots.plot_errors(run)
     train, validation = ax.get_lines()
     np.testing.assert_array_equal(train.get_xdata(), run.steps)
     np.testing.assert_allclose(train.get_ydata(), 1 - run.scalars["train_accuracy"])
@@ -73,23 +73,23 @@ def test_errors(run: Run, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert ax.get_xlabel() == "training step"
     assert "error" in ax.get_ylabel()
-    alone = plots.errors(run, losses=False)
+    alone = plots.plot_errors(run, losses=False)
     assert len(alone.figure.axes) == 1
     render(ax.figure, tmp_path / "errors.png")
 
 
 def test_losses_stand_alone_where_there_are_no_errors(run: Run) -> None:
     run.scalars = {"val/loss": run.scalars["train_loss"]}
-    ax = plots.errors(run, losses=False)
+    ax = plots.plot_errors(run, losses=False)
     assert ax.get_yscale() == "log"
     assert len(ax.get_lines()) == 1
     run.scalars = {"temperature": run.scalars["val/loss"]}
     with pytest.raises(ValueError, match="no error, accuracy or loss among the scalars"):
-        plots.errors(run)
+        plots.plot_errors(run)
 
 
 def test_singular_values_are_coloured_by_index(run: Run) -> None:
-    ax = plots.singular_values_over_time(run)
+    ax = plots.plot_singular_values(run)
     assert "1.self_attn.in_proj_weight" in ax.get_title()
     (lines,) = [item for item in ax.collections if isinstance(item, LineCollection)]
     values = run.singular_values["1.self_attn.in_proj_weight"]
@@ -101,14 +101,14 @@ def test_singular_values_are_coloured_by_index(run: Run) -> None:
     assert indices[-1] == 1  # the leading value on top
     assert bars(ax) == ["index i of the singular value"]
     assert ax.get_ylim()[1] > values.max()
-    other = plots.singular_values_over_time(run, "0.weight")
+    other = plots.plot_singular_values(run, "0.weight")
     assert "0" in other.get_title()
     with pytest.raises(ValueError, match=r"no matrix 'x'; there are 0.weight"):
-        plots.singular_values_over_time(run, "x")
+        plots.plot_singular_values(run, "x")
 
 
 def test_effective_ranks_of_every_matrix(run: Run) -> None:
-    ax = plots.effective_rank_heatmap(run)
+    ax = plots.plot_effective_rank(run)
     data = np.asarray(mesh(ax).get_array())
     assert data.shape == (len(run.matrices), len(run.steps))
     for row, name in zip(data, run.matrices, strict=True):
@@ -119,52 +119,52 @@ def test_effective_ranks_of_every_matrix(run: Run) -> None:
         name.replace(".weight", "") for name in run.matrices
     ]
     assert "exp(H) / r" in bars(ax)[0]
-    entropy = plots.effective_rank_heatmap(run, form="entropy", limit=1.0)
+    entropy = plots.plot_effective_rank(run, form="entropy", limit=1.0)
     np.testing.assert_allclose(
         np.asarray(mesh(entropy).get_array())[0],
         run.metrics["normalized_effective_rank"][run.matrices[0]],
     )
     assert mesh(entropy).get_clim() == (0.0, 1.0)
     with pytest.raises(ValueError, match="form: expected"):
-        plots.effective_rank_heatmap(run, form="rank")
+        plots.plot_effective_rank(run, form="rank")
 
 
 def test_alignment_has_the_first_index_on_top(run: Run) -> None:
-    ax = plots.alignment_heatmap(run)
+    ax = plots.plot_alignment(run)
     pair = ("0.weight", "1.self_attn.in_proj_weight")
     np.testing.assert_allclose(np.asarray(mesh(ax).get_array()), run.alignment[pair].T)
     low, high = ax.get_ylim()
     assert low > high
     assert "0 → 1.self_attn.in_proj_weight" in ax.get_title()
     averaged = ("1.self_attn.in_proj_weight[q]", "1.self_attn.in_proj_weight[k]")
-    heads = plots.alignment_heatmap(run, averaged)
+    heads = plots.plot_alignment(run, averaged)
     np.testing.assert_allclose(np.asarray(mesh(heads).get_array()), run.alignment[averaged].T)
     with pytest.raises(ValueError, match=r"no alignment 0.weight -> 2"):
-        plots.alignment_heatmap(run, ("0.weight", "2"))
+        plots.plot_alignment(run, ("0.weight", "2"))
 
 
 def test_agreement(run: Run) -> None:
-    ax = plots.agreement_heatmap(run, "0.weight")
+    ax = plots.plot_agreement(run, "0.weight")
     np.testing.assert_allclose(np.asarray(mesh(ax).get_array()), run.agreement["0.weight"].T)
     run.agreement = {}
     with pytest.raises(ValueError, match=r"no agreement of '0.weight'"):
-        plots.agreement_heatmap(run, "0.weight")
+        plots.plot_agreement(run, "0.weight")
 
 
 def test_time_is_to_scale_where_steps_are_irregular(run: Run) -> None:
     run.steps = np.array([0, 1, 2, 10, 100, 101])
-    ax = plots.alignment_heatmap(run)
+    ax = plots.plot_alignment(run)
     edges = np.asarray(mesh(ax).get_coordinates())[0, :, 0]
     np.testing.assert_allclose(edges, [-0.5, 0.5, 1.5, 6, 55, 100.5, 101.5])
 
 
 def test_given_axes_are_used_and_returned(run: Run) -> None:
     for draw in (
-        plots.errors,
-        plots.effective_rank_heatmap,
-        lambda run, ax: plots.singular_values_over_time(run, None, ax),
-        lambda run, ax: plots.alignment_heatmap(run, None, ax),
-        lambda run, ax: plots.agreement_heatmap(run, None, ax),
+        plots.plot_errors,
+        plots.plot_effective_rank,
+        lambda run, ax: plots.plot_singular_values(run, None, ax),
+        lambda run, ax: plots.plot_alignment(run, None, ax),
+        lambda run, ax: plots.plot_agreement(run, None, ax),
     ):
         ax = Figure().subplots()
         assert draw(run, ax) is ax
@@ -172,7 +172,7 @@ def test_given_axes_are_used_and_returned(run: Run) -> None:
 
 
 def test_figure_2_has_four_panels(run: Run, tmp_path: Path) -> None:
-    figure = plots.figure2(run, title="a run")
+    figure = plots.plot_run(run, title="a run")
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert len(titles) == 4
     for title, words in zip(titles, ("Errors", "Singular", "Effective", "Alignment"), strict=True):
@@ -186,9 +186,9 @@ def test_nan_and_missing_panels_can_be_drawn(tmp_path: Path) -> None:
         watch = SpectralMonitor(weights, every=1, pairs=None, recorder=recorder)
         watch.step()
         one = load_run(tmp_path)
-        render(plots.figure2(one), tmp_path / "one.png")
+        render(plots.plot_run(one), tmp_path / "one.png")
         watch.step()
-    figure = plots.figure2(load_run(tmp_path))
+    figure = plots.plot_run(load_run(tmp_path))
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert texts == ["no errors recorded", "no alignment recorded"]
     render(figure, tmp_path / "two.png")
@@ -196,7 +196,7 @@ def test_nan_and_missing_panels_can_be_drawn(tmp_path: Path) -> None:
 
 def test_runs_are_compared_on_the_same_scales(run: Run, tmp_path: Path) -> None:
     other = record(tmp_path / "other", seed=1, steps=4)
-    figure = plots.compare({"first": run, "second": other})
+    figure = plots.plot_runs({"first": run, "second": other})
     panels = [ax for ax in figure.axes if ax.get_title()]
     assert len(panels) == 8
     for index in (2, 3):
@@ -207,7 +207,7 @@ def test_runs_are_compared_on_the_same_scales(run: Run, tmp_path: Path) -> None:
     assert mesh(panels[3]).get_clim()[1] == pytest.approx(top)
     render(figure, tmp_path / "compare.png")
     with pytest.raises(ValueError, match="at least one run"):
-        plots.compare({})
+        plots.plot_runs({})
 
 
 def test_pyplot_is_not_needed() -> None:

@@ -143,8 +143,8 @@ def test_the_rest_says_that_it_has_no_gradient(name: str, function) -> None:
 def test_bounds_are_detached() -> None:
     A = torch.randn(5, 4, requires_grad=True)
     U, S, Vh = torch.linalg.svd(A, full_matrices=False)
-    assert not sk.residual_bounds(A, U, S, Vh).requires_grad
-    assert not any(x.requires_grad for x in sk.effective_rank_bounds(S, 9.0, 4))
+    assert not sk.bounds_from_residuals(A, U, S, Vh).requires_grad
+    assert not any(x.requires_grad for x in sk.bounds_from_leading_values(S, 9.0, 4))
 
 
 @pytest.mark.parametrize("diagonal", [False, True], ids=["dense", "diagonal"])

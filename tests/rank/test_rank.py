@@ -212,7 +212,9 @@ def check_bounds(S: np.ndarray, k: int, slack: float = 0.0) -> tuple[float, floa
     true = float(truth.effective_rank(S))
     # numpy.linalg.norm underflows below 1e-162.
     scale = S[0] if S[0] > 0 else 1.0
-    low, high = sk.effective_rank_bounds(S[:k], float(scale * np.linalg.norm(S / scale)), len(S))
+    low, high = sk.bounds_from_leading_values(
+        S[:k], float(scale * np.linalg.norm(S / scale)), len(S)
+    )
     assert low - slack <= true <= high + slack
     return float(low), true, float(high)
 
@@ -254,7 +256,9 @@ def test_no_tail_beats_the_bounds(seed: int, k: int, q: int) -> None:
     tail = generator.uniform(0, lead[-1], q) ** generator.uniform(0.3, 6)
     tail = np.minimum(tail, lead[-1])
     norm = np.linalg.norm(tail)
-    low, high = sk.effective_rank_bounds(lead, float(np.hypot(np.linalg.norm(lead), norm)), k + q)
+    low, high = sk.bounds_from_leading_values(
+        lead, float(np.hypot(np.linalg.norm(lead), norm)), k + q
+    )
     other = np.abs(generator.standard_normal((200, q))) ** generator.uniform(0.2, 4, (200, 1))
     other *= norm / np.linalg.norm(other, axis=1, keepdims=True)
     fits = other[(other <= lead[-1]).all(axis=1)]
@@ -277,9 +281,9 @@ def test_bounds_allow_for_rounded_input() -> None:
     """In float32 the tail of a rank-one matrix is known to sqrt(eps) only, and is said to be."""
     S = np.zeros(50)
     S[0] = 1 / 3
-    low, high = sk.effective_rank_bounds(S[:1].astype(np.float32), np.float32(1 / 3), 50)
+    low, high = sk.bounds_from_leading_values(S[:1].astype(np.float32), np.float32(1 / 3), 50)
     assert low == 0 < high < 0.1
-    exact_low, exact_high = sk.effective_rank_bounds(S[:1], 1 / 3, 50)
+    exact_low, exact_high = sk.bounds_from_leading_values(S[:1], 1 / 3, 50)
     assert exact_low == 0
     assert exact_high < 1e-4
 
@@ -287,15 +291,15 @@ def test_bounds_allow_for_rounded_input() -> None:
 def test_bounds_of_batches_kinds_and_special_values() -> None:
     S = torch.tensor([[3.0, 1.0], [0.0, 0.0], [float("nan"), 1.0]], dtype=torch.float64)
     norm = torch.tensor([3.3, 0.0, 4.0], dtype=torch.float64)
-    low, high = sk.effective_rank_bounds(S, norm, 6)
+    low, high = sk.bounds_from_leading_values(S, norm, 6)
     assert low.shape == high.shape == (3,)
     assert low[1] == high[1] == 0
     assert low[2].isnan()
     assert high[2].isnan()
     assert 0 < low[0] < high[0] < np.log(6)
-    as_numpy = sk.effective_rank_bounds(S[0].numpy(), 3.3, 6)
+    as_numpy = sk.bounds_from_leading_values(S[0].numpy(), 3.3, 6)
     assert isinstance(as_numpy[0], np.ndarray)
     assert float(as_numpy[1]) == float(high[0])
     # A norm below that of the given values is rounding: nothing is left for the tail.
-    pinned = sk.effective_rank_bounds(np.array([3.0, 1.0]), 3.0, 6)
+    pinned = sk.bounds_from_leading_values(np.array([3.0, 1.0]), 3.0, 6)
     assert float(pinned[0]) == pytest.approx(float(pinned[1]), abs=1e-12)

@@ -53,7 +53,7 @@ def errors_made_to_hurt(
 
 def bounds_of(s: Float64, b: Float64, beta: float | None) -> dict[str, float]:
     norms = None if beta is None else np.float64(beta)[None]
-    summary = sk.summary_bounds(s[None], b[None], error_norms=norms)
+    summary = sk.bounds_from_value_bounds(s[None], b[None], error_norms=norms)
     return {metric: float(getattr(summary, metric)[0]) for metric in METRICS}
 
 
@@ -133,7 +133,7 @@ def test_every_backend_says_the_same(
     results = []
     for name in (backend, "torch"):
         monkeypatch.setenv("SPECTRAL_KERNELS_BACKEND", name)
-        results.append(sk.summary_bounds(spectra_of, bounds, error_norms=norms))
+        results.append(sk.bounds_from_value_bounds(spectra_of, bounds, error_norms=norms))
     for mine, theirs in zip(*results, strict=True):
         for metric, x, y in zip(sk.SpectralSummary._fields, mine, theirs, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-15, equal_nan=True, msg=metric)
@@ -142,15 +142,19 @@ def test_every_backend_says_the_same(
 
 
 def test_zero_matrices_and_what_may_be_one(backend: str) -> None:
-    zero = sk.summary_bounds(torch.zeros(4), torch.full((4,), 1.4e-45, dtype=torch.float64))
+    zero = sk.bounds_from_value_bounds(
+        torch.zeros(4), torch.full((4,), 1.4e-45, dtype=torch.float64)
+    )
     assert all((x == 0).all() for x in zero[1:])
     # Values that the errors could explain say nothing about the ranks.
-    lost = sk.summary_bounds(torch.tensor([1.0, 0.5, 0.0]), torch.full((3,), 2.0).double())
+    lost = sk.bounds_from_value_bounds(
+        torch.tensor([1.0, 0.5, 0.0]), torch.full((3,), 2.0).double()
+    )
     assert float(lost.effective_rank) >= math.log(3) - 0.64
     assert float(lost.effective_rank_exp) >= 1.88
     assert float(lost.stable_rank) >= 1.75
     assert float(lost.numerical_rank) == 3
-    maybe = sk.summary_bounds(torch.zeros(3), torch.ones(3).double())
+    maybe = sk.bounds_from_value_bounds(torch.zeros(3), torch.ones(3).double())
     assert float(maybe.effective_rank) == pytest.approx(math.log(3))
     assert float(maybe.effective_rank_exp) == pytest.approx(3)
     assert float(maybe.stable_rank) == 3
@@ -168,16 +172,16 @@ def test_scale_does_not_matter(scale: float, backend: str) -> None:
 def test_kinds_batches_and_empty(backend: str) -> None:
     S = np.ones((2, 3, 4), dtype=np.float32)
     b = np.full(S.shape, 1e-3)
-    batched = sk.summary_bounds(S, b)
+    batched = sk.bounds_from_value_bounds(S, b)
     assert isinstance(batched.stable_rank, np.ndarray)
     assert batched.stable_rank.shape == (2, 3)
     assert batched.singular_values is not None
-    one = sk.summary_bounds(S[0, 0], b[0, 0])
+    one = sk.bounds_from_value_bounds(S[0, 0], b[0, 0])
     assert float(one.effective_rank) == float(batched.effective_rank[1, 2])
-    several = sk.summary_bounds([S, S[0]], [b, b[0]], shape=(9, 4))
+    several = sk.bounds_from_value_bounds([S, S[0]], [b, b[0]], shape=(9, 4))
     assert [x.nuclear_norm.shape for x in several] == [(2, 3), (3,)]
-    assert sk.summary_bounds([], []) == []
-    none = sk.summary_bounds(torch.zeros(2, 0), torch.zeros(2, 0).double())
+    assert sk.bounds_from_value_bounds([], []) == []
+    none = sk.bounds_from_value_bounds(torch.zeros(2, 0), torch.zeros(2, 0).double())
     assert none.effective_rank.tolist() == [0, 0]
 
 
@@ -194,6 +198,6 @@ def test_kinds_batches_and_empty(backend: str) -> None:
 def test_wrong_arguments(change: dict[str, object], words: str) -> None:
     arguments = {"S": torch.ones(4), "bounds": torch.ones(4).double(), **change}
     with pytest.raises(ValueError, match=words):
-        sk.summary_bounds(**arguments)
+        sk.bounds_from_value_bounds(**arguments)
     with pytest.raises(TypeError, match="bounds has dtype int64"):
-        sk.summary_bounds(torch.ones(4), torch.ones(4, dtype=torch.int64))
+        sk.bounds_from_value_bounds(torch.ones(4), torch.ones(4, dtype=torch.int64))

@@ -49,7 +49,7 @@ CALLS = {
     "summary of many": lambda: sk.summarize_singular_values(spectra).effective_rank,
     "alignment": lambda: sk.alignment_matrix(svds[0].U, svds[0].Vh),
     "diagonals": lambda: sk.alignment_diagonal([svds[0].U] * 9, [svds[0].U.mT] * 9)[0],
-    "residual_bounds": lambda: sk.residual_bounds(large[0], *svds[0]),
+    "bounds_from_residuals": lambda: sk.bounds_from_residuals(large[0], *svds[0]),
     "usv_matmul": lambda: sk.usv_matmul(x, *decomposed),
     "usv_svdvals": lambda: sk.usv_svdvals(*decomposed),
     "recompose": lambda: sk.recompose(*decomposed),

@@ -603,7 +603,7 @@ def test_random_weights_align_as_chance_says(tmp_path: Path) -> None:
     chance = frames[0].chance
     assert chance.alignment.keys() == frames[0].alignment.keys()
     # Heads have vectors of four entries, whole matrices of eight.
-    per_head, whole = sk.expected_alignment(4), sk.expected_alignment(8)
+    per_head, whole = sk.chance_alignment(4), sk.chance_alignment(8)
     queries, keys = (f"attention.in_proj_weight[{x}]" for x in "qk")
     assert set(chance.alignment.values()) == {per_head, whole}
     assert chance.alignment[queries, keys] == per_head

@@ -17,7 +17,7 @@ from spectral_monitor.decomposed.layers.conv import DecomposedConv1d, Decomposed
 from spectral_monitor.decomposed.layers.embedding import DecomposedEmbedding
 from spectral_monitor.decomposed.layers.layer import DecomposedLayer
 from spectral_monitor.decomposed.layers.linear import DecomposedLinear
-from spectral_monitor.figures.plots import figure2
+from spectral_monitor.figures.plots import plot_run
 from spectral_monitor.figures.report import write_report
 from spectral_monitor.model.registry import MatrixView
 from spectral_monitor.model.rules import default_registry
@@ -717,7 +717,7 @@ def test_a_run_is_recorded_and_drawn(tmp_path: Path) -> None:
     assert share == pytest.approx(frames[0].matrices["block.linear1.weight"].effective_rank / 12)
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "block.self_attn.in_proj_weight" in page
-    assert len(figure2(run).axes) >= 4
+    assert len(plot_run(run).axes) >= 4
 
 
 class NoProducts(TorchDispatchMode):
@@ -799,7 +799,7 @@ def test_bounds_move_with_the_error_of_a_core() -> None:
         c = np.sort(generator.exponential(size=r).astype(np.float32))[::-1].astype(np.float64)
         norm = float(np.linalg.norm(c))
         s = c[:k].astype(np.float32)
-        low, high = sk.effective_rank_bounds(torch.tensor(s), norm, r)
+        low, high = sk.bounds_from_leading_values(torch.tensor(s), norm, r)
         estimate = estimate_from_leading(s, norm, (r, 2 * r), (float(low), float(high)), rank=r)
         found = moved(estimate, s, (r, 2 * r), r, error)
         for _ in range(20):

@@ -344,9 +344,8 @@ class Log:
 
 def test_loggers_by_duck_type() -> None:
     log, full = Log(), Log()
-    from spectral_monitor import LoggerSink
 
-    watch = SpectralMonitor(Net(), every=1, recorder=[log, LoggerSink(full, per_layer=True)])
+    watch = SpectralMonitor(Net(), every=1, recorder=[log, sk.LoggerSink(full, per_layer=True)])
     frame = due(watch.step(5, loss=1.5))
     ((values, step),) = log.calls
     assert step == 5
@@ -511,7 +510,7 @@ def test_leading_values_of_every_spectrum_with_the_same_data_are_covered() -> No
         # Computed values of a projection: below the true ones.
         s = np.sort(sigma[:k] * (1 - 0.1 * generator.random(k)))[::-1]
         norm = float(np.sqrt((sigma**2).sum()))
-        low, high = sk.effective_rank_bounds(torch.from_numpy(s.copy()), norm, r)
+        low, high = sk.bounds_from_leading_values(torch.from_numpy(s.copy()), norm, r)
         estimate = estimate_from_leading(s, norm, (r, r), (float(low), float(high)))
         p = sigma / sigma.sum()
         values = dict(zip(METRICS, estimate.values, strict=True))
@@ -589,7 +588,7 @@ def test_mass_that_only_rounding_leaves_free_need_not_be_there(k: int) -> None:
     sigma = np.linspace(2.0, 1.0, k)
     s = (sigma * (1 + 3e-7)).astype(np.float32)
     norm = float(np.linalg.norm(sigma))
-    low, high = sk.effective_rank_bounds(torch.from_numpy(s), norm, k)
+    low, high = sk.bounds_from_leading_values(torch.from_numpy(s), norm, k)
     estimate = estimate_from_leading(s, norm, (k, k), (float(low), float(high)))
     nuclear = METRICS.index("nuclear_norm")
     assert abs(estimate.values[nuclear] - sigma.sum()) <= estimate.bounds[nuclear]

@@ -17,7 +17,7 @@ TAKES_A_MATRIX = {
     "alignment_matrix": lambda x: sk.alignment_matrix(x, x),
     "alignment_diagonal": lambda x: sk.alignment_diagonal(x, x),
     "subspace_overlap": lambda x: sk.subspace_overlap(x, x),
-    "residual_bounds": lambda x: sk.residual_bounds(x, x, x, x),
+    "bounds_from_residuals": lambda x: sk.bounds_from_residuals(x, x, x, x),
     "recompose": lambda x: sk.recompose(x, x, x),
     "usv_matmul": lambda x: sk.usv_matmul(x, x, x, x),
 }

@@ -1,4 +1,4 @@
-"""residual_bounds: for every matrix k different singular values, each within its bound."""
+"""Bounds from residuals: for every matrix k different singular values, each within its bound."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fits(S: np.ndarray, truth: np.ndarray, bounds: np.ndarray) -> bool:
 
 
 def check(A: np.ndarray, U: np.ndarray, S: np.ndarray, Vh: np.ndarray) -> np.ndarray:
-    bounds = sk.residual_bounds(A, U, S, Vh)
+    bounds = sk.bounds_from_residuals(A, U, S, Vh)
     assert fits(S, svdvals(A), bounds)
     return bounds
 
@@ -91,7 +91,7 @@ def test_a_triplet_given_twice_is_not_two_values() -> None:
 def test_it_is_small_for_a_good_svd(shape, dtype: torch.dtype, backend: str) -> None:
     A = torch.randn(shape).to(dtype)
     result = sk.svd(A)
-    bounds = sk.residual_bounds(A, *result)
+    bounds = sk.bounds_from_residuals(A, *result)
     assert bounds.dtype == dtype
     # float64: the bound of the rounding of the residuals themselves, gamma_n ||A||_F.
     multiple = 16 if dtype == torch.float32 else 2 * max(shape) * min(shape) ** 0.5
@@ -112,7 +112,7 @@ def test_it_sees_an_error_of_its_size() -> None:
 def test_rsvd_of_a_hard_matrix(backend: str) -> None:
     A = torch.randn(200, 150)
     result = sk.rsvd(A, 10, power_iters=1, generator=torch.Generator().manual_seed(0))
-    bounds = sk.residual_bounds(A, *result)
+    bounds = sk.bounds_from_residuals(A, *result)
     assert fits(result.S.double().numpy(), svdvals(A.numpy()), bounds.double().numpy())
     assert (bounds < 0.5 * result.S[0]).all()
 
@@ -121,7 +121,7 @@ def test_rsvd_of_a_hard_matrix(backend: str) -> None:
 def test_the_zoo(name: str, backend: str) -> None:
     A = torch.from_numpy({**matrices.ZOO, **matrices.SCALED}[name]()).float()
     result = sk.svd(A)
-    bounds = sk.residual_bounds(A, *result)
+    bounds = sk.bounds_from_residuals(A, *result)
     assert bounds.isfinite().all()
     assert fits(result.S.double().numpy(), svdvals(A.double().numpy()), bounds.double().numpy())
     largest = torch.finfo(torch.float32).smallest_normal + float(result.S[0])
@@ -133,38 +133,40 @@ def test_order_of_the_triplets_does_not_matter() -> None:
     U, S, Vh = sk.svd(A)
     U = U + 1e-3 * torch.randn_like(U)
     order = torch.randperm(9)
-    bounds = sk.residual_bounds(A, U, S, Vh)
-    shuffled = sk.residual_bounds(A, U[:, order], S[order], Vh[order])
+    bounds = sk.bounds_from_residuals(A, U, S, Vh)
+    shuffled = sk.bounds_from_residuals(A, U[:, order], S[order], Vh[order])
     torch.testing.assert_close(shuffled, bounds[order])
 
 
 def test_batches_lists_and_half_precision() -> None:
     A = torch.randn(2, 3, 8, 5)
-    bounds = sk.residual_bounds(A, *sk.svd(A))
+    bounds = sk.bounds_from_residuals(A, *sk.svd(A))
     assert bounds.shape == (2, 3, 5)
-    torch.testing.assert_close(sk.residual_bounds(A[1, 2], *sk.svd(A[1, 2])), bounds[1, 2])
+    torch.testing.assert_close(sk.bounds_from_residuals(A[1, 2], *sk.svd(A[1, 2])), bounds[1, 2])
     ragged = [A[0, 0], torch.randn(4, 9).half(), torch.empty(0, 3)]
     U, S, Vh = zip(*sk.svd(ragged), strict=True)
-    listed = sk.residual_bounds(ragged, list(U), list(S), list(Vh))
+    listed = sk.bounds_from_residuals(ragged, list(U), list(S), list(Vh))
     assert [x.shape for x in listed] == [(5,), (4,), (0,)]
     assert listed[1].dtype == torch.float32
-    assert isinstance(sk.residual_bounds(*map(np.asarray, (A, *sk.svd(A)))), np.ndarray)
+    assert isinstance(sk.bounds_from_residuals(*map(np.asarray, (A, *sk.svd(A)))), np.ndarray)
 
 
 def test_special_values() -> None:
     A = torch.randn(3, 6, 4)
     U, S, Vh = sk.svd(A)
-    clean = sk.residual_bounds(A, U, S, Vh)
+    clean = sk.bounds_from_residuals(A, U, S, Vh)
     for spoil in (A, U, S, Vh):
         parts = [x.clone() for x in (A, U, S, Vh)]
         where = next(i for i, x in enumerate((A, U, S, Vh)) if x is spoil)
         parts[where][1, 0] = float("nan")
-        got = sk.residual_bounds(*parts)
+        got = sk.bounds_from_residuals(*parts)
         assert got[1].isnan().all()
         torch.testing.assert_close(got[[0, 2]], clean[[0, 2]])
-    negative = sk.residual_bounds(A[0], U[0], -S[0], Vh[0])
+    negative = sk.bounds_from_residuals(A[0], U[0], -S[0], Vh[0])
     assert negative.isinf().all()
-    nothing = sk.residual_bounds(A[0], torch.zeros(6, 1), torch.ones(1), torch.zeros(1, 4))
+    nothing = sk.bounds_from_residuals(A[0], torch.zeros(6, 1), torch.ones(1), torch.zeros(1, 4))
     assert nothing.isinf().all()
-    huge = sk.residual_bounds(A[0].double(), 1e200 * U[0].double(), S[0].double(), Vh[0].double())
+    huge = sk.bounds_from_residuals(
+        A[0].double(), 1e200 * U[0].double(), S[0].double(), Vh[0].double()
+    )
     assert not (huge < 1).any()

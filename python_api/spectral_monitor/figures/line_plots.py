@@ -11,26 +11,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from spectral_monitor.figures.plots import VISIBLE, grid, short, time_axis, whole_numbers
 from spectral_monitor.run.reader import Run
-from spectral_monitor.step.frame import Array, pair_name
+from spectral_monitor.step.frame import Array, alignment_score, pair_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "agreement_scores",
-    "alignment_scores",
-    "bounds_over_time",
-    "certainty",
-    "comparisons",
     "has_bounds",
-    "metric_over_time",
-    "overlaps",
-    "work_per_step",
+    "plot_agreement_scores",
+    "plot_alignment_scores",
+    "plot_bounds",
+    "plot_certainty",
+    "plot_metric",
+    "plot_overlaps",
+    "plot_scores",
+    "plot_work",
 ]
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
-_TOP = 10
 _POINTS = 300
 # Bands too narrow to be seen are drawn so many times as wide, and the title says so.
 _WIDENED = (1, 10, 100, 1000)
@@ -58,7 +57,7 @@ _WORK = {
 }
 
 
-def metric_over_time(run: Run, metric: str = "effective_rank", ax: Axes | None = None) -> Axes:
+def plot_metric(run: Run, metric: str = "effective_rank", ax: Axes | None = None) -> Axes:
     """A metric of every weight, each line in the band of its bounds.
 
     The title tells the largest bound, as a share of the value, and how many times as wide as the
@@ -96,7 +95,7 @@ def metric_over_time(run: Run, metric: str = "effective_rank", ax: Axes | None =
     return ax
 
 
-def bounds_over_time(run: Run, ax: Axes | None = None) -> Axes:
+def plot_bounds(run: Run, ax: Axes | None = None) -> Axes:
     """The largest bound of a singular value of each weight, as a share of sigma_1, log scale.
 
     A tracker's bounds grow while its vectors hold and fall when it turns them, so that of many
@@ -120,7 +119,7 @@ def bounds_over_time(run: Run, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def work_per_step(run: Run, ax: Axes | None = None) -> Axes:
+def plot_work(run: Run, ax: Axes | None = None) -> Axes:
     """How many matrices the tracker kept, rotated or solved anew at each step.
 
     Raises:
@@ -150,10 +149,10 @@ def work_per_step(run: Run, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def alignment_scores(run: Run, ax: Axes | None = None) -> Axes:
+def plot_alignment_scores(run: Run, ax: Axes | None = None) -> Axes:
     """Mean of the ten leading alignments of each pair (Eq. 4), dashed what chance would give."""
     lines = {
-        pair_name((short(a), short(b))): _score(diagonal)
+        pair_name((short(a), short(b))): scores(diagonal)
         for (a, b), diagonal in run.alignment.items()
     }
     chance = {
@@ -162,42 +161,42 @@ def alignment_scores(run: Run, ax: Axes | None = None) -> Axes:
     return _beside_chance(run, lines, chance, "alignment score", ax)
 
 
-def agreement_scores(run: Run, ax: Axes | None = None) -> Axes:
+def plot_agreement_scores(run: Run, ax: Axes | None = None) -> Axes:
     """Mean of the ten leading agreements of each matrix, dashed what chance would give."""
-    lines = {short(name): _score(values) for name, values in run.agreement.items()}
+    lines = {short(name): scores(values) for name, values in run.agreement.items()}
     chance = {short(name): value for name, value in run.chance.agreement.items()}
     return _beside_chance(run, lines, chance, "agreement score", ax)
 
 
-def overlaps(run: Run, ax: Axes | None = None) -> Axes:
+def plot_overlaps(run: Run, ax: Axes | None = None) -> Axes:
     """Overlap of updates and gradients with the weights, left side, dashed what chance gives."""
     lines = {short(name): np.asarray(sides)[:, 0] for name, sides in run.overlap.items()}
     chance = {short(name): sides[0] for name, sides in run.chance.overlap.items()}
     return _beside_chance(run, lines, chance, "overlap of ten left directions", ax)
 
 
-def certainty(run: Run) -> Figure:
+def plot_certainty(run: Run) -> Figure:
     """Effective and stable rank in their bounds, the bounds and, of a tracked run, the work."""
     figure = grid(2, 2, width=_PAGE / 2, height=5.0) if run.work else grid(1, 3, width=_PAGE / 3)
     ranks, stable, bounds, *work = figure.axes
-    metric_over_time(run, "effective_rank", ranks)
-    metric_over_time(run, "stable_rank", stable)
-    bounds_over_time(run, bounds)
+    plot_metric(run, "effective_rank", ranks)
+    plot_metric(run, "stable_rank", stable)
+    plot_bounds(run, bounds)
     for ax in work:
-        work_per_step(run, ax)
+        plot_work(run, ax)
     return figure
 
 
-def comparisons(run: Run) -> Figure:
+def plot_scores(run: Run) -> Figure:
     """Alignment, agreement and overlap scores over time, each beside chance.
 
     Raises:
         ValueError: none was recorded.
     """
     panels: list[tuple[bool, Callable[[Run, Axes], Axes]]] = [
-        (bool(run.alignment), alignment_scores),
-        (bool(run.agreement), agreement_scores),
-        (bool(run.overlap), overlaps),
+        (bool(run.alignment), plot_alignment_scores),
+        (bool(run.agreement), plot_agreement_scores),
+        (bool(run.overlap), plot_overlaps),
     ]
     wanted = [draw for known, draw in panels if known]
     if not wanted:
@@ -209,7 +208,7 @@ def comparisons(run: Run) -> Figure:
 
 
 def has_bounds(run: Run) -> bool:
-    """Whether bounds were recorded, so that `certainty` says more than rounding."""
+    """Whether bounds were recorded, so that `plot_certainty` says more than rounding."""
     return bool(run.singular_value_bounds or run.work)
 
 
@@ -277,9 +276,9 @@ def _largest(bounds: Array, values: Array) -> float:
     return float(np.max(shares[np.isfinite(shares)], initial=0.0))
 
 
-def _score(diagonal: Array) -> Array:
-    values: Array = np.asarray(diagonal)[:, :_TOP].mean(axis=1)
-    return values
+def scores(diagonals: Array) -> Array:
+    """The score of the diagonal (k,) of every frame: (frames, k) gives (frames,)."""
+    return np.array([alignment_score(diagonal) for diagonal in np.asarray(diagonals)])
 
 
 def _middles(count: int) -> Indices:

@@ -23,18 +23,18 @@ from spectral_monitor.run.reader import Run
 from spectral_monitor.step.frame import Array, pair_name
 
 __all__ = [
-    "agreement_heatmap",
-    "agreements",
-    "alignment_heatmap",
     "chosen_matrix",
-    "clusters",
-    "compare",
-    "effective_rank_heatmap",
-    "errors",
-    "figure2",
     "grid",
-    "identifiable_heatmap",
-    "singular_values_over_time",
+    "plot_agreement",
+    "plot_agreements",
+    "plot_alignment",
+    "plot_clusters",
+    "plot_effective_rank",
+    "plot_errors",
+    "plot_identifiable",
+    "plot_run",
+    "plot_runs",
+    "plot_singular_values",
     "to_png",
 ]
 
@@ -49,7 +49,7 @@ _SPLITS = (
 _ATTENTION = ("in_proj", "q_proj", "query", "qkv", "w_q", "attn", "attention")
 
 
-def errors(run: Run, ax: Axes | None = None, *, losses: bool = True) -> Axes:
+def plot_errors(run: Run, ax: Axes | None = None, *, losses: bool = True) -> Axes:
     """Training and validation error, 1 - accuracy, over time; losses dashed on a log scale.
 
     Reads the scalars ``{train,validation,val,test}_{error,accuracy,acc,loss}``, also written
@@ -86,7 +86,7 @@ def errors(run: Run, ax: Axes | None = None, *, losses: bool = True) -> Axes:
     return ax
 
 
-def singular_values_over_time(run: Run, matrix: str | None = None, ax: Axes | None = None) -> Axes:
+def plot_singular_values(run: Run, matrix: str | None = None, ax: Axes | None = None) -> Axes:
     """Every singular value of one matrix over time, coloured by its index.
 
     Where bounds were recorded and are wide enough to be seen, they are a band around each line,
@@ -139,7 +139,7 @@ def _value_bands(ax: Axes, run: Run, values: Array, bounds: Array, height: float
         )  # fmt: skip
 
 
-def effective_rank_heatmap(
+def plot_effective_rank(
     run: Run, ax: Axes | None = None, *, form: str = "exponential", limit: float | None = None
 ) -> Axes:
     """Normalised effective rank of every matrix over time.
@@ -172,7 +172,7 @@ def effective_rank_heatmap(
     return ax
 
 
-def alignment_heatmap(
+def plot_alignment(
     run: Run,
     pair: tuple[str, str] | None = None,
     ax: Axes | None = None,
@@ -184,7 +184,7 @@ def alignment_heatmap(
     Args:
         run: the recorded run.
         pair: the two names; heads may be left out (``x[q]``) for their mean. By default the
-            pair that ends in the matrix `singular_values_over_time` shows, or else the first.
+            pair that ends in the matrix `plot_singular_values` shows, or else the first.
         ax: axes to draw on.
         limit: value of the lightest colour; the largest one shown by default.
 
@@ -199,7 +199,7 @@ def alignment_heatmap(
     return ax
 
 
-def agreement_heatmap(
+def plot_agreement(
     run: Run,
     matrix: str | None = None,
     ax: Axes | None = None,
@@ -211,7 +211,7 @@ def agreement_heatmap(
 
     Args:
         run: the recorded run.
-        matrix: its name; as for `singular_values_over_time` by default.
+        matrix: its name; as for `plot_singular_values` by default.
         ax: axes to draw on.
         limit: value of the lightest colour; ``None``: the largest one shown.
         clusters: show the agreement of the subspaces of clusters, see
@@ -236,7 +236,7 @@ def agreement_heatmap(
     return ax
 
 
-def identifiable_heatmap(run: Run, matrix: str | None = None, ax: Axes | None = None) -> Axes:
+def plot_identifiable(run: Run, matrix: str | None = None, ax: Axes | None = None) -> Axes:
     """Which singular vectors of a matrix could be told apart, over time.
 
     Raises:
@@ -255,7 +255,7 @@ def identifiable_heatmap(run: Run, matrix: str | None = None, ax: Axes | None = 
     return ax
 
 
-def clusters(run: Run, matrix: str | None = None) -> Figure:
+def plot_clusters(run: Run, matrix: str | None = None) -> Figure:
     """One matrix: agreement of single vectors, of clusters, and which vectors are identifiable.
 
     Raises:
@@ -263,13 +263,13 @@ def clusters(run: Run, matrix: str | None = None) -> Figure:
     """
     figure = grid(1, 3, width=4.4, height=4.0)
     single, whole, flags = figure.axes
-    agreement_heatmap(run, matrix, single)
-    agreement_heatmap(run, matrix, whole, clusters=True)
-    identifiable_heatmap(run, matrix, flags)
+    plot_agreement(run, matrix, single)
+    plot_agreement(run, matrix, whole, clusters=True)
+    plot_identifiable(run, matrix, flags)
     return figure
 
 
-def figure2(
+def plot_run(
     run: Run,
     *,
     matrix: str | None = None,
@@ -286,7 +286,7 @@ def figure2(
     return figure
 
 
-def agreements(run: Run) -> Figure:
+def plot_agreements(run: Run) -> Figure:
     """Agreement with the reference of the first twelve matrices, one panel each.
 
     Raises:
@@ -300,7 +300,7 @@ def agreements(run: Run) -> Figure:
     figure = Figure(figsize=(4.4 * columns, 3.4 * lines), layout=_spaced())
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for name, ax in zip(names, panels, strict=False):
-        agreement_heatmap(run, name, ax)
+        plot_agreement(run, name, ax)
     for ax in panels[len(names) :]:
         ax.set_axis_off()
     return figure
@@ -313,16 +313,16 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def compare(
+def plot_runs(
     runs: Mapping[str, Run], *, matrix: str | None = None, pair: tuple[str, str] | None = None
 ) -> Figure:
-    """The four panels of `figure2` for several runs, one row each, on the same scales.
+    """The four panels of `plot_run` for several runs, one row each, on the same scales.
 
     Raises:
         ValueError: no run was given.
     """
     if not runs:
-        raise ValueError("compare: expected at least one run")
+        raise ValueError("plot_runs: expected at least one run")
     figure = Figure(figsize=(21, 4.8 * len(runs)), layout=_spaced())
     parts = figure.subfigures(len(runs), 1, squeeze=False)[:, 0]
     limits = {"effective_rank": 1.0, "alignment": _common_limit(runs.values(), pair)}
@@ -357,13 +357,13 @@ def _row(
     limits: Mapping[str, float | None],
 ) -> None:
     if _split_scalars(run, "error") or _split_scalars(run, "loss"):
-        errors(run, axes[0])
+        plot_errors(run, axes[0])
     else:
         _say(axes[0], "no errors recorded")
-    singular_values_over_time(run, matrix, axes[1])
-    effective_rank_heatmap(run, axes[2], limit=limits.get("effective_rank"))
+    plot_singular_values(run, matrix, axes[1])
+    plot_effective_rank(run, axes[2], limit=limits.get("effective_rank"))
     if run.alignment:
-        alignment_heatmap(run, pair, axes[3], limit=limits.get("alignment"))
+        plot_alignment(run, pair, axes[3], limit=limits.get("alignment"))
     else:
         _say(axes[3], "no alignment recorded")
 

@@ -23,7 +23,7 @@ from plotly.offline import get_plotlyjs
 from spectral_monitor.figures import line_plots, plots
 from spectral_monitor.run.final_agreement import agreement_with_final, is_stale
 from spectral_monitor.run.reader import Run, load_run
-from spectral_monitor.step.frame import Array, alignment_score
+from spectral_monitor.step.frame import Array
 
 __all__ = ["write_report"]
 
@@ -116,7 +116,7 @@ def write_report(
             {
                 "first": pair[0],
                 "second": pair[1],
-                "score": _change(_scores(diagonal)),
+                "score": _change(line_plots.scores(diagonal)),
                 "chance": _brief(run.chance.alignment.get(pair)),
             }
             for pair, diagonal in run.alignment.items()
@@ -188,22 +188,22 @@ def _images(
 ) -> list[dict[str, str]]:
     figures = [
         (
-            plots.figure2(run, matrix=matrix, pair=pair, columns=2),
+            plots.plot_run(run, matrix=matrix, pair=pair, columns=2),
             "Errors; all singular values of one matrix, coloured by index; normalised effective "
             "rank of every matrix; diagonal of the alignment of two layers.",
         )
     ]
     if line_plots.has_bounds(run):
-        figures.append((line_plots.certainty(run), _certainty_caption(run)))
+        figures.append((line_plots.plot_certainty(run), _certainty_caption(run)))
     if run.alignment or run.agreement or run.overlap:
-        figures.append((line_plots.comparisons(run), _COMPARISONS))
+        figures.append((line_plots.plot_scores(run), _COMPARISONS))
     if run.agreement:
-        figures.append((plots.agreements(run), _AGREEMENTS))
+        figures.append((plots.plot_agreements(run), _AGREEMENTS))
     if _has_clusters(run, matrix):
-        figures.append((plots.clusters(run, matrix), _CLUSTERS))
+        figures.append((plots.plot_clusters(run, matrix), _CLUSTERS))
     if others:
         figures.append(
-            (plots.compare({title: run, **others}, matrix=matrix, pair=pair),
+            (plots.plot_runs({title: run, **others}, matrix=matrix, pair=pair),
              "The same four panels of several runs, on the same scales.")
         )  # fmt: skip
     return [
@@ -243,7 +243,9 @@ def _charts(run: Run) -> list[Markup]:
     if not any(np.any(values > 0) for values in own["not_finite"].values()):
         own["not_finite"] = {}
     losses = {name: recorded.pop(name) for name in list(recorded) if "loss" in name}
-    scores = {f"{a} → {b}": _scores(diagonal) for (a, b), diagonal in run.alignment.items()}
+    scores = {
+        f"{a} → {b}": line_plots.scores(diagonal) for (a, b), diagonal in run.alignment.items()
+    }
     chance = {f"{a} → {b}": value for (a, b), value in run.chance.alignment.items()}
     # Entropies of large and small matrices are far apart, and what falls in them does not show.
     ranks = {name: _normalized(run, name, values)
@@ -258,7 +260,7 @@ def _charts(run: Run) -> list[Markup]:
         _Chart("Stable rank", "‖A‖²_F / σ₁²", stable, bounds=_bounds_of(run, "stable_rank")),
         _Chart("Alignment score", "mean of 10 leading entries", scores, chance=chance),
         _Chart("Agreement score", "mean of 10 leading entries",
-               {name: _scores(values) for name, values in run.agreement.items()},
+               {name: line_plots.scores(values) for name, values in run.agreement.items()},
                chance=run.chance.agreement),
         _Chart("What the monitor takes", "share of the time", own["overhead"]),
         _Chart("How often it measures", "steps between measurements", own["every"]),
@@ -363,15 +365,11 @@ def _matrix_row(run: Run, name: str) -> dict[str, Any]:
     for metric, _ in _COLUMNS:
         values = run.metrics.get(metric, {}).get(name)
         if metric == "agreement_score" and name in run.agreement:
-            values = _scores(run.agreement[name])
+            values = line_plots.scores(run.agreement[name])
         cells.append("–" if values is None else _change(values))
     chance = run.chance.agreement.get(name)
     cells[-1] += "" if chance is None or cells[-1] == "–" else f" ({chance:.2g})"
     return {"name": name, "cells": cells}
-
-
-def _scores(diagonal: Array) -> Array:
-    return np.array([alignment_score(row) for row in np.asarray(diagonal)])
 
 
 def _change(values: Array) -> str:

@@ -3,7 +3,7 @@ r"""How far the numbers of a row from k leading singular values can be from the 
 What the values leave of the Frobenius norm is the mass of all others together, which is all that is
 known of them (`estimate_from_leading`). Entropies are compared through the total variation distance
 T of sigma / sum sigma: |H - H'| <= T ln(r - 1) - T ln T - (1 - T) ln(1 - T) (Audenaert, J. Phys. A
-40, 2007, for diagonal states). Rows from whole spectra: `spectral_kernels.summary_bounds`.
+40, 2007, for diagonal states). Rows from whole spectra have `bounds_from_value_bounds`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def estimate_from_leading(
         values: (k,) leading singular values s of a projection U^T A, descending.
         frobenius: norm of the whole matrix, correct to rounding.
         shape: (m, n) of the matrix.
-        entropy: `spectral_kernels.effective_rank_bounds` for ``values`` taken as exact.
+        entropy: `spectral_kernels.bounds_from_leading_values` for ``values`` taken as exact.
         value_bounds: (k,) of |sigma_i - s_i| where more is known than the mass tells.
         rank: how many singular values are not zero at most, min(m, n) by default.
 

@@ -10,16 +10,16 @@ from typing import Any
 from spectral_monitor.model.registry import Matrix
 from spectral_monitor.pairs.pairs import Pair, Port
 
-from spectral_kernels.alignment.baselines import (
-    expected_agreement,
-    expected_alignment,
-    expected_overlap,
+from spectral_kernels.alignment.chance import (
+    chance_agreement,
+    chance_alignment,
+    chance_overlap,
 )
 
 __all__ = ["Chance"]
 
 # Thousands of pairs have a few sizes.
-_expected = cache(expected_alignment)
+_expected = cache(chance_alignment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +42,13 @@ class Chance:
             # A decomposed weight may have fewer directions than its update.
             weight = matrix.name.rpartition("[")[0]
             (m, n), few = matrix.shape, min(k, matrix.rank, ranks[weight])
-            overlap[matrix.name] = (expected_overlap(m, few), expected_overlap(n, few))
+            overlap[matrix.name] = (chance_overlap(m, few), chance_overlap(n, few))
         return cls(
             {
                 pair.key: sum(_alignment(*m) for m in pair.meetings) / len(pair.meetings)
                 for pair in pairs
             },
-            {matrix.name: expected_agreement(*matrix.shape) for matrix in matrices},
+            {matrix.name: chance_agreement(*matrix.shape) for matrix in matrices},
             overlap,
         )
 

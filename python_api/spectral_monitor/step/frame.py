@@ -74,8 +74,8 @@ class MatrixRow:
         """Metric -> largest possible error of its value, absolute; ``singular_values`` -> the
         largest of all of them.
 
-        They follow from the bounds of the singular values (`spectral_kernels.summary_bounds`),
-        which a tracker proves at every step. Values computed from scratch have the
+        They follow from the bounds of the singular values, which a tracker proves at every step
+        (`spectral_kernels.bounds_from_value_bounds`). Values computed from scratch have the
         rounding that those solvers are tested against: 8 eps sigma_1 in float32, and
         (8 + max(m, n)) eps sigma_1 in float64, where it is LAPACK's or like it.
         """

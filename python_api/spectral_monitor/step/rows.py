@@ -18,7 +18,7 @@ from spectral_monitor.step.spectra import Spectra, rounding
 from torch import Tensor
 
 from spectral_kernels.entry.results import METRICS
-from spectral_kernels.rank.bounds import effective_rank_bounds
+from spectral_kernels.rank.bounds import bounds_from_leading_values
 from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.runtime.numerics import value_rounding
 
@@ -214,8 +214,8 @@ def _entropies(
     for (_, r, _, unit), members in groups.items():
         S = torch.stack([values[i] for i in members])
         free = rounding_of_mass(S.sum(dim=-1).double(), S[:, 0].double(), S.shape[-1], unit)
-        low, _ = effective_rank_bounds(S, norms[members], r)
-        _, high = effective_rank_bounds(S, (norms[members] ** 2 + free) ** 0.5, r)
+        low, _ = bounds_from_leading_values(S, norms[members], r)
+        _, high = bounds_from_leading_values(S, (norms[members] ** 2 + free) ** 0.5, r)
         for i, pair in zip(members, zip(low.tolist(), high.tolist(), strict=True), strict=True):
             bounds[i] = pair
     return bounds

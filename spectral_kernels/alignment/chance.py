@@ -30,7 +30,7 @@ import math
 from spectral_kernels.entry import checks
 
 
-def expected_alignment(
+def chance_alignment(
     d: int, whole: int | None = None, next_whole: int | None = None, *, same_vector: bool = False
 ) -> float:
     """Return the mean of |<u, v'>| for random unit vectors that meet in d entries.
@@ -62,7 +62,7 @@ def expected_alignment(
     return cosine
 
 
-def expected_agreement(m: int, n: int) -> float:
+def chance_agreement(m: int, n: int) -> float:
     """Return the mean of |u . u'| |v . v'| for random vectors of an m x n matrix.
 
     For a cluster of c random vectors ``subspace_agreement`` has a mean of at most c / sqrt(m n)
@@ -71,10 +71,10 @@ def expected_agreement(m: int, n: int) -> float:
     Raises:
         ValueError: m < 1 or n < 1.
     """
-    return expected_alignment(m) * expected_alignment(n)
+    return chance_alignment(m) * chance_alignment(n)
 
 
-def expected_overlap(d: int, k: int, next_k: int | None = None) -> float:
+def chance_overlap(d: int, k: int, next_k: int | None = None) -> float:
     """Return the mean of ``subspace_overlap`` of random subspaces of R^d, max(k, k') / d.
 
     Args:
