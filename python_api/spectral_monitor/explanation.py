@@ -8,7 +8,7 @@ from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.model_changes import Unwatched
 from spectral_monitor.model.registry import Skipped
 from spectral_monitor.model.similar_rows import together
-from spectral_monitor.pairs.pairs import Pair, Rejected
+from spectral_monitor.pairs.ports import Pair, Rejected
 from spectral_monitor.step.chance import Chance
 
 __all__ = ["explain"]
@@ -107,7 +107,7 @@ def _pair(pair: Pair, chance: Chance) -> tuple[str, str, str]:
     by_chance = f"by chance {chance.alignment[pair.key]:.2g}"
     times = len(pair.meetings)
     mean = f", mean of {times}" if times > 1 else ""
-    return pair.first, f"-> {pair.second}", f"{pair.reason}{mean} ({pair.found}); {by_chance}"
+    return pair.first, f"-> {pair.second}", f"{pair.reason}{mean} ({pair.origin}); {by_chance}"
 
 
 def _shape(shape: Sequence[int]) -> str:

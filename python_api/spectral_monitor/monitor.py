@@ -26,7 +26,7 @@ from spectral_monitor.model.parameters import unwrap
 from spectral_monitor.model.parametrized import Shown
 from spectral_monitor.model.registry import MatrixRegistry, Skipped
 from spectral_monitor.monitor_state import STATE_VERSION, check_state
-from spectral_monitor.pairs.pairs import Pair, Rejected
+from spectral_monitor.pairs.ports import Pair, Rejected
 from spectral_monitor.run.delivery import Delivery
 from spectral_monitor.run.reader import with_recorded_run
 from spectral_monitor.run.recorder import Recorder, saves_vectors

@@ -18,10 +18,10 @@ from spectral_monitor.model.parametrized import Shown
 from spectral_monitor.model.registry import MatrixRegistry, Skipped, find_matrices
 from spectral_monitor.model.rules import default_registry
 from spectral_monitor.pairs.discovery import discover_pairs
-from spectral_monitor.pairs.given import resolve_pairs
-from spectral_monitor.pairs.pairs import Pair, Rejected, parts_of
+from spectral_monitor.pairs.ports import Pair, Rejected, parts_of
 from spectral_monitor.pairs.tracing.map import Trace
-from spectral_monitor.pairs.tracing.matching import traced_pairs
+from spectral_monitor.pairs.tracing.traced_pairs import traced_pairs
+from spectral_monitor.pairs.user_pairs import resolve_pairs
 
 __all__ = ["GivenPairs", "WatchPlan", "watch_plan"]
 

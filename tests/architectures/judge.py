@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spectral_monitor.monitor import SpectralMonitor
-from spectral_monitor.pairs.pairs import Pair, Port
+from spectral_monitor.pairs.ports import Pair, Port
 
 from .truth import Place, Truth
 

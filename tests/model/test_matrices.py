@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from spectral_monitor.model.fused_layouts import fused_attention_blocks
 from spectral_monitor.model.registry import MatrixView, ParameterInfo, Skip
-from spectral_monitor.model.rules import default_registry, fused_attention_blocks
+from spectral_monitor.model.rules import default_registry
 from spectral_monitor.monitor import SpectralMonitor
 from torch import Tensor, nn
 
@@ -233,7 +234,7 @@ def test_fused_attention_blocks_by_hand() -> None:
     ]
     grouped = fused_attention_blocks(16, 2, kv_heads=1)
     assert [b.label for b in grouped] == ["q, head 0", "q, head 1", "k, head 0", "v, head 0"]
-    mixed = fused_attention_blocks(12, 2, interleaved=True)
+    mixed = fused_attention_blocks(12, 2, layout="groups")
     assert [b.label[:1] for b in mixed] == list("qkvqkv")
     with pytest.raises(ValueError, match="13 rows do not divide"):
         fused_attention_blocks(13, 2)

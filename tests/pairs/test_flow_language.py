@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from spectral_monitor.model.config import HeadCounts
+from spectral_monitor.model.fused_layouts import rows_by_head
 from spectral_monitor.model.layer_tree import build_tree
 from spectral_monitor.model.parameters import modules_of, parameters_of
 from spectral_monitor.model.registry import find_matrices
 from spectral_monitor.model.rules import default_registry
-from spectral_monitor.pairs.attention.fused_layouts import rows_by_head
 from spectral_monitor.pairs.flow.binding import Binder
-from spectral_monitor.pairs.flow.flow import Record, Stream
 from spectral_monitor.pairs.flow.language import Apart, Each, Heads, Series, Sides, Unit, parse
 from spectral_monitor.pairs.flow.presets import FAMILIES
+from spectral_monitor.pairs.flow.steps import Record, Stream
 from torch import nn
 
 from tests.support.named_models import Named, linear

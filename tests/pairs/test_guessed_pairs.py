@@ -248,15 +248,15 @@ def test_a_known_family_says_so_with_or_without_its_modules() -> None:
     state = dict(model.state_dict())
     model.config = CONFIG
     expected = watch(model)
-    assert {pair.found for pair in expected.pairs} == {"preset"}
+    assert {pair.origin for pair in expected.pairs} == {"preset"}
     assert all(pair.reason.endswith(", as in llama") for pair in expected.pairs)
     assert "(preset)" in expected.explain()
     told = watch(state, config=CONFIG)
     assert [pair.key for pair in told.pairs] == [pair.key for pair in expected.pairs]
-    assert {pair.found for pair in told.pairs} == {"preset"}
+    assert {pair.origin for pair in told.pairs} == {"preset"}
     # Without being told, the same by their names, but for heads.
     guessed = watch(state)
-    assert {pair.found for pair in guessed.pairs} == {"guessed"}
+    assert {pair.origin for pair in guessed.pairs} == {"guessed"}
     assert "(guessed)" in guessed.explain()
 
 
@@ -265,11 +265,11 @@ def test_a_layer_that_a_family_does_not_have_takes_its_preset_away() -> None:
     model.config = CONFIG
     model.value_head = linear(1, 4)
     beside = watch(model)
-    assert {pair.found for pair in beside.pairs} == {"preset"}
+    assert {pair.origin for pair in beside.pairs} == {"preset"}
     assert "value_head.weight" in [row.first for row in beside.rejected_pairs]
     model.model.layers[1].adapter = linear(4, 4)
     inside = watch(model)
-    assert {pair.found for pair in inside.pairs} == {"guessed"}
+    assert {pair.origin for pair in inside.pairs} == {"guessed"}
     assert "model.layers.1.adapter.weight" in [row.first for row in inside.rejected_pairs]
 
 

@@ -416,7 +416,7 @@ def test_a_single_head_can_be_asked_for() -> None:
     for rows, other in ((slice(4, 8), slice(4, 8)), (slice(0, 4), slice(4, 8))):
         key = f"{q}[head {rows.start // 4}]", f"{k}[head {other.start // 4}]"
         found = watch(model.double(), pairs=[key])
-        assert [(p.key, len(p.meetings), p.found) for p in found.pairs] == [(key, 1, "given")]
+        assert [(p.key, len(p.meetings), p.origin) for p in found.pairs] == [(key, 1, "given")]
         assert [part.name for part in found.parts] == list(key)
         frame = found.step()
         assert frame is not None

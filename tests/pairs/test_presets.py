@@ -156,7 +156,7 @@ def test_a_preset_is_what_a_forward_pass_does(
     built = getattr(transformers, model)(made).eval()
     truth = Truth(built)
     known = SpectralMonitor(built, reference=None)
-    assert {pair.found for pair in known.pairs} == {"preset"}
+    assert {pair.origin for pair in known.pairs} == {"preset"}
     trace = sk.trace(built, **INPUTS[inputs]())
     traced = SpectralMonitor(built, reference=None, pairs=trace)
     right, found = (

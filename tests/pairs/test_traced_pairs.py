@@ -22,7 +22,7 @@ def watch(model: nn.Module, *inputs: Tensor, **options: object) -> SpectralMonit
 
 
 def keys(monitor: SpectralMonitor) -> set[tuple[str, str]]:
-    assert all(pair.found == "traced" for pair in monitor.pairs)
+    assert all(pair.origin == "traced" for pair in monitor.pairs)
     return {pair.key for pair in monitor.pairs}
 
 

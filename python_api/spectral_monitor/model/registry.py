@@ -33,22 +33,9 @@ from spectral_kernels.entry.results import Decomposed
 if TYPE_CHECKING:
     from spectral_monitor.model.matrix import Kept
 
-__all__ = [
-    "Block",
-    "Kept",
-    "Matrix",
-    "MatrixRegistry",
-    "MatrixView",
-    "Parameter",
-    "ParameterInfo",
-    "Rule",
-    "Skip",
-    "Skipped",
-    "find_matrices",
-    "group_tied",
-    "same_memory",
-    "select",
-]
+__all__ = ["Block", "Kept", "Matrix", "MatrixRegistry", "MatrixView", "Parameter",
+           "ParameterInfo", "Rule", "Skip", "Skipped", "find_matrices", "group_tied",
+           "same_memory", "select"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from spectral_monitor.model.fused_layouts import fused_attention_blocks
 from spectral_monitor.model.guessed_layers import GuessedLayer
 from spectral_monitor.model.layer_shapes import declared_shape, dense_type, misfit
 from spectral_monitor.model.matrix import joined
@@ -29,7 +30,7 @@ from spectral_monitor.model.registry import (
 )
 from torch import Tensor, nn
 
-__all__ = ["default_registry", "fused_attention_blocks"]
+__all__ = ["default_registry"]
 
 _GATES = {
     nn.LSTM: ("i", "f", "g", "o"),
@@ -115,36 +116,6 @@ def _recurrent(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     return [
         MatrixView("recurrent", blocks=blocks, output_block=blocks[_CONTENT_GATE].label),
     ]
-
-
-def fused_attention_blocks(
-    rows: int, heads: int, *, kv_heads: int | None = None, interleaved: bool = False
-) -> tuple[Block, ...]:
-    """Rows of a fused query-key-value weight by role and head, labelled ``q, head 2``.
-
-    Args:
-        rows: rows of the weight, ``(heads + 2 * kv_heads) * head_size``.
-        heads: query heads.
-        kv_heads: key and value heads where fewer than ``heads`` (grouped-query attention).
-        interleaved: heads outside, roles inside (GPT-NeoX, BLOOM), rather than all queries
-            first, then all keys, then all values.
-
-    Raises:
-        ValueError: the rows do not divide into the heads.
-    """
-    kv = heads if kv_heads is None else kv_heads
-    size, rest = divmod(rows, heads + 2 * kv)
-    if rest:
-        raise ValueError(f"{rows} rows do not divide into {heads} query and 2 x {kv} other heads")
-    if interleaved:
-        order = [(role, head) for head in range(heads) for role in "qkv"]
-    else:
-        order = [("q", h) for h in range(heads)]
-        order += [(role, h) for role in "kv" for h in range(kv)]
-    return tuple(
-        Block(f"{role}, head {head}", i * size, (i + 1) * size)
-        for i, (role, head) in enumerate(order)
-    )
 
 
 def _attention(info: ParameterInfo) -> Sequence[MatrixView] | Skip:

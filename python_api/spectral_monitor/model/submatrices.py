@@ -4,7 +4,7 @@ Where two layers meet in some rows or columns only, as the heads of an attention
 of these rows or columns that is decomposed, as in the papers' code. Rows cut out of the singular
 vectors of the whole are something else: what is perfectly aligned in every head has an alignment of
 1 by the blocks, and near chance by the cut. (Gates of recurrent layers and taps of kernels are cut
-out of the whole's vectors, in the papers' code too: `spectral_monitor.pairs.pairs.Port`.)
+out of the whole's vectors, in the papers' code too: `spectral_monitor.pairs.ports.Port`.)
 """
 
 from __future__ import annotations

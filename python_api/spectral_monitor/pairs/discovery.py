@@ -14,12 +14,11 @@ from spectral_monitor.model.config import HeadCounts, config_of, setting
 from spectral_monitor.model.layer_tree import Scope
 from spectral_monitor.model.registry import Matrix
 from spectral_monitor.pairs.flow.binding import Binder
-from spectral_monitor.pairs.flow.flow import Record, Step, Stream
 from spectral_monitor.pairs.flow.guessed_flow import Guess
 from spectral_monitor.pairs.flow.language import parse
 from spectral_monitor.pairs.flow.presets import ASIDE, Family, family_of
-from spectral_monitor.pairs.flow.steps import Chain, Known, Lost
-from spectral_monitor.pairs.pairs import Pair, Rejected
+from spectral_monitor.pairs.flow.steps import Chain, Lost, OfFamily, Record, Step, Stream
+from spectral_monitor.pairs.ports import Pair, Rejected
 
 __all__ = ["discover_pairs"]
 
@@ -86,7 +85,7 @@ class _Families:
         for matrix in others:
             self._record.reject(matrix.name, "", f"not a layer of {kind} as it is known: its "
                                 "neighbours are not known without sk.trace or pairs=")  # fmt: skip
-        return None if step is None else Known(step, kind)
+        return None if step is None else OfFamily(step, kind)
 
 
 def _class_of(scope: Scope) -> str:

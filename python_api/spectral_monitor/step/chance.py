@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from spectral_monitor.model.registry import Matrix
-from spectral_monitor.pairs.pairs import Pair, Port
+from spectral_monitor.pairs.ports import Pair, Port
 
 from spectral_kernels.alignment.chance import (
     chance_agreement,

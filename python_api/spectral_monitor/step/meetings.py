@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from spectral_monitor.model.registry import Matrix
-from spectral_monitor.pairs.pairs import Pair
+from spectral_monitor.pairs.ports import Pair
 from spectral_monitor.step.frame import Array
 from spectral_monitor.step.rows import to_arrays
 from spectral_monitor.step.views import ArrayViews, consecutive

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from spectral_monitor.model.registry import Matrix
-from spectral_monitor.pairs.pairs import Pair
+from spectral_monitor.pairs.ports import Pair
 from spectral_monitor.step.chance import Chance
 from spectral_monitor.step.changes import Changes
 from spectral_monitor.step.clusters import ClusterFinder

@@ -10,9 +10,7 @@ from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.layer_tree import Scope
 from spectral_monitor.model.registry import Matrix
 from spectral_monitor.model.submatrices import part_of
-from spectral_monitor.pairs.attention.attention_pairs import Attention
-from spectral_monitor.pairs.attention.latent_attention import LatentAttention
-from spectral_monitor.pairs.flow.flow import Step
+from spectral_monitor.pairs.attention import Attention
 from spectral_monitor.pairs.flow.language import (
     Apart,
     Each,
@@ -38,9 +36,11 @@ from spectral_monitor.pairs.flow.steps import (
     Remember,
     Same,
     SideBySide,
+    Step,
     Table,
 )
-from spectral_monitor.pairs.pairs import exit_port
+from spectral_monitor.pairs.latent_attention import LatentAttention
+from spectral_monitor.pairs.ports import exit_port
 
 __all__ = ["NOT_WATCHED", "Binder", "adapters_of", "layer_of"]
 

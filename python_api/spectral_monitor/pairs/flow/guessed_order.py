@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from spectral_monitor.model.config import config_of, setting
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.pairs.flow.flow import Step, widths
 from spectral_monitor.pairs.flow.steps import (
     Attend,
     Chain,
@@ -22,7 +21,9 @@ from spectral_monitor.pairs.flow.steps import (
     Lost,
     Same,
     SideBySide,
+    Step,
     Table,
+    widths,
 )
 
 __all__ = ["SIDE_BY_SIDE", "Part", "all_apart", "chain", "in_order"]

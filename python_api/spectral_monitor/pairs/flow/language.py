@@ -16,7 +16,7 @@
 ``path=(...)``     the matrices of stacked parameters, side by side: the first of each, ...
 ``path?(a : b)``    ``a`` where the model has the path, else ``b``
 ``path{q=a ...}``  an attention whose roles q, k, v, o or qkv are the units named; other
-                   words are its options, see `spectral_monitor.pairs.attention.attention_pairs`
+                   words are its options, see `spectral_monitor.pairs.attention`
 ``#a``             a table, of which rows are looked up
 ``-a``             reads, but nothing reads what leaves it, such as a router
 ``a/gate,up``      rows of equal count that go on apart, as of a fused gated layer; those

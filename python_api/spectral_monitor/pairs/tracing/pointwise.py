@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from spectral_monitor.pairs.tracing.calls import Call, tensors_of, words
-from spectral_monitor.pairs.tracing.context import Context, Rule, here
-from spectral_monitor.pairs.tracing.joining import joined, reduced, varies
+from spectral_monitor.pairs.tracing.context import Call, Context, Rule, here, tensors_of, words
+from spectral_monitor.pairs.tracing.ledger import joined, reduced, varies
 from spectral_monitor.pairs.tracing.products import contracted
 from spectral_monitor.pairs.tracing.store import Marks
 from torch import Tensor

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from spectral_monitor.pairs.tracing.calls import Call, words
-from spectral_monitor.pairs.tracing.context import Context, Rule, here
-from spectral_monitor.pairs.tracing.joining import Written, joined, reduced, varies
+from spectral_monitor.pairs.tracing.context import Call, Context, Rule, here, words
+from spectral_monitor.pairs.tracing.ledger import Written, joined, reduced, varies
 from spectral_monitor.pairs.tracing.store import Marks
 from torch import Tensor
 

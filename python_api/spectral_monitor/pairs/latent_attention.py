@@ -15,8 +15,8 @@ from typing import Any
 from spectral_monitor.model.config import setting
 from spectral_monitor.model.registry import Matrix
 from spectral_monitor.model.submatrices import part_of
-from spectral_monitor.pairs.attention.attention_pairs import by_head, outputs_of
-from spectral_monitor.pairs.pairs import Pair, Port, Rejected, connect, entry_port, exit_port
+from spectral_monitor.pairs.attention import by_head, outputs_of
+from spectral_monitor.pairs.ports import Pair, Port, Rejected, connect, entry_port, exit_port
 
 __all__ = ["LatentAttention"]
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from spectral_kernels.entry.results import SVD
 
 __all__ = [
-    "Found",
     "Meeting",
+    "Origin",
     "Pair",
     "Port",
     "Rejected",
@@ -30,9 +30,10 @@ __all__ = [
     "exit_port",
     "gate_port",
     "parts_of",
-]
+    "with_word",
+]  # fmt: skip
 
-Found = Literal["traced", "preset", "guessed", "given"]
+Origin = Literal["traced", "preset", "guessed", "given"]
 """How a pair was found: in a forward pass, by a known model's layout, from names and order, or by
 the user."""
 
@@ -118,7 +119,7 @@ class Pair:
     second: str
     meetings: tuple[Meeting, ...]
     reason: str
-    found: Found = "guessed"
+    origin: Origin = "guessed"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -126,9 +127,9 @@ class Pair:
         return (self.first, self.second)
 
     @classmethod
-    def of(cls, first: Port, second: Port, reason: str, found: Found = "guessed") -> Pair:
+    def of(cls, first: Port, second: Port, reason: str, origin: Origin = "guessed") -> Pair:
         """A pair of one meeting."""
-        return cls(first.label, second.label, ((first, second),), reason, found)
+        return cls(first.label, second.label, ((first, second),), reason, origin)
 
     @property
     def ports(self) -> Iterator[Port]:
@@ -191,7 +192,7 @@ def parts_of(pairs: Iterable[Pair], watched: Iterable[Matrix]) -> list[Matrix]:
 
 
 def connect(
-    first: Port, second: Port, reason: str, found: Found = "guessed"
+    first: Port, second: Port, reason: str, origin: Origin = "guessed"
 ) -> Pair | Rejected | None:
     """A pair over the channels that both ports share.
 
@@ -208,7 +209,12 @@ def connect(
     high = min(first.first_channel + len(first), second.first_channel + len(second))
     if high <= low:
         return None
-    return Pair.of(first.narrowed(low, high), second.narrowed(low, high), reason, found)
+    return Pair.of(first.narrowed(low, high), second.narrowed(low, high), reason, origin)
+
+
+def with_word(label: str, word: str) -> str:
+    """A label with a word in its bracket, ``in_proj_weight[v, by head]``."""
+    return f"{label[:-1]}, {word}]" if label.endswith("]") else f"{label}[{word}]"
 
 
 def _is_same_place(first: Port, second: Port) -> bool:

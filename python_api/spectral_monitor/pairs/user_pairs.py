@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from spectral_monitor.model.registry import Block, Matrix
 from spectral_monitor.model.submatrices import Range, part_of
-from spectral_monitor.pairs.pairs import (
+from spectral_monitor.pairs.ports import (
     Pair,
     Port,
     Rejected,

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from spectral_monitor.model.fused_layouts import fused_attention_blocks
 from spectral_monitor.model.registry import Matrix
 from spectral_monitor.model.submatrices import Range, part_of, stacked
-from spectral_monitor.pairs.attention.fused_layouts import rows_by_head
-from spectral_monitor.pairs.pairs import (
+from spectral_monitor.pairs.ports import (
     Meeting,
     Pair,
     Port,
@@ -24,6 +24,7 @@ from spectral_monitor.pairs.pairs import (
     connect,
     entry_port,
     exit_port,
+    with_word,
 )
 
 __all__ = ["Attention", "by_head", "outputs_of"]
@@ -44,7 +45,7 @@ class Attention:
     heads: int = 1
     kv_heads: int | None = None
     layout: str | None = None
-    """Of a fused weight without blocks, see `pairs.attention.fused_layouts`; ``None``: unknown."""
+    """Of a fused weight without blocks, see `model.fused_layouts`; ``None``: unknown."""
 
     def entries(self, roles: Sequence[str] = ("qkv", "q", "k", "v")) -> list[Port]:
         """Where the layer's input arrives."""
@@ -120,7 +121,7 @@ class Attention:
             )
         if len(outputs) > 1:
             yield by_head(
-                (_with(ends[0], "by head"), _with(ends[1], "by head")),
+                (with_word(ends[0], "by head"), with_word(ends[1], "by head")),
                 [outputs_of(matrix) for matrix in values],
                 [entry_port(matrix) for matrix in outputs],
                 "values meet the output in each head",
@@ -164,13 +165,14 @@ class Attention:
     def _blocks(self, role: str) -> list[tuple[str, Range]]:
         """Label and rows of every head of a role, in a fused weight."""
         fused = self.roles["qkv"][0]
-        known = fused.source.blocks
-        if known:
-            return [(b.label, (b.start, b.stop)) for b in known if b.label.startswith(f"{role}, ")]
-        if self.layout is None:
-            raise ValueError(_UNKNOWN.format(fused.name))
-        rows = rows_by_head(self.layout, fused.shape[0], self.heads, self.kv_heads)[role]
-        return [(f"{role}, head {head}", found) for head, found in enumerate(rows)]
+        blocks = fused.source.blocks
+        if not blocks:
+            if self.layout is None:
+                raise ValueError(_UNKNOWN.format(fused.name))
+            blocks = fused_attention_blocks(
+                fused.shape[0], self.heads, kv_heads=self.kv_heads, layout=self.layout
+            )
+        return [(b.label, (b.start, b.stop)) for b in blocks if b.label.startswith(f"{role}, ")]
 
     def _heads_of(self, role: str) -> list[Matrix]:
         """A matrix for each head."""
@@ -226,11 +228,6 @@ def outputs_of(matrix: Matrix) -> Port:
     """All rows, whatever channels of a larger layer they are."""
     m = matrix.shape[0]
     return Port(matrix, matrix.name, "U", 0, m, channels=m)
-
-
-def _with(label: str, word: str) -> str:
-    """A label with a word in its bracket, ``in_proj_weight[v, by head]``."""
-    return f"{label[:-1]}, {word}]" if label.endswith("]") else f"{label}[{word}]"
 
 
 def by_head(

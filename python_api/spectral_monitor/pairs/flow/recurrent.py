@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from spectral_monitor.model.layer_tree import Scope
 from spectral_monitor.model.registry import Matrix
-from spectral_monitor.pairs.flow.flow import Record, Stream
-from spectral_monitor.pairs.pairs import Pair, Port, Rejected, connect, entry_port, exit_port
+from spectral_monitor.pairs.flow.steps import Record, Stream
+from spectral_monitor.pairs.ports import Pair, Port, Rejected, connect, entry_port, exit_port
 
 __all__ = ["Recurrent"]
 

@@ -17,10 +17,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-__all__ = ["LAYOUTS", "rows_by_head"]
+from spectral_monitor.model.matrix import Block
+
+__all__ = ["LAYOUTS", "fused_attention_blocks", "rows_by_head"]
 
 Range = tuple[int, int]
 LAYOUTS = ("roles", "groups", "quarters")
+
+
+def fused_attention_blocks(
+    rows: int, heads: int, *, kv_heads: int | None = None, layout: str = "roles"
+) -> tuple[Block, ...]:
+    """The rows of a fused weight in their order, labelled ``q, head 2``; see `rows_by_head`."""
+    blocks = [
+        Block(f"{role}, head {head}", start, stop)
+        for role, ranges in rows_by_head(layout, rows, heads, kv_heads).items()
+        for head, (start, stop) in enumerate(ranges)
+    ]
+    return tuple(sorted(blocks, key=lambda block: block.start))
 
 
 def rows_by_head(
