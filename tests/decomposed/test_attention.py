@@ -6,17 +6,15 @@ import copy
 import itertools
 import pickle
 import warnings
-from collections import Counter
 
 import pytest
 import torch
 from spectral_monitor.decomposed.layers.attention import DecomposedMultiheadAttention
 from spectral_monitor.decomposed.layers.linear import DecomposedLinear
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-EXACT = {"rtol": 1e-10, "atol": 1e-11}
-D, HEADS, N, L, S = 8, 4, 3, 5, 6
+from tests.support.attentions import EXACT, HEADS, D, L, N, Operations, S
+
 KINDS = {
     "plain": {},
     "batch first": {"batch_first": True},
@@ -282,90 +280,6 @@ def test_autocast(need_weights: bool) -> None:
 
 
 # Inside torch's own layers.
-
-
-def encoder(**options: object) -> nn.TransformerEncoder:
-    """Return two blocks in float32, all their biases drawn."""
-    block = nn.TransformerEncoderLayer(D, HEADS, 12, batch_first=True, **options)
-    model = nn.TransformerEncoder(block, 2)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:
-            nn.init.normal_(parameter)
-    return model
-
-
-def decomposed(model: nn.TransformerEncoder) -> nn.TransformerEncoder:
-    model = copy.deepcopy(model)
-    for block in model.layers:
-        block.self_attn = DecomposedMultiheadAttention.from_attention(block.self_attn)
-        block.linear1 = DecomposedLinear.from_linear(block.linear1)
-        block.linear2 = DecomposedLinear.from_linear(block.linear2)
-    return model
-
-
-@pytest.mark.parametrize("fast", [True, False])
-@pytest.mark.parametrize("options", [{}, {"activation": "gelu"}, {"norm_first": True}], ids=str)
-@pytest.mark.filterwarnings("ignore:enable_nested_tensor", "ignore:The PyTorch API of nested")
-def test_encoders_in_evaluation(options: dict[str, object], fast: bool) -> None:
-    dense = encoder(**options).eval()
-    model = decomposed(dense)
-    x = torch.randn(N, S, D)
-    # Aligned left, so that torch's encoder makes a nested tensor of it.
-    padding = torch.arange(S) >= torch.tensor([[S], [S - 2], [S - 3]])
-    causal = nn.Transformer.generate_square_subsequent_mask(S)
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(fast)
-    try:
-        for given in ({}, {"src_key_padding_mask": padding}, {"mask": causal, "is_causal": True}):
-            with torch.no_grad():
-                found, want = model(x, **given), dense(x, **given)
-            torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(model(x, **given), dense(x, **given), rtol=1e-4, atol=1e-5)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-def test_the_fast_path_is_taken_in_evaluation() -> None:
-    model = decomposed(encoder()).eval()
-    with torch.no_grad(), Operations() as seen:
-        model(torch.randn(N, S, D))
-    assert "aten::_transformer_encoder_layer_fwd" in seen.names
-    assert "spectral_kernels::usv_matmul" not in seen.names
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_decoders(training: bool) -> None:
-    torch.manual_seed(2)
-    dense = nn.TransformerDecoderLayer(D, HEADS, 12, dropout=0.2, dtype=torch.float64)
-    model = copy.deepcopy(dense)
-    for name in ("self_attn", "multihead_attn"):
-        attention = DecomposedMultiheadAttention.from_attention(getattr(model, name))
-        setattr(model, name, attention)
-    dense.train(training)
-    model.train(training)
-    x, memory = (torch.randn(n, N, D, dtype=torch.float64) for n in (L, S))
-    results = []
-    for module in (dense, model):
-        torch.manual_seed(4)
-        results.append(module(x, memory))
-    torch.testing.assert_close(*results, **EXACT)
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations by name and keeps the shapes of their results."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: Counter[str] = Counter()
-        self.shapes: set[tuple[int, ...]] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.names[func._schema.name] += 1
-        for t in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(t, Tensor):
-                self.shapes.add(tuple(t.shape))
-        return out
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from spectral_monitor.decomposed.layers.ranks import resolve_rank
 from torch import Tensor, distributed, nn
-from torch.nn.utils import parametrizations
 from torch.profiler import ProfilerActivity, profile
 
 import spectral_kernels as sk
@@ -39,65 +37,7 @@ def layers() -> Iterator[tuple[sk.DecomposedLayer, Tensor]]:
 # Ranks.
 
 
-@pytest.mark.parametrize(
-    ("rank", "expected"),
-    [
-        *[(None, 99), (1, 1), (99, 99), (1.0, 99), (1e-9, 1), ("break-even", 46)],
-        # The paper's shares of 99 (section 4); 49.5 is rounded to the even 50.
-        *[(0.125, 12), (0.25, 25), (0.5, 50), (0.75, 74)],
-    ],
-)
-def test_resolve_rank(rank: object, expected: int) -> None:
-    assert resolve_rank(rank, 99, 128) == resolve_rank(rank, 128, 99) == expected
-
-
-@pytest.mark.parametrize(
-    ("rank", "error", "message"),
-    [
-        (0, ValueError, r"rank is 0; expected 1 <= rank <= min\(m, n\) = 5 for a 5 x 8 matrix"),
-        (6, ValueError, "rank is 6; expected 1 <= rank"),
-        (0.0, ValueError, r"rank is 0.0; expected a share 0 < rank <= 1"),
-        (1.01, ValueError, "rank is 1.01; expected a share"),
-        (float("nan"), ValueError, "rank is nan; expected a share"),
-        ("half", ValueError, "rank is 'half'; expected None, an int, a float share"),
-        (True, TypeError, "rank is True; expected None, an int"),
-        ([3], TypeError, r"rank is \[3\]; expected None, an int"),
-    ],
-)
-def test_ranks_that_are_refused(rank: object, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        sk.DecomposedLinear(8, 5, rank=rank)
-
-
-def test_matrices_without_a_rank() -> None:
-    with pytest.raises(ValueError, match="even one triplet has 4 entries, more than the 2"):
-        resolve_rank("break-even", 1, 2)
-    with pytest.raises(ValueError, match="a 0 x 4 matrix has no triplets"):
-        resolve_rank(None, 0, 4)
-
-
 # The paper's parameter counts.
-
-
-@pytest.mark.parametrize(
-    ("rows", "counts"),
-    [
-        (99, {None: 32274, 12: 2868, 25: 6300, 50: 13850, 74: 22274, 99: 32274}),
-        (5, {1: 134, 2: 270, 3: 408, 4: 548, 5: 690}),
-    ],
-    ids=["Table 1", "Table 2"],
-)
-def test_parameter_counts_of_the_paper(rows: int, counts: dict[int | None, int]) -> None:
-    for rank, expected in counts.items():
-        layer = sk.DecomposedEmbedding(rows, 128, rank=rank)
-        assert sum(p.numel() for p in layer.parameters()) == expected
-        assert layer.to_embedding().weight.numel() == rows * 128
-
-
-def test_break_even_has_no_more_parameters() -> None:
-    layer = sk.DecomposedLinear(128, 384, False, rank="break-even")
-    k, entries = layer.rank, sum(p.numel() for p in layer.parameters())
-    assert entries <= 128 * 384 < (k + 1) * (k + 1 + 128 + 384)
 
 
 # Linear: the same function, the chain rule, the best approximation.
@@ -418,101 +358,6 @@ def allocations(layer: nn.Module, p: int, n: int) -> list[int]:
 
 
 # What is refused.
-
-
-class Loud(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
-
-
-class Renamed(nn.Linear):
-    """A subclass that computes as ``nn.Linear`` does."""
-
-
-def hooked() -> nn.Linear:
-    layer = nn.Linear(4, 3)
-    layer.register_forward_hook(lambda *_: None)
-    return layer
-
-
-def with_nan() -> nn.Linear:
-    layer = nn.Linear(4, 3)
-    layer.weight.data[1, 2] = torch.nan
-    return layer
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "message"),
-    [
-        (lambda: nn.Bilinear(4, 3, 2), TypeError, "Bilinear; expected nn.Linear"),
-        (lambda: nn.Embedding(4, 3), TypeError, "Embedding; expected nn.Linear"),
-        (lambda: Loud(4, 3), TypeError, "Loud, which has a forward of its own"),
-        (lambda: nn.LazyLinear(3), ValueError, "has no values yet; expected a layer that has run"),
-        (lambda: nn.Linear(4, 3, device="meta"), ValueError, "weight of .* is on the meta device"),
-        (hooked, ValueError, r"has hooks \(forward_hooks\), which the new layer"),
-        (lambda: parametrizations.weight_norm(nn.Linear(4, 3)), ValueError, "has parametrizations"),
-        (with_nan, ValueError, "holds NaN or Inf"),
-        (lambda: nn.Linear(4, 3, dtype=torch.complex64), TypeError, "complex64; expected float16"),
-    ],
-)
-def test_layers_that_are_refused(make, error: type[Exception], message: str) -> None:
-    layer = make()
-    with pytest.raises(error, match=message):
-        sk.DecomposedLinear.from_linear(layer)
-
-
-def test_a_subclass_that_computes_the_same_is_taken() -> None:
-    assert sk.DecomposedLinear.from_linear(Renamed(4, 3)).rank == 3
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_norm": 1.0}, "max_norm=1.0; expected None: the rows of a product share"),
-        ({"scale_grad_by_freq": True}, "scale_grad_by_freq=True; expected False"),
-        ({"sparse": True}, "sparse=True; expected False"),
-        ({"device": "meta"}, "is on the meta device"),
-    ],
-    ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",
-)
-def test_embeddings_that_are_refused(options: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        sk.DecomposedEmbedding.from_embedding(nn.Embedding(5, 4, **options))
-
-
-def test_a_padded_row_that_is_not_zero_is_refused() -> None:
-    dense = nn.Embedding.from_pretrained(torch.ones(5, 4), padding_idx=2)
-    with pytest.raises(ValueError, match=r"row 2 \(padding_idx\) of the embedding is not zero"):
-        sk.DecomposedEmbedding.from_embedding(dense)
-
-
-def test_constructors_refuse_the_meta_device() -> None:
-    for make in (sk.DecomposedLinear, sk.DecomposedEmbedding):
-        with pytest.raises(ValueError, match="meta device and has no values to decompose"):
-            make(4, 3, device="meta")
-
-
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
-        (torch.randn(2, 5), r"x is \(2, 5\); expected \(..., 4\)"),
-        (torch.randn(()), r"x is \(\); expected \(..., 4\)"),
-        (torch.randn(2, 4, dtype=torch.float64), "x is torch.float64; expected torch.float32"),
-        (torch.randn(2, 4).half(), "x is torch.float16; expected torch.float32"),
-        (torch.ones(2, 4, dtype=torch.int64), "x is torch.int64; expected torch.float32"),
-    ],
-)
-def test_inputs_that_are_refused(x: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        sk.DecomposedLinear(4, 3)(x)
-
-
-def test_autocast_does_not_make_float64_fit() -> None:
-    with (
-        torch.autocast("cpu"),
-        pytest.raises(ValueError, match=r"x is torch\.float64; expected torch\.float32"),
-    ):
-        sk.DecomposedLinear(4, 3)(torch.randn(2, 4, dtype=torch.float64))
 
 
 def test_they_tell_their_sizes() -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import copy
-import re
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from spectral_monitor.device.path import not_these
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.step.frame import SpectralFrame
-from spectral_monitor.step.tracked_solver import TrackedSolver
 from torch import nn
 
 import spectral_kernels as sk
-from tests.support.device_steps import LateStreams, as_device
+from tests.support.device_steps import LateStreams, as_device, assert_same_frames
 from tests.support.monitored import Net, due, jolt, update
 
 
@@ -30,26 +26,6 @@ class Mixed(nn.Module):
         self.up = nn.ConvTranspose2d(5, 4, 2)
         self.rnn = nn.LSTM(6, 4)
         self.out = nn.Linear(4, 9)
-
-
-def numbers(frame: SpectralFrame) -> dict[str, Any]:
-    told = frame.to_dict()
-    del told["overhead"]
-    return told
-
-
-def assert_same_frames(a: SpectralFrame, b: SpectralFrame) -> None:
-    np.testing.assert_equal(numbers(a), numbers(b))
-    for name, row in a.matrices.items():
-        other = b.matrices[name]
-        assert row.singular_values.dtype == other.singular_values.dtype
-        assert row.singular_value_bounds.dtype == other.singular_value_bounds.dtype
-    for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "identities"):
-        mine, theirs = getattr(a, group), getattr(b, group)
-        assert mine.keys() == theirs.keys()
-        assert all(mine[key].dtype == theirs[key].dtype for key in mine), group
-    assert a.chance == b.chance
-    assert a.mean("stable_rank") == b.mean("stable_rank")
 
 
 def given(model: nn.Module) -> dict[str, Any]:
@@ -310,60 +286,6 @@ def test_a_program_that_cannot_be_recorded_runs_launch_by_launch() -> None:
     )
 
 
-def test_lost_matrices_are_solved_anew_at_a_later_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the CPU nothing is ever lost, so that the flags are planted here."""
-    solved: list[Any] = []
-    monkeypatch.setattr(
-        "spectral_kernels.tracking.op.SpectrumTracker.resolve",
-        lambda tracker, which: solved.append((len(frames), which)),
-    )
-    flags = {2: [1], 3: [1], 4: [], 5: [0]}
-    model, streams = Net(), LateStreams()
-    watch = as_device(SpectralMonitor(model, every=1), streams)
-    frames: list[SpectralFrame] = []
-    monkeypatch.setattr(
-        "spectral_monitor.device.frame.FrameMaker.lost",
-        lambda maker, told: flags.get(int(maker.scalars(told)[0]), []),
-    )
-    for step in range(9):
-        update(model, step)
-        frames.append(due(watch.step(step, number=torch.tensor(step))))
-        if step in (3, 6):
-            streams.catch_up()
-    names = [matrix.name for matrix in (*watch.matrices, *watch.parts)]
-    # The flags of steps 2 and 3 arrive together, before step 4; that of 5 before step 7.
-    assert solved == [
-        (4, [[0] if name == names[1] else [] for name in names]),
-        (7, [[0] if name == names[0] else [] for name in names]),
-    ]
-    assert frames[4].matrices[names[1]].work == "solved"
-    assert frames[4].matrices[names[0]].work != "solved"
-    assert frames[5].matrices[names[1]].work != "solved"
-    assert streams.waits == 0
-
-
-def test_what_is_lost_before_a_solution_arrives_is_not_solved_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    solved: list[int] = []
-    monkeypatch.setattr(
-        "spectral_kernels.tracking.op.SpectrumTracker.resolve",
-        lambda tracker, which: solved.append(step),
-    )
-    monkeypatch.setattr(
-        "spectral_monitor.device.frame.FrameMaker.lost",
-        lambda maker, told: [0] if maker.scalars(told)[0] < 4 else [],
-    )
-    model, streams = Net(), LateStreams()
-    watch = as_device(SpectralMonitor(model, every=1), streams)
-    for step in range(8):
-        watch.step(step, number=torch.tensor(step))
-        # Each step arrives two steps later.
-        streams.done = max(streams.done, streams.issued - 8)
-    # Heard of before step 3; steps 1 and 2 were issued before it, step 3 is the one that solves.
-    assert solved == [3, 6]
-
-
 def test_scalars_on_the_device_come_with_the_numbers() -> None:
     model, streams = Net(), LateStreams()
     watch = as_device(SpectralMonitor(model, every=1), streams)
@@ -422,82 +344,6 @@ def test_the_share_of_the_time_is_that_of_the_device_where_it_is_the_slower(
     assert watch.explain() == told
 
 
-def test_what_keeps_a_step_waiting_is_told() -> None:
-    model = Net()
-
-    def told(watch: SpectralMonitor) -> str:
-        return next(line for line in watch.explain().splitlines() if "a step " in line)
-
-    assert told(SpectralMonitor(model, every=1)) == (
-        "a step waits for its numbers: the weights are on the device 'cpu'"
-    )
-    cases: list[tuple[dict[str, Any], str]] = [
-        ({"method": "exact"}, "method 'tracked' alone goes on from vectors on the device"),
-        ({"method": "randomized"}, "method 'tracked' alone goes on from vectors on the device"),
-        ({"watch": ["weights", "updates"]}, "updates and gradients are solved from scratch"),
-        ({"reference": None}, "there are no vectors to go on from yet (embed.weight, "
-         "block.self_attn.in_proj_weight, block.self_attn.out_proj.weight)"),
-    ]  # fmt: skip
-    for options, reason in cases:
-        watch = as_device(SpectralMonitor(model, **{"every": 1, **options}))
-        assert told(watch) == f"a step waits for its numbers: {reason}"
-        assert due(watch.step())._late is None
-    watch = as_device(SpectralMonitor(nn.Linear(400, 400), every=1))
-    assert "some short sides are too long to track all values (see k)" in told(watch)
-    watch = as_device(SpectralMonitor({"a": torch.eye(3), "b": torch.eye(3).double()}, every=1))
-    assert "results of several dtypes: some weights are float64" in told(watch)
-
-
-def test_updates_that_read_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def why(k: int | None) -> str | None:
-        solver = SpectralMonitor(Net(), every=1, k=k)._solver
-        assert isinstance(solver, TrackedSolver)
-        views = [torch.empty(matrix.shape, device="meta") for matrix in solver._measured]
-        return not_these(views, solver, "meta")
-
-    plain = "tracking.whole runs in plain torch, which reads its bounds as it goes"
-    assert why(None) == why(3) == plain
-    kernels = SimpleNamespace(
-        __name__="a.triton_backend",
-        supported=lambda A, width: width <= 8,
-        svd_waits=lambda m, n, dtype, device: m == n > 8 and dtype == torch.float64,
-    )
-    monkeypatch.setattr("spectral_monitor.device.path.backend", lambda operation, device: kernels)
-    assert why(None) is None
-    # Seven columns are all that the smallest sides have; the others have sixteen here.
-    assert why(3) == "k = 3 of a float32 matrix has no kernel"
-    kernels.supported = lambda A, width: True
-    told = why(3) or ""
-    assert re.fullmatch(r"k = 3 needs an SVD of side \d+ that runs in plain torch", told)
-    kernels.svd_waits = lambda *given: False
-    assert why(3) is None
-
-
-def test_pauses_and_options_that_change_the_path() -> None:
-    model = Net()
-    plain, watch = SpectralMonitor(model, every=1), as_device(SpectralMonitor(model, every=1))
-    for seed in range(8):
-        update(model, seed)
-        with torch.no_grad():
-            # One matrix goes to float64 and back, for which the whole step waits.
-            model.head.double() if seed == 3 else model.head.float()
-        if seed == 5:
-            with watch.paused(), plain.paused():
-                assert watch.step() is None
-                assert plain.step() is None
-        frame = due(watch.step())
-        assert (frame._late is None) == (seed == 3)
-        assert_same_frames(frame, due(plain.step()))
-        model.head.float()
-
-
-def test_the_packed_copy_is_in_the_memory_plan() -> None:
-    model = Net().to(torch.bfloat16)
-    assert "packed copy" not in SpectralMonitor(model, every=1).memory().kept
-    kept = as_device(SpectralMonitor(model, every=1)).memory().kept["packed copy"]
-    assert kept == {name: 4 * p.numel() for name, p in model.named_parameters() if p.dim() == 2}
-
-
 def test_a_state_takes_the_place_of_what_was_going_on() -> None:
     model = Net()
     plain = SpectralMonitor(model, every=1, reference=None)
@@ -517,19 +363,3 @@ def test_a_state_takes_the_place_of_what_was_going_on() -> None:
             # Whether there are vectors to go on from is known after a step.
             assert (frame._late is None) == (step == 0)
             assert_same_frames(frame, due(plain.step()))
-
-
-def test_a_capture_of_the_callers_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    streams = LateStreams()
-    watch = as_device(SpectralMonitor(Net(), every=1), streams)
-    due(watch.step())
-    issued = streams.issued
-    loss = torch.tensor(1.0, device="meta")
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "is_initialized", lambda: True)
-        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        # Reading the loss would end the capture with an error.
-        with pytest.warns(UserWarning, match="while a CUDA graph is captured"):
-            assert watch.step(loss=loss) is None
-    assert streams.issued == issued
-    assert due(watch.step()).step == 1

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from spectral_monitor.pairs.tracing.map import Trace
 from torch import Tensor, nn
 from torch.nn import functional
 
 import spectral_kernels as sk
-from tests.support.traced import Module, as_line, drawn, parameter
-
-TOKENS = torch.randint(9, (2, 5), generator=torch.Generator().manual_seed(0))
+from tests.support.traced import TOKENS, Module, drawn, parameter
 
 
 def test_a_chain_with_norms_and_activations() -> None:
@@ -81,108 +76,6 @@ def test_gates_multiply_and_both_feed() -> None:
         "feeds: glu.weight[0:4, 0] -> out.weight[0, 0:4]",
         "feeds: glu.weight[4:8, 0] -> out.weight[0, 0:4]",
     }
-
-
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_fused_attention_of_torch(batch_first: bool) -> None:
-    model = nn.TransformerEncoderLayer(8, 2, 12, batch_first=batch_first)
-    a = "self_attn"
-    assert drawn(model, torch.randn(2, 5, 8)) == {
-        f"scores: {a}.in_proj_weight[0:4, 0] -> {a}.in_proj_weight[8:12, 0]",
-        f"scores: {a}.in_proj_weight[4:8, 0] -> {a}.in_proj_weight[12:16, 0]",
-        f"values: {a}.in_proj_weight[16:24, 0] -> {a}.out_proj.weight[0, 0:8]",
-        f"feeds: {a}.out_proj.weight[0:8, 0] -> linear1.weight[0, 0:8]",
-        "feeds: linear1.weight[0:12, 0] -> linear2.weight[0, 0:12]",
-    }
-
-
-def test_learned_queries_read_another_sequence() -> None:
-    def forward(m: Module, x: Tensor) -> Tensor:
-        x = m.inward(x)
-        return m.attn(m.queries.expand(len(x), -1, -1), x, x)[0]
-
-    attn = nn.MultiheadAttention(8, 2, batch_first=True)
-    model = Module(forward, inward=nn.Linear(3, 8), queries=parameter(6, 8), attn=attn)
-    found = drawn(model, torch.randn(2, 5, 3))
-    assert {row for row in found if row.startswith("feeds")} == {
-        "feeds: queries[0, 0:8] -> attn.in_proj_weight[0, 0:8]",
-        "feeds: inward.weight[0:8, 0] -> attn.in_proj_weight[8, 0:8]",
-    }
-    assert len(found) == 5
-
-
-def test_grouped_queries_in_falcons_layout() -> None:
-    heads, kv, size = 4, 2, 3
-
-    def forward(m: Module, x: Tensor) -> Tensor:
-        n, t, _ = x.shape
-        qkv = m.qkv(x).view(n, t, kv, heads // kv + 2, size)
-        q = qkv[..., :-2, :].flatten(2, 3).transpose(1, 2)
-        k, v = (qkv[..., i, :].repeat_interleave(heads // kv, 2).transpose(1, 2) for i in (-2, -1))
-        h = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return m.dense(h.transpose(1, 2).reshape(n, t, -1))
-
-    model = Module(forward, qkv=nn.Linear(12, (heads + 2 * kv) * size), dense=nn.Linear(12, 12))
-    rows = "9:12+9:12+21:24+21:24"
-    assert drawn(model, torch.randn(2, 5, 12)) == {
-        "scores: qkv.weight[0:3, 0] -> qkv.weight[6:9, 0]",
-        "scores: qkv.weight[3:6, 0] -> qkv.weight[6:9, 0]",
-        "scores: qkv.weight[12:15, 0] -> qkv.weight[18:21, 0]",
-        "scores: qkv.weight[15:18, 0] -> qkv.weight[18:21, 0]",
-        f"values: qkv.weight[{rows}, 0] -> dense.weight[0, 0:12]",
-    }
-
-
-def test_rotary_positions_keep_the_rows() -> None:
-    def rotated(x: Tensor) -> Tensor:
-        angles = torch.arange(x.shape[-2])[:, None] * torch.ones(x.shape[-1])
-        half = x.shape[-1] // 2
-        return x * angles.cos() + torch.cat([-x[..., half:], x[..., :half]], -1) * angles.sin()
-
-    def turned(x: Tensor) -> Tensor:
-        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2).contiguous())
-        return torch.view_as_real(pairs * torch.ones_like(pairs)).flatten(-2)
-
-    def forward(m: Module, x: Tensor) -> Tensor:
-        q, k = rotated(m.q(x)), rotated(m.k(x))
-        scores = (q @ k.mT).softmax(-1) + (turned(m.r(x)) @ turned(m.s(x)).mT).softmax(-1)
-        return m.o(scores @ m.v(x))
-
-    model = Module(forward, **{name: nn.Linear(6, 6) for name in "qkrsvo"})
-    assert drawn(model, torch.randn(2, 5, 6)) == {
-        "scores: q.weight[0:6, 0] -> k.weight[0:6, 0]",
-        "scores: r.weight[0:6, 0] -> s.weight[0:6, 0]",
-        "values: v.weight[0:6, 0] -> o.weight[0, 0:6]",
-    }
-
-
-def test_inputs_times_weight_with_a_matrix_for_each_head() -> None:
-    """The layout of TransformerLens: x @ W, and W_Q (heads, d, d_head)."""
-
-    def forward(m: Module, tokens: Tensor) -> Tensor:
-        x = m.W_E[tokens] + m.W_pos[: tokens.shape[1]]
-        q, k, v = (
-            torch.einsum("btd,hde->bthe", x, w) + b
-            for w, b in ((m.W_Q, m.b_Q), (m.W_K, m.b_K), (m.W_V, m.b_V))
-        )
-        scores = torch.einsum("bqhe,bkhe->bhqk", q, k).softmax(-1)
-        z = torch.einsum("bhqk,bkhe->bqhe", scores, v)
-        x = x + torch.einsum("bqhe,hed->bqd", z, m.W_O)
-        return functional.relu(x @ m.W_in) @ m.W_out
-
-    shapes = dict.fromkeys(("W_Q", "W_K", "W_V"), (2, 6, 3))
-    shapes |= dict.fromkeys(("b_Q", "b_K", "b_V"), (2, 3))
-    shapes |= {"W_E": (9, 6), "W_pos": (7, 6), "W_O": (2, 3, 6), "W_in": (6, 8), "W_out": (8, 6)}
-    model = Module(forward, **{name: parameter(*shape) for name, shape in shapes.items()})
-    found = {row for row in drawn(model, TOKENS) if "b_" not in row}
-    assert found == {
-        *(f"feeds: {table}[0, 0:6] -> W_{role}[0, 0:6, 0]"
-          for table in ("W_E", "W_pos") for role in "QKV"),
-        *(f"scores: W_Q[{head}, 0, 0:3] -> W_K[{head}, 0, 0:3]" for head in (0, 1)),
-        "values: W_V[000111, 0, 0:3+0:3] -> W_O[000111, 0:3+0:3, 0]",
-        "feeds: W_O[0, 0, 0:6] -> W_in[0:6, 0]",
-        "feeds: W_in[0, 0:8] -> W_out[0:8, 0]",
-    }  # fmt: skip
 
 
 def test_low_rank_adapters_beside_a_weight_and_merged_into_it() -> None:
@@ -403,18 +296,6 @@ def test_decomposed_layers_by_their_factors() -> None:
     assert drawn(model, torch.randn(2, 6)) == {"feeds: 0.U[0:8, 0] -> 2.Vh[0, 0:8]"}
 
 
-def test_linear_attention_and_products_without_a_softmax() -> None:
-    def forward(m: Module, x: Tensor) -> Tensor:
-        q, k, v = m.q(x), m.k(x), m.v(x)
-        return m.o(functional.elu(q) @ (functional.elu(k).mT @ v))
-
-    model = Module(forward, **{name: nn.Linear(6, 6) for name in "qkvo"})
-    assert drawn(model, torch.randn(2, 5, 6)) == {
-        "multiplied: q.weight[0:6, 0] -> k.weight[0:6, 0]",
-        "feeds: v.weight[0:6, 0] -> o.weight[0, 0:6]",
-    }
-
-
 def test_what_no_rule_knows_ends_and_is_named() -> None:
     model = Module(
         lambda m, x: m.b(torch.linalg.matrix_exp(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2)
@@ -423,106 +304,6 @@ def test_what_no_rule_knows_ends_and_is_named() -> None:
     assert traced.edges == ()
     assert set(traced.ended) == {"aten::linalg_matrix_exp"}
     assert "aten::linalg_matrix_exp" in str(traced)
-
-
-class Stateful(nn.Module):
-    """Everything that a forward pass may change, and an error if asked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(4)
-        self.drop = nn.Dropout(0.5)
-        self.fc = nn.Linear(4, 4)
-        self.register_buffer("calls", torch.zeros(()))
-        self.cache: Tensor | None = None
-        self.fail = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        self.cache = x
-        self.new = x
-        x = self.drop(self.norm(self.fc(x))) + torch.randn_like(x)
-        if self.fail:
-            raise RuntimeError("from the model")
-        return x
-
-
-@pytest.mark.parametrize("fail", [False, True])
-def test_a_trace_leaves_nothing_behind(fail: bool) -> None:
-    model = Stateful()
-    model.drop.eval()
-    model.fail = fail
-    model(torch.randn(3, 4)).sum().backward() if not fail else None
-    model.cache = None
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    grads = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
-    attributes, generator = set(vars(model)), torch.get_rng_state()
-    drawn_before = np.random.get_state()[1].copy()
-    if fail:
-        with pytest.raises(RuntimeError, match="from the model"):
-            sk.trace(model, torch.randn(3, 4, generator=torch.Generator()))
-    else:
-        sk.trace(model, torch.randn(3, 4, generator=torch.Generator()))
-    assert [m.training for m in (model, model.norm, model.drop)] == [True, True, False]
-    assert set(vars(model)) == attributes
-    assert model.cache is None
-    assert torch.equal(torch.get_rng_state(), generator)
-    assert (np.random.get_state()[1] == drawn_before).all()
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, state[name]), name
-    for p, grad in zip(model.parameters(), grads, strict=True):
-        assert p.grad is None if grad is None else torch.equal(p.grad, grad)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert torch.backends.mha.get_fastpath_enabled()
-
-
-def test_models_on_the_meta_device_wrapped_and_with_keywords() -> None:
-    with torch.device("meta"):
-        model = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2, enable_nested_tensor=False
-        )
-        x = torch.randn(1, 5, 8)
-    real = nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2, enable_nested_tensor=False
-    )
-    expected = drawn(real, torch.randn(1, 5, 8))
-    assert drawn(model, src=x) == expected
-    assert drawn(nn.DataParallel(real), torch.randn(1, 5, 8)) == expected
-    assert len(expected) == 11
-
-
-def test_a_trace_can_be_saved() -> None:
-    model = nn.Sequential(nn.Embedding(9, 8), nn.TransformerEncoderLayer(8, 2, 12))
-    traced = sk.trace(model, TOKENS)
-    again = Trace.from_dict(json.loads(json.dumps(traced.to_dict())))
-    assert [as_line(e, again) for e in again.edges] == [as_line(e, traced) for e in traced.edges]
-    assert again.to_dict() == traced.to_dict()
-    with pytest.raises(ValueError, match="version 0, expected 1"):
-        Trace.from_dict({"version": 0})
-
-
-def test_flexible_attention_and_a_forced_kernel() -> None:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.nn.attention.flex_attention import flex_attention
-
-    def heads(m: Module, x: Tensor) -> list[Tensor]:
-        return [t.unflatten(-1, (2, 4)).transpose(1, 2) for t in m.qkv(x).chunk(3, -1)]
-
-    def flexible(m: Module, x: Tensor) -> Tensor:
-        return m.o(flex_attention(*heads(m, x)).transpose(1, 2).flatten(2))
-
-    def forced(m: Module, x: Tensor) -> Tensor:
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            z = functional.scaled_dot_product_attention(*heads(m, x))
-        return m.o(z.transpose(1, 2).flatten(2))
-
-    for forward in (flexible, forced):
-        model = Module(forward, qkv=nn.Linear(8, 24), o=nn.Linear(8, 8))
-        assert drawn(model, torch.randn(2, 5, 8)) == {
-            "scores: qkv.weight[0:4, 0] -> qkv.weight[8:12, 0]",
-            "scores: qkv.weight[4:8, 0] -> qkv.weight[12:16, 0]",
-            "values: qkv.weight[16:24, 0] -> o.weight[0, 0:8]",
-        }
 
 
 def test_a_scale_for_all_channels_and_a_bias_of_scores_are_no_writers() -> None:
@@ -543,20 +324,6 @@ def test_a_scale_for_all_channels_and_a_bias_of_scores_are_no_writers() -> None:
     assert "feeds: inward.weight[0:4, 0] -> gate.weight[0, 0:4]" in found
 
 
-def test_writes_into_slices_of_a_cache() -> None:
-    def forward(m: Module, x: Tensor) -> Tensor:
-        cache = torch.zeros(2, 5, 6)
-        cache[:, :2, :4] = m.a(x[:, :2])
-        cache[:, 2:].copy_(m.b(x[:, 2:]))
-        return m.out(cache)
-
-    model = Module(forward, a=nn.Linear(3, 4), b=nn.Linear(3, 6), out=nn.Linear(6, 2))
-    assert drawn(model, torch.randn(2, 5, 3)) == {
-        "feeds: a.weight[0:4, 0] -> out.weight[0, 0:4]",
-        "feeds: b.weight[0:6, 0] -> out.weight[0, 0:6]",
-    }
-
-
 def test_a_flat_parameter_is_known_by_the_matrices_that_are_views_of_it() -> None:
     flat = nn.Parameter(torch.randn(32))
     model = Module(
@@ -565,46 +332,6 @@ def test_a_flat_parameter_is_known_by_the_matrices_that_are_views_of_it() -> Non
         b=nn.Parameter(flat.detach()[12:].view(5, 4)),
     )  # fmt: skip
     assert drawn(model, torch.randn(2, 3)) == {"feeds: a[0:4, 0] -> b[0, 0:4]"}
-
-
-def test_lazy_parameters_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"0\.weight is not initialised yet \(lazy\)"):
-        sk.trace(nn.Sequential(nn.LazyLinear(3)), torch.randn(2, 4))
-
-
-def test_what_cannot_be_followed_is_refused_by_name() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    with pytest.raises(ValueError, match=r"one row at least, got tensors of shape \(0, 4\)"):
-        sk.trace(model, torch.randn(0, 4))
-    scripted = nn.Sequential(torch.jit.trace(model, torch.randn(1, 4)))
-    for watch in (sk.SpectralMonitor, sk.trace):
-        with pytest.raises(TypeError, match=r"0 is a TorchScript module.*state_dict"):
-            watch(scripted)
-
-
-def test_pairs_that_are_no_trace_are_refused_by_name() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    traced = sk.trace(model, torch.randn(1, 4))
-    for given, told in [
-        (traced.to_dict(), r"is read by spectral_kernels\.Trace\.from_dict"),
-        ([traced], r"expected \(name, name of the next layer\), got Trace"),
-        (3, r"expected \(name, name of the next layer\), got 3"),
-    ]:
-        with pytest.raises(TypeError, match=told):
-            sk.SpectralMonitor(model, pairs=given)
-
-
-def test_nested_tensors_end_and_are_named() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    rows = torch.nested.nested_tensor([torch.randn(n, 4) for n in (2, 3)], layout=torch.jagged)
-    traced = sk.trace(model, rows)
-    assert traced.edges == ()
-    assert set(traced.ended) == {"aten::linear"}
-
-
-def test_a_state_dict_has_no_forward_pass() -> None:
-    with pytest.raises(TypeError, match="trace the module"):
-        sk.trace({"a": torch.zeros(2, 2)}, torch.zeros(1))  # type: ignore[arg-type]
 
 
 def test_lines_of_repeated_layers_are_one() -> None:

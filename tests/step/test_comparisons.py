@@ -12,23 +12,17 @@ import pytest
 import torch
 from spectral_monitor.memory import format_bytes
 from spectral_monitor.monitor import METHODS, SpectralMonitor
-from spectral_monitor.run.final_agreement import agreement_with_final, is_stale
 from spectral_monitor.run.reader import load_run
 from spectral_monitor.run.recorder import Recorder
-from spectral_monitor.run.saved_vectors import SavedVectors
-from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor, nn
 
 import spectral_kernels as sk
 from spectral_kernels.entry.results import METRICS
+from tests.support.changes import follow, moving
+from tests.support.monitored import due
 
 # Methods that know whole spectra.
 WHOLE = tuple(method for method in METHODS if method != "randomized")
-
-
-def due(frame: SpectralFrame | None) -> SpectralFrame:
-    assert frame is not None
-    return frame
 
 
 def with_values(*values: float, seed: int = 0, shape: tuple[int, int] | None = None) -> Tensor:
@@ -37,31 +31,6 @@ def with_values(*values: float, seed: int = 0, shape: tuple[int, int] | None = N
     U, V = (np.linalg.qr(generator.standard_normal((side, side)))[0] for side in (m, n))
     r = len(values)
     return torch.from_numpy((U[:, :r] * np.array(values)) @ V[:r]).float()
-
-
-def moving(steps: int, *, seed: int = 0) -> list[dict[str, Tensor]]:
-    """Weights of several steps that drift."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {"a": torch.randn(9, 6, generator=generator),
-               "b": torch.randn(5, 9, generator=generator)}  # fmt: skip
-    made = []
-    for _ in range(steps):
-        made.append({name: x.clone() for name, x in weights.items()})
-        for name in weights:
-            noise = torch.randn(weights[name].shape, generator=generator)
-            weights[name] = weights[name] + 0.02 * noise
-    return made
-
-
-def follow(trajectory: list[dict[str, Tensor]], **options: Any) -> list[SpectralFrame]:
-    weights = dict(trajectory[0])
-    watch = SpectralMonitor(weights, **{"every": 1, "method": "exact", **options})
-    frames = []
-    for state in trajectory:
-        weights.update(state)
-        frames.append(due(watch.step()))
-    watch.close()
-    return frames
 
 
 @pytest.mark.parametrize("method", WHOLE)
@@ -237,261 +206,6 @@ def test_only_matrices_with_vectors_have_clusters() -> None:
     assert frame.identifiable == {}
     (frame,) = follow(moving(1), pairs=None, reference={"b": sk.svd(torch.randn(5, 9))})
     assert list(frame.identifiable) == ["b"]
-
-
-def test_agreement_with_the_end(tmp_path: Path, backend: str) -> None:
-    steps = moving(6)
-    frames = follow(steps, reference="final", recorder=Recorder(tmp_path))
-    assert all(frame.agreement == {} for frame in frames)
-    assert frames[0].identifiable
-    assert load_run(tmp_path).agreement == {}
-    assert is_stale(tmp_path)
-    run = agreement_with_final(tmp_path)
-    assert not is_stale(tmp_path)
-    end = {name: sk.svd(x) for name, x in steps[-1].items()}
-    # The same from a monitor that knows the end beforehand. float16 in the file: the bound of a
-    # cosine is 2^-11 |u| . |u'|, at most 5e-4 for each of the two factors.
-    for t, frame in enumerate(follow(steps, reference=end)):
-        for name, expected in frame.agreement.items():
-            np.testing.assert_allclose(run.agreement[name][t], expected, atol=2e-3)
-            np.testing.assert_allclose(
-                run.subspace_agreement[name][t], frame.subspace_agreement[name], atol=2e-3
-            )
-    assert run.agreement["a"].shape == (6, 6)
-    np.testing.assert_allclose(run.agreement["b"][-1], 1, atol=2e-3)
-    assert run.agreement["b"][0].min() < 0.999
-    np.testing.assert_array_equal(load_run(tmp_path).agreement["a"], run.agreement["a"])
-    first = agreement_with_final(tmp_path, step=0)
-    np.testing.assert_allclose(first.agreement["a"][0], 1, atol=2e-3)
-    with pytest.raises(ValueError, match="no vectors of step 17; there are 6 steps from 0 to 5"):
-        agreement_with_final(tmp_path, step=17)
-
-
-def test_saved_vectors_in_float32_are_exact(tmp_path: Path) -> None:
-    steps = moving(2)
-    follow(steps, reference="final", recorder=Recorder(tmp_path, vectors="float32"), k=3)
-    saved = SavedVectors(tmp_path)
-    assert saved.steps.tolist() == [0, 1]
-    for i, state in enumerate(steps):
-        for name, svd in saved.read(i).items():
-            U, _, Vh = sk.svd(state[name])
-            assert torch.equal(svd.U, U[:, :3])
-            assert torch.equal(svd.Vh, Vh[:3])
-    with pytest.raises(ValueError, match="vectors: expected one of float16, float32, got 'int8'"):
-        Recorder(tmp_path, vectors="int8")
-
-
-def test_saved_vectors_survive_kills_and_resumption(tmp_path: Path) -> None:
-    steps = moving(5)
-    source = tmp_path / "vectors.bin"
-    follow(steps[:3], reference="final", recorder=Recorder(tmp_path))
-    size = source.stat().st_size // 3
-    # Killed inside the fourth record, and after it but before the metrics.
-    for extra in (b"\1" * 11, (3).to_bytes(8, "little") + bytes(size - 8)):
-        with open(source, "ab") as file:
-            file.write(extra)
-        Recorder(tmp_path).close()
-        assert SavedVectors(tmp_path).steps.tolist() == [0, 1, 2]
-    recorder = Recorder(tmp_path, resume_from=1)
-    assert SavedVectors(tmp_path).steps.tolist() == [0, 1]
-    weights = dict(steps[2])
-    watch = SpectralMonitor(weights, every=1, method="exact", reference="final", recorder=recorder)
-    for number in (2, 3, 4):
-        weights.update(steps[number])
-        watch.step(number)
-    watch.close()
-    whole = tmp_path / "whole"
-    follow(steps, reference="final", recorder=Recorder(whole))
-    assert source.read_bytes() == (whole / "vectors.bin").read_bytes()
-    # A run that goes on does not show the agreement with what was its end before.
-    agreement_with_final(tmp_path)
-    recorder = Recorder(tmp_path)
-    watch = SpectralMonitor(weights, every=1, method="exact", reference="final", recorder=recorder)
-    watch.step(5)
-    watch.close()
-    assert load_run(tmp_path).agreement == {}
-    assert is_stale(tmp_path)
-    agreement_with_final(tmp_path)
-    with Recorder(tmp_path, resume_from=-1):
-        assert not source.exists()
-        assert not (tmp_path / "final_agreement.npz").exists()
-        assert not is_stale(tmp_path)
-
-
-def test_other_vectors_in_one_folder_are_refused(tmp_path: Path) -> None:
-    follow(moving(2), reference="final", recorder=Recorder(tmp_path))
-    other = SpectralMonitor(
-        {"a": torch.randn(9, 6)}, every=1, reference="final", recorder=Recorder(tmp_path)
-    )
-    with pytest.raises(ValueError, match="other matrices"):
-        other.step(9)
-    assert SavedVectors(tmp_path).steps.tolist() == [0, 1]
-    with pytest.raises(FileNotFoundError, match=r"no vectors\.bin; a run keeps its vectors where"):
-        agreement_with_final(tmp_path / "none")
-
-
-def test_another_run_as_reference(tmp_path: Path) -> None:
-    steps = moving(3)
-    recorder = Recorder(tmp_path, vectors="float32")
-    follow(steps, reference="final", recorder=recorder)
-    end = {name: sk.svd(x) for name, x in steps[-1].items()}
-    for reference in (tmp_path, str(tmp_path)):
-        frames, expected = (follow(moving(2, seed=1), reference=r) for r in (reference, end))
-        for frame, other in zip(frames, expected, strict=True):
-            for name in ("a", "b"):
-                np.testing.assert_array_equal(frame.agreement[name], other.agreement[name])
-    watch = SpectralMonitor({"a": steps[0]["a"]}, every=1, reference=tmp_path)
-    assert list(due(watch.step()).agreement) == ["a"]
-    assert f"step 2 of {tmp_path.as_posix()}, 1 matrices" in watch.explain()
-    with pytest.raises(ValueError, match="matrices a, b; expected some of x"):
-        SpectralMonitor({"x": torch.eye(3)}, every=1, reference=tmp_path)
-    with pytest.raises(ValueError, match=r"U \(9, 6\).*the matrix is \(3, 3\)"):
-        SpectralMonitor({"a": torch.eye(3)}, every=1, reference=tmp_path)
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Embedding(7, 6, sparse=True)
-        self.up, self.down = nn.Linear(6, 11), nn.Linear(11, 4)
-        self.unused = nn.Linear(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(torch.relu(self.up(self.table(x))))
-        return out
-
-
-def train(model: Net, seed: int) -> None:
-    x = torch.randint(0, 7, (5,), generator=torch.Generator().manual_seed(seed))
-    model.zero_grad()
-    model(x).square().sum().backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.grad is not None:
-                parameter -= 0.1 * parameter.grad.to_dense()
-
-
-def test_updates_and_gradients_are_rows_like_the_weights(tmp_path: Path, backend: str) -> None:
-    model = Net()
-    watch = SpectralMonitor(
-        model,
-        every=1,
-        watch=("weights", "updates", "gradients"),
-        recorder=Recorder(tmp_path, precision="full"),
-    )
-    names = [matrix.name for matrix in watch.matrices]
-    train(model, 0)
-    first = due(watch.step())
-    assert list(first.matrices) == [
-        *names,
-        *(f"{name}[update]" for name in names),
-        *(f"{name}[gradient]" for name in names),
-    ]
-    assert not first.matrices["up.weight[update]"].finite
-    assert np.isnan(first.matrices["up.weight[update]"].singular_values).all()
-    assert first.matrices["up.weight[gradient]"].finite
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    train(model, 1)
-    train(model, 2)  # two optimizer steps between measured ones
-    frame = due(watch.step())
-    third = due(watch.step())
-    watch.close()
-    # Nothing happened since.
-    assert third.matrices["up.weight[update]"].frobenius_norm == 0
-    for name in names:
-        parameter = model.get_parameter(name)
-        update = frame.matrices[f"{name}[update]"]
-        assert update.finite
-        assert (update.kind, update.method, update.is_weight) == ("update", "exact", False)
-        change = (parameter.detach() - before[name]).numpy()
-        np.testing.assert_allclose(
-            update.singular_values, np.linalg.svd(change, compute_uv=False), atol=1e-6
-        )
-        gradient = frame.matrices[f"{name}[gradient]"]
-        assert gradient.kind == "gradient"
-        if parameter.grad is None:
-            assert name == "unused.weight"
-            assert not gradient.finite
-            assert np.isnan(frame.overlap[f"{name}[gradient]"]).all()
-            continue
-        dense = parameter.grad.to_dense().numpy()
-        np.testing.assert_allclose(
-            gradient.singular_values, np.linalg.svd(dense, compute_uv=False), atol=1e-6
-        )
-        # Of a change of lower rank the last vectors are arbitrary.
-        U, S, Vh = np.linalg.svd(change, full_matrices=False)
-        W = np.linalg.svd(parameter.detach().numpy(), full_matrices=False)
-        k = min(10, len(S))
-        if S[-1] > 1e-3 * S[0] and k < 10:
-            for side, (x, y) in enumerate(((U, W[0]), (Vh.T, W[2].T))):
-                expected = ((x[:, :k].T @ y[:, :k]) ** 2).sum() / k
-                np.testing.assert_allclose(
-                    frame.overlap[f"{name}[update]"][side], expected, atol=1e-4
-                )
-    # Averages are those of the weights.
-    ranks = [frame.matrices[name].stable_rank for name in names]
-    assert frame.mean("stable_rank") == pytest.approx(np.mean(ranks))
-    run = load_run(tmp_path)
-    assert run.weights == names
-    assert run.overlap["up.weight[update]"].shape == (3, 2)
-    np.testing.assert_array_equal(
-        run.overlap["up.weight[update]"][1], frame.overlap["up.weight[update]"]
-    )
-    assert run.metrics["stable_rank"]["up.weight[update]"][1] == pytest.approx(
-        frame.matrices["up.weight[update]"].stable_rank
-    )
-
-
-def test_overlap_with_the_leading_directions() -> None:
-    """An update along the weight's first two directions, and one that avoids its first ten."""
-    U, V = (np.linalg.qr(np.random.default_rng(i).standard_normal((30, 30)))[0] for i in (0, 1))
-    W = (U * np.linspace(30, 1, 30)) @ V
-    inside = (U[:, :10] * np.linspace(2, 1, 10)) @ V[10:20]
-    weights = {"a": torch.from_numpy(W)}
-    watch = SpectralMonitor(
-        weights, every=1, watch=("weights", "updates"), pairs=None, reference=None
-    )
-    watch.step()
-    weights["a"] = weights["a"] + 1e-4 * torch.from_numpy(inside)
-    left, right = due(watch.step()).overlap["a[update]"]
-    assert left == pytest.approx(1, abs=1e-3)
-    assert right == pytest.approx(0, abs=1e-3)
-
-
-def test_overlap_leaves_arbitrary_directions_out() -> None:
-    """A change of rank two has two directions, whatever completes its basis."""
-    U, V = (np.linalg.qr(np.random.default_rng(i).standard_normal((30, 30)))[0] for i in (0, 1))
-    weights = {"a": torch.from_numpy((U * np.linspace(30, 1, 30)) @ V), "zero": torch.zeros(5, 5)}
-    weights["still"] = weights["a"].clone()
-    watch = SpectralMonitor(
-        weights, every=1, watch=("weights", "updates"), pairs=None, reference=None
-    )
-    watch.step()
-    change = U[:, [3, 20]] @ V[[4, 25]]
-    weights["a"] = weights["a"] + 1e-4 * torch.from_numpy(change)
-    overlap = due(watch.step()).overlap
-    np.testing.assert_allclose(overlap["a[update]"], [0.5, 0.5], atol=1e-3)
-    assert np.isnan(overlap["still[update]"]).all()
-    assert np.isnan(overlap["zero[update]"]).all()
-    weights["a"] = 1.01 * weights["a"]
-    np.testing.assert_allclose(due(watch.step()).overlap["a[update]"], 1, atol=1e-3)
-
-
-def test_large_changes_are_randomized() -> None:
-    generator = torch.Generator().manual_seed(0)
-    weights = {"a": torch.randn(400, 390, generator=generator)}
-    watch = SpectralMonitor(
-        weights, every=1, watch=("weights", "updates"), pairs=None, reference=None, k=5
-    )
-    watch.step()
-    left, right = (torch.randn(400, 3, generator=generator) for _ in "ab")
-    update = left @ right[:390].mT
-    weights["a"] = weights["a"] + update
-    row = due(watch.step()).matrices["a[update]"]
-    assert row.method == "randomized"
-    assert len(row.singular_values) == 32
-    expected = torch.linalg.svdvals(update.double())[:3]
-    np.testing.assert_allclose(row.singular_values[:3], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("reference", ["init", "previous"])

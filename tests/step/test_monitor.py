@@ -12,15 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spectral_monitor import monitor as monitor_file
 from spectral_monitor.monitor import SpectralMonitor
-from spectral_monitor.step.bounds import entropy_bound, estimate_from_leading
 from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor, nn
 
 import spectral_kernels as sk
 from spectral_kernels.entry.results import METRICS
-from tests.support.monitored import METHODS, Net, assert_same, due, held_bytes, truth, update
+from tests.support.monitored import (
+    METHODS,
+    Net,
+    assert_same,
+    due,
+    everything,
+    held_bytes,
+    truth,
+    update,
+)
 
 
 def test_every_number_of_the_exact_method_is_within_its_bound(backend: str) -> None:
@@ -83,45 +90,6 @@ def test_agreement_with_the_previous_step_and_with_given_svds() -> None:
     assert frame.agreement["head.weight"].sum() > due(listed.step()).agreement["head.weight"].sum()
 
 
-@pytest.mark.parametrize(
-    ("reference", "words"),
-    [
-        ("final", "expected a Recorder to save them"),
-        ("nowhere", "expected 'init', 'previous', 'final', the folder of a run, SVDs or None"),
-        ({"x": sk.svd(torch.eye(2))}, "no matrix is called 'x'"),
-        ({"head.weight": sk.svd(torch.eye(2))}, r"U \(2, 2\).*the matrix is \(7, 12\)"),
-        ([sk.svd(torch.eye(2))], "1 SVDs for 6 matrices"),
-    ],
-)
-def test_wrong_references(reference: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        SpectralMonitor(Net(), every=1, reference=reference)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"method": "svd"}, "method: expected one of tracked, exact, randomized, got 'svd'"),
-        ({"method": "exact", "tolerance": 0.1}, "tolerance: an option of method 'tracked'"),
-        ({"tolerance": 0.0}, "tolerance is 0.0; expected a positive finite number"),
-        ({"every": 0}, "every: expected a whole number of at least 1, got 0"),
-        ({"k": 0}, "k: expected"),
-        ({"k": 2.5}, "k: expected"),
-        ({"include": "nothing*"}, "fits no parameter"),
-    ],
-)
-def test_wrong_options(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        SpectralMonitor(Net(), **{"every": 1, **options})
-
-
-def test_wrong_types() -> None:
-    with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module or a mapping"):
-        SpectralMonitor([torch.eye(2)], every=1)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="recorder: expected a Recorder"):
-        SpectralMonitor(Net(), every=1, recorder=3)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_nan_marks_its_own_rows_and_nothing_else(method: Any, backend: str) -> None:
     bad = Net()
@@ -166,22 +134,6 @@ def without(frame: SpectralFrame, name: str) -> SpectralFrame:
         alignment={pair: v for pair, v in frame.alignment.items() if name not in pair},
         agreement={key: v for key, v in frame.agreement.items() if key != name},
     )
-
-
-def everything(model: nn.Module) -> dict[str, Any]:
-    """All that a monitor could leave on a model."""
-    state: dict[str, Any] = {}
-    for name, module in model.named_modules():
-        attributes = vars(module)
-        state[name] = sorted(attributes)
-        hooks = {key: len(value) for key, value in attributes.items() if "hooks" in key and value}
-        state[f"{name} hooks"] = hooks
-    for name, parameter in model.named_parameters():
-        state[f"{name} attributes"] = sorted(vars(parameter))
-        state[f"{name} hooks"] = parameter._backward_hooks
-        state[f"{name} version"] = parameter._version
-        state[f"{name} pointer"] = parameter.data_ptr()
-    return state
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -291,79 +243,6 @@ def test_autocast_grad_and_inference_modes_change_nothing(method: Any, backend: 
     assert torch.is_grad_enabled()
 
 
-def test_every_and_the_step_counter() -> None:
-    watch = SpectralMonitor({"a": torch.eye(3)}, every=3)
-    assert [watch.step() is not None for _ in range(7)] == [True, False, False] * 2 + [True]
-    assert due(watch.frame).step == 6
-    assert watch.step(10) is None
-    assert due(watch.step(12)).step == 12
-    assert watch.step() is None  # 13
-
-
-def test_scalars() -> None:
-    watch = SpectralMonitor({"a": torch.eye(3)}, every=2)
-    x = torch.tensor([2.0], requires_grad=True)
-    assert due(watch.step(loss=(x * 3).sum(), ok=True)).scalars == {"loss": 6.0, "ok": 1.0}
-    # Not due: not even read.
-    assert watch.step(loss=torch.zeros(3)) is None
-    with pytest.raises(ValueError, match=r"scalar 'loss': expected one number, got shape \(3,\)"):
-        watch.step(loss=torch.zeros(3))
-    with pytest.raises(ValueError, match="reports its own overhead"):
-        watch.step(4, overhead=1.0)
-
-
-def test_paused() -> None:
-    watch = SpectralMonitor({"a": torch.eye(3)}, every=1)
-    watch.step()
-    with watch.paused():
-        assert watch.step() is None
-        with watch.paused():
-            assert watch.step() is None
-        assert watch.step() is None
-    assert due(watch.step()).step == 4
-
-
-def test_overhead_is_the_monitors_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Entered, frame ready, written: for three frames.
-    clock = iter([0.0, 1.0, 1.0, 10.0, 12.0, 13.0, 20.0, 22.0, 22.0])
-    watch = SpectralMonitor({"a": torch.eye(3)}, every=1)
-    monkeypatch.setattr(monitor_file.time, "perf_counter", lambda: next(clock))
-    assert math.isnan(due(watch.step()).overhead)
-    assert due(watch.step()).overhead == pytest.approx(2 / 11)
-    # The second that writing took counts too.
-    assert due(watch.step()).overhead == pytest.approx(3 / 10)
-
-
-class Log:
-    def __init__(self) -> None:
-        self.calls: list[tuple[dict[str, float], int]] = []
-
-    def log(self, values: dict[str, float], step: int) -> None:
-        self.calls.append((values, step))
-
-
-def test_loggers_by_duck_type() -> None:
-    log, full = Log(), Log()
-
-    watch = SpectralMonitor(Net(), every=1, recorder=[log, sk.LoggerSink(full, per_layer=True)])
-    frame = due(watch.step(5, loss=1.5))
-    ((values, step),) = log.calls
-    assert step == 5
-    assert values["loss"] == 1.5
-    linear = [row.stable_rank for row in frame.matrices.values() if row.kind == "linear"]
-    assert values["spectral/stable_rank/linear"] == pytest.approx(np.mean(linear))
-    assert values["spectral/stable_rank/all"] == pytest.approx(frame.mean("stable_rank"))
-    assert not any("head.weight" in key for key in values)
-    ((everything, _),) = full.calls
-    assert everything["spectral/stable_rank/head.weight"] == pytest.approx(
-        frame.matrices["head.weight"].stable_rank
-    )
-    assert everything.keys() > values.keys()
-    watch.close()
-    watch.step(6)
-    assert len(log.calls) == 1
-
-
 @pytest.mark.parametrize("reference", ["init", "previous"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_monitor_goes_on_the_same(method: Any, reference: Any) -> None:
@@ -439,102 +318,6 @@ def test_the_monitor_holds_few_times_the_weights(method: Any, reference: Any) ->
     assert held <= (4 if method == "tracked" else 2) * weights
 
 
-@pytest.mark.parametrize("kind", ["flat", "decaying", "low rank"])
-def test_randomized_bounds_hold(kind: str, backend: str) -> None:
-    generator = torch.Generator().manual_seed(1)
-    A = torch.randn(60, 40, generator=generator)
-    if kind != "flat":
-        U, S, Vh = torch.linalg.svd(A, full_matrices=False)
-        S = 0.6 ** torch.arange(40.0) if kind == "decaying" else torch.arange(40.0).lt(6) * 1.0
-        A = (U * S) @ Vh
-    weights = {"A": A}
-    watch = SpectralMonitor(weights, every=1, method="randomized", k=12)
-    for _ in range(4):  # warm starts after the first
-        weights["A"] = weights["A"] + 0.001 * A.norm() / 40 * torch.randn(
-            60, 40, generator=generator
-        )
-        row = due(watch.step()).matrices["A"]
-        expected, bounds = truth(weights["A"]), row.bounds
-        leading = expected.pop("singular_values")[:12]
-        assert np.abs(row.singular_values - leading).max() <= bounds["singular_values"]
-        for metric, value in expected.items():
-            assert abs(getattr(row, metric) - value) <= bounds[metric], metric
-        assert row.numerical_rank <= 40 <= row.numerical_rank + bounds["numerical_rank"]
-    if kind == "decaying":
-        # Not vacuous where the leading values hold nearly all there is.
-        assert bounds["spectral_norm"] < 1e-2 * row.spectral_norm
-        assert bounds["effective_rank"] < 0.5
-
-
-def test_randomized_with_all_values_agrees_with_exact() -> None:
-    model = Net()
-    exact = due(SpectralMonitor(model, every=1).step())
-    watch = SpectralMonitor(model, every=1, method="randomized", k=64)
-    assert_same(due(watch.step()), exact, tolerance=2e-2)
-    row = due(watch.frame).matrices["head.weight"]
-    assert row.bounds["effective_rank"] < 1e-2
-
-
-def test_randomized_zero_matrix_and_extreme_scales() -> None:
-    A = torch.randn(20, 12)
-    weights = {"zero": torch.zeros(20, 12), "tiny": 1e-30 * A, "huge": 1e30 * A, "one": A}
-    frame = due(SpectralMonitor(weights, every=1, method="randomized", k=4).step())
-    zero = frame.matrices["zero"]
-    assert zero.finite
-    assert all(getattr(zero, metric) == 0 for metric in METRICS)
-    for name in ("tiny", "huge"):
-        row = frame.matrices[name]
-        np.testing.assert_allclose(row.stable_rank, frame.matrices["one"].stable_rank, rtol=0.1)
-        assert math.isfinite(row.bounds["effective_rank"])
-
-
-def test_randomized_is_reproducible_by_its_seed() -> None:
-    model = Net()
-    frames = [
-        due(SpectralMonitor(model, every=1, method="randomized", k=3, seed=seed).step())
-        for seed in (1, 1, 2)
-    ]
-    assert_same(frames[0], frames[1])
-    assert any(
-        (frames[0].matrices[name].singular_values != row.singular_values).any()
-        for name, row in frames[2].matrices.items()
-    )
-
-
-def test_leading_values_of_every_spectrum_with_the_same_data_are_covered() -> None:
-    """Random spectra above the computed values: what was not computed may be anything."""
-    generator = np.random.default_rng(0)
-    for _ in range(200):
-        r, k = 10, int(generator.integers(1, 10))
-        sigma = np.sort(generator.exponential(size=r) ** generator.integers(1, 4))[::-1]
-        # Computed values of a projection: below the true ones.
-        s = np.sort(sigma[:k] * (1 - 0.1 * generator.random(k)))[::-1]
-        norm = float(np.sqrt((sigma**2).sum()))
-        low, high = sk.bounds_from_leading_values(torch.from_numpy(s.copy()), norm, r)
-        estimate = estimate_from_leading(s, norm, (r, r), (float(low), float(high)))
-        p = sigma / sigma.sum()
-        values = dict(zip(METRICS, estimate.values, strict=True))
-        bounds = dict(zip(METRICS, estimate.bounds, strict=True))
-        for metric, value in (
-            ("effective_rank", float(-(p * np.log(p)).sum())),
-            ("nuclear_norm", float(sigma.sum())),
-            ("spectral_norm", float(sigma[0])),
-            ("stable_rank", norm**2 / sigma[0] ** 2),
-        ):
-            assert abs(values[metric] - value) <= bounds[metric] * (1 + 1e-9), metric
-
-
-def test_the_entropy_bound_covers_random_perturbations() -> None:
-    generator = np.random.default_rng(0)
-    for _ in range(500):
-        r = int(generator.integers(2, 30))
-        p, q = generator.dirichlet(np.full(r, 0.3)) + 1e-300, generator.dirichlet(np.ones(r))
-        q = (1 - 10.0 ** -generator.integers(0, 6)) * (p - q) + q
-        distance = 0.5 * np.abs(p - q).sum()
-        change = abs((p * np.log(p)).sum() - (q * np.log(q)).sum())
-        assert change <= entropy_bound(distance, r) + 1e-12
-
-
 def test_the_frame_as_dict_and_as_table() -> None:
     pandas = pytest.importorskip("pandas")
     watch = SpectralMonitor(Net(), every=1)
@@ -580,15 +363,3 @@ def test_k_limits_alignment_and_agreement() -> None:
     assert len(frame.matrices["head.weight"].singular_values) == 7
     few = due(SpectralMonitor(Net(), every=1, method="randomized", k=3).step())
     assert {len(row.singular_values) for row in few.matrices.values()} == {3}
-
-
-@pytest.mark.parametrize("k", [3, 10])
-def test_mass_that_only_rounding_leaves_free_need_not_be_there(k: int) -> None:
-    """All there is lies in the leading values, which are rounded to float32."""
-    sigma = np.linspace(2.0, 1.0, k)
-    s = (sigma * (1 + 3e-7)).astype(np.float32)
-    norm = float(np.linalg.norm(sigma))
-    low, high = sk.bounds_from_leading_values(torch.from_numpy(s), norm, k)
-    estimate = estimate_from_leading(s, norm, (k, k), (float(low), float(high)))
-    nuclear = METRICS.index("nuclear_norm")
-    assert abs(estimate.values[nuclear] - sigma.sum()) <= estimate.bounds[nuclear]

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
-from spectral_monitor.decomposed import DecomposedLayer
+from spectral_monitor.decomposed.layers.attention import DecomposedMultiheadAttention
+from spectral_monitor.decomposed.layers.embedding import DecomposedEmbedding
+from spectral_monitor.decomposed.layers.layer import DecomposedLayer
+from spectral_monitor.decomposed.layers.linear import DecomposedLinear
+from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor, nn
+
+from spectral_kernels.runtime.numerics import default_rtol
+from tests.support.monitored import Net, truth
 
 
 def mlp(*sizes: int) -> nn.Sequential:
@@ -87,3 +96,47 @@ def product(model: nn.Module, name: str) -> Tensor:
     """The matrix of a layer in float64."""
     U, Sigma, Vh = (x.detach().double() for x in layer(model, name).factors())
     return U @ Sigma @ Vh
+
+
+# Names of `Net` whose layers `decomposed` replaces.
+LAYERS = (
+    "embed",
+    "block.self_attn.in_proj",
+    "block.self_attn.out_proj",
+    "block.linear1",
+    "block.linear2",
+    "head",
+)
+
+
+def decomposed(dense: Net, rank: float | None = None) -> Net:
+    """The same model with all its layers decomposed."""
+    model = copy.deepcopy(dense)
+    block: Any = model.block
+    model.embed = DecomposedEmbedding.from_embedding(model.embed, rank)  # type: ignore[assignment]
+    block.self_attn = DecomposedMultiheadAttention.from_attention(block.self_attn, rank)
+    block.linear1 = DecomposedLinear.from_linear(block.linear1, rank)
+    block.linear2 = DecomposedLinear.from_linear(block.linear2, rank)
+    model.head = DecomposedLinear.from_linear(model.head, rank)  # type: ignore[assignment]
+    return model
+
+
+def weight_of(layer_name: str) -> str:
+    """The name of a layer's weight, which is the one from before the decomposition."""
+    return f"{layer_name}.weight".replace("in_proj.weight", "in_proj_weight")
+
+
+def assert_within_bounds(frame: SpectralFrame, model: nn.Module) -> None:
+    for name, row in frame.matrices.items():
+        A = product(model, name)
+        expected = truth(A)
+        S = expected.pop("singular_values")
+        assert row.shape == tuple(A.shape)
+        assert len(row.singular_values) <= layer(model, name).rank
+        error = np.abs(row.singular_values - S[: len(row.singular_values)])
+        assert (error <= row.singular_value_bounds).all(), name
+        for metric, value in expected.items():
+            assert abs(getattr(row, metric) - value) <= row.bounds[metric], (name, metric)
+        rank = np.count_nonzero(default_rtol(*row.shape, torch.float32) * S[0] < S)
+        assert abs(row.numerical_rank - rank) <= row.bounds["numerical_rank"], name
+        assert row.normalized_stable_rank == row.stable_rank / min(row.shape)

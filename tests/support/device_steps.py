@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from spectral_monitor.device.step import DeviceStep
 from spectral_monitor.device.streams import HostStreams, Mark
 from spectral_monitor.monitor import SpectralMonitor
+from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor
 
 
@@ -84,3 +86,23 @@ def as_device(watch: SpectralMonitor, streams: HostStreams | None = None) -> Spe
     if watch._reference.wants_init:
         watch._device.started([True] * len(watch.matrices))
     return watch
+
+
+def numbers(frame: SpectralFrame) -> dict[str, Any]:
+    told = frame.to_dict()
+    del told["overhead"]
+    return told
+
+
+def assert_same_frames(a: SpectralFrame, b: SpectralFrame) -> None:
+    np.testing.assert_equal(numbers(a), numbers(b))
+    for name, row in a.matrices.items():
+        other = b.matrices[name]
+        assert row.singular_values.dtype == other.singular_values.dtype
+        assert row.singular_value_bounds.dtype == other.singular_value_bounds.dtype
+    for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "identities"):
+        mine, theirs = getattr(a, group), getattr(b, group)
+        assert mine.keys() == theirs.keys()
+        assert all(mine[key].dtype == theirs[key].dtype for key in mine), group
+    assert a.chance == b.chance
+    assert a.mean("stable_rank") == b.mean("stable_rank")

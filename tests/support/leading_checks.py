@@ -49,3 +49,6 @@ def check(A: torch.Tensor, result: sk.SVD, tracker: sk.SpectrumTracker, k: int =
 def steep(m: int, n: int, power: float, seed: int = 0) -> torch.Tensor:
     sigma = np.arange(1.0, min(m, n) + 1) ** -power
     return torch.from_numpy(matrices.with_spectrum(m, n, sigma, seed)).float()
+
+
+ITERATIONS = ["one iteration", "two iterations", "three iterations"]

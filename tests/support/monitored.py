@@ -114,3 +114,19 @@ def jolt(model: nn.Module, seed: int, size: float = 1e-3) -> None:
     with torch.no_grad():
         for p in model.parameters():
             p += size * torch.randn(p.shape, generator=generator)
+
+
+def everything(model: nn.Module) -> dict[str, Any]:
+    """All that a monitor could leave on a model."""
+    state: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        attributes = vars(module)
+        state[name] = sorted(attributes)
+        hooks = {key: len(value) for key, value in attributes.items() if "hooks" in key and value}
+        state[f"{name} hooks"] = hooks
+    for name, parameter in model.named_parameters():
+        state[f"{name} attributes"] = sorted(vars(parameter))
+        state[f"{name} hooks"] = parameter._backward_hooks
+        state[f"{name} version"] = parameter._version
+        state[f"{name} pointer"] = parameter.data_ptr()
+    return state

@@ -17,3 +17,10 @@ class Named(nn.Module):
 def linear(outputs: int, inputs: int) -> nn.Linear:
     """A layer by the shape of its weight."""
     return nn.Linear(inputs, outputs, bias=False)
+
+
+def attention(width: int = 4, **extra: nn.Module) -> Named:
+    """Square projections q, k, v and o, by the names that most models have."""
+    layers = Named(**{f"{role}_proj": linear(width, width) for role in "qkvo"}, **extra)
+    layers.num_heads = 2
+    return layers

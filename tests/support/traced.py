@@ -54,3 +54,6 @@ class Module(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         return self.run(self, *inputs)
+
+
+TOKENS = torch.randint(9, (2, 5), generator=torch.Generator().manual_seed(0))
