@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 
 from spectral_kernels import _C
+from spectral_kernels.runtime.memory import addresses
 from spectral_kernels.runtime.numerics import DTYPE_CODES
 
 _Job = tuple[int, ...]
@@ -81,7 +80,7 @@ class Diagonals:
         counts = [min(k, U.shape[1], Vh.shape[0]) for U, Vh in pairs]
         self._pairs = pairs
         self.out = torch.zeros(sum(counts), dtype=pairs[0][0].dtype)
-        places = _places(self.out, counts)
+        places = addresses(self.out, counts)
         jobs = [
             (*_matrices(U, Vh), count, place, 0, 0)
             for (U, Vh), count, place in zip(pairs, counts, places, strict=True)
@@ -102,7 +101,7 @@ class ClusterCosines:
         counts = [len(clusters) for clusters in first]
         self._owners = (pairs, first)
         self.out = torch.zeros(2, sum(counts), dtype=pairs[0][0].dtype)
-        places, cosines = (_places(row, counts) for row in self.out)
+        places, cosines = (addresses(row, counts) for row in self.out)
         jobs = [
             (*_matrices(U, Vh), count, line, clusters.data_ptr(), cosine)
             for (U, Vh), clusters, count, line, cosine in zip(
@@ -144,7 +143,7 @@ class Clusters:
     ) -> None:
         self._owners = (values, bounds, *compared, first, alone)
         code = DTYPE_CODES[values.dtype]
-        own = [_places(x, lengths) for x in self._owners]
+        own = [addresses(x, lengths) for x in self._owners]
         jobs = [
             (s, code, b, other, error, r, beyond, int(follow), f, a)
             for s, b, other, error, f, a, r, beyond, follow in zip(
@@ -156,12 +155,6 @@ class Clusters:
     def run(self) -> None:
         """Find the clusters of the values as they are now."""
         _C.clusters(self.calls[0][1])
-
-
-def _places(block: Tensor, counts: list[int]) -> list[int]:
-    """Return the address of each part of a contiguous block."""
-    ends = itertools.accumulate(counts, initial=0)
-    return [block.data_ptr() + end * block.element_size() for end in ends][:-1]
 
 
 def _matrices(U: Tensor, Vh: Tensor) -> tuple[int, ...]:

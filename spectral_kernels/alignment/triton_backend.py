@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.alignment import triton_cluster_kernels, triton_kernels
+from spectral_kernels.runtime.memory import addresses
 from spectral_kernels.runtime.numerics import DTYPE_CODES
 from spectral_kernels.runtime.triton.triton_runtime import (
     batch_offsets,
@@ -61,7 +62,7 @@ class Diagonals:
     def __init__(self, pairs: Pairs, k: int) -> None:
         counts = [min(k, U.shape[1], Vh.shape[0]) for U, Vh in pairs]
         self.out = pairs[0][0].new_empty(sum(counts))
-        self._alignments = _Alignments(pairs, counts, _places(self.out, counts))
+        self._alignments = _Alignments(pairs, counts, addresses(self.out, counts))
 
     def run(self) -> Tensor:
         """Return all diagonals, one after the other; the next run overwrites them."""
@@ -75,7 +76,7 @@ class ClusterCosines:
     def __init__(self, pairs: Pairs, first: list[Tensor]) -> None:
         counts = [len(clusters) for clusters in first]
         self.out = pairs[0][0].new_empty(2, sum(counts))
-        lines, cosines = (_places(row, counts) for row in self.out)
+        lines, cosines = (addresses(row, counts) for row in self.out)
         self._alignments = _Alignments(pairs, counts, lines, cosines, first)
 
     def run(self) -> Tensor:
@@ -193,9 +194,3 @@ def _results(pairs: Pairs, counts: list[int]) -> list[Tensor]:
     return [
         U.new_empty((*U.shape[:-2], count)) for (U, _), count in zip(pairs, counts, strict=True)
     ]
-
-
-def _places(block: Tensor, counts: list[int]) -> list[int]:
-    """Return the address of each part of a contiguous block."""
-    ends = itertools.accumulate(counts, initial=0)
-    return [block.data_ptr() + end * block.element_size() for end in ends][:-1]

@@ -50,6 +50,7 @@ from spectral_kernels.entry.arrays import Array, enter_together
 from spectral_kernels.entry.results import METRICS, SpectralSummary
 from spectral_kernels.rank.shapes import given_shapes
 from spectral_kernels.runtime import dispatch
+from spectral_kernels.runtime.memory import Memory
 from spectral_kernels.runtime.numerics import result_dtype
 
 
@@ -132,14 +133,13 @@ class BoundedSummaries:
         nothing = torch.zeros(2, 0, len(METRICS), dtype=torch.float64)
         self.out: Tensor = nothing if self._tables is None else self._tables.out
         self.calls = getattr(self._tables, "calls", None)
-        self._made_of = [*spectra, *bounds, *norms]
-        self._in_place = all(x.is_contiguous() for x in self._made_of)
+        self._memory = Memory([*spectra, *bounds, *norms])
+        # Of others it has copies.
+        self._in_place = all(x.is_contiguous() for x in self._memory.tensors)
 
     def fits(self, spectra: list[Tensor], bounds: list[Tensor], norms: list[Tensor]) -> bool:
-        """Whether these are the very tensors that this was made of."""
-        given = (*spectra, *bounds, *norms)
-        same = all(a is b for a, b in zip(given, self._made_of, strict=False))
-        return same and len(given) == len(self._made_of) and self._in_place
+        """Whether these lie where the tensors that this was made of do, in the same layout."""
+        return self._in_place and self._memory.is_of([*spectra, *bounds, *norms])
 
     def run(self) -> Tensor:
         """Return ``out`` (2, matrices, 7) float64: the summaries as they are now, and their bounds.

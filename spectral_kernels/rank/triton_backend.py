@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import METRICS
 from spectral_kernels.rank import triton_kernels
+from spectral_kernels.runtime.memory import addresses
 from spectral_kernels.runtime.numerics import DTYPE_CODES, default_rtol
 from spectral_kernels.runtime.triton.triton_runtime import bits, launch, on_device, unrolled
 
@@ -58,8 +58,7 @@ class BoundedTables:
         self.out = torch.empty(
             2, sum(counts), _WIDTH, dtype=torch.float64, device=spectra[0].device
         )
-        ends = itertools.accumulate(counts, initial=0)
-        places = [self.out.data_ptr() + 8 * _WIDTH * end for end in ends][:-1]
+        places = addresses(self.out, [_WIDTH * count for count in counts])
         beside = list(zip(self._bounds, self._norms, strict=True))
         self._table = _jobs(self._spectra, shapes, -1.0, places, beside)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spectral_kernels import _C
 from spectral_kernels.entry.results import SVD
-from spectral_kernels.runtime.compiled_arguments import matrix_argument
+from spectral_kernels.runtime.memory import matrix_argument
 from spectral_kernels.runtime.numerics import result_dtype
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels import _C
-from spectral_kernels.runtime.compiled_arguments import matrix_argument
+from spectral_kernels.runtime.memory import is_view, matrix_argument
 from spectral_kernels.runtime.numerics import result_dtype
 
 
@@ -39,7 +39,7 @@ class Copies:
         """Copy the matrices as they are now."""
         for A, owner in self._sources:
             # Batches without a single stride are read from a copy of their own.
-            if owner.data_ptr() != A.data_ptr():
+            if not is_view(owner, A):
                 owner.copy_(A.reshape(owner.shape))
         if self._jobs:
             _C.snapshot(self._jobs, torch.get_num_threads())

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import Snapshot
 from spectral_kernels.runtime import dispatch
-
-_Place = tuple[int, torch.Size, tuple[int, ...], torch.dtype, torch.device]
+from spectral_kernels.runtime.memory import Memory
 
 
 class PreparedSnapshot:
@@ -23,22 +22,17 @@ class PreparedSnapshot:
     """
 
     def __init__(self, matrices: list[Tensor]) -> None:
-        matrices = [A.detach() for A in matrices]
-        self._places = [_place(A) for A in matrices]
+        self._memory = Memory(matrices)
         module = dispatch.backend("snapshot", matrices[0].device.type)
-        self._copies = module.Copies(matrices)
+        self._copies = module.Copies(self._memory.tensors)
         self._snapshot = Snapshot(self._copies.copies, *self._copies.statistics.unbind(-1))
 
     def fits(self, matrices: list[Tensor]) -> bool:
         """Whether these lie where the matrices that this was made of do, in the same layout."""
-        return [_place(A) for A in matrices] == self._places
+        return self._memory.is_of(matrices)
 
     def run(self) -> Snapshot:
         """Return the snapshot of the matrices as they are now; the next run overwrites it."""
         with torch.no_grad():
             self._copies.run()
         return self._snapshot
-
-
-def _place(A: Tensor) -> _Place:
-    return A.data_ptr(), A.shape, A.stride(), A.dtype, A.device

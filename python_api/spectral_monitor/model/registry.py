@@ -29,6 +29,7 @@ from spectral_monitor.model.submatrices import part_of
 from torch import Tensor, nn
 
 from spectral_kernels.entry.results import Decomposed
+from spectral_kernels.runtime.memory import place
 
 if TYPE_CHECKING:
     from spectral_monitor.model.matrix import Kept
@@ -371,8 +372,6 @@ def _memory(tensor: Tensor) -> Hashable:
     """What tells two tensors apart: where they lie and how, or who they are."""
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
         return id(tensor)
-    address = tensor.data_ptr() if tensor.numel() else 0
-    if address == 0:
+    if not tensor.numel() or tensor.data_ptr() == 0:
         return id(tensor)
-    bits = tensor.is_neg(), tensor.is_conj()
-    return (tensor.device, tensor.dtype, address, tensor.shape, tensor.stride(), bits)
+    return place(tensor), tensor.is_neg(), tensor.is_conj()

@@ -9,7 +9,7 @@ from spectral_kernels import _C
 from spectral_kernels.entry.core import torch_backend
 from spectral_kernels.entry.core.op import Core, core_dtype
 from spectral_kernels.entry.results import Decomposed
-from spectral_kernels.runtime.compiled_arguments import matrix_argument
+from spectral_kernels.runtime.memory import matrix_argument
 
 
 def cores(factors: list[Decomposed], vectors: list[bool]) -> list[Core]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import dispatch
+from spectral_kernels.runtime.memory import Memory, flattened, is_view
 from spectral_kernels.tracking.leading.state import WORK, Block, LeadingResult
 from spectral_kernels.tracking.state import LateWork
 
@@ -32,8 +33,7 @@ class LatePlan:
         schedule: tuple[int, int],
     ) -> None:
         self._filled = [i for i, A in enumerate(tensors) if A.numel()]
-        self._places = [_place(A) for A in tensors]
-        self._kinds = [_kind(A) for A in tensors]
+        self._memory = Memory(tensors)
         self.counts = [A.shape[:-2].numel() if A.numel() else 0 for A in tensors]
         backend = dispatch.backend("tracking.leading", tensors[0].device.type)
         self._updates = backend.prepare(
@@ -56,20 +56,17 @@ class LatePlan:
         )
 
     def _flat(self, tensors: list[Tensor]) -> list[Tensor]:
-        return [tensors[i].reshape(-1, *tensors[i].shape[-2:]) for i in self._filled]
+        return [flattened(tensors[i]) for i in self._filled]
 
     def fits(self, tensors: list[Tensor]) -> bool:
         """Whether these take the place of those before them; read from now on if so."""
-        if [_kind(A) for A in tensors] != self._kinds:
+        if not self._memory.is_like(tensors):
             return False
-        places = [_place(A) for A in tensors]
         flat = self._flat(tensors)
         # A batch that cannot be flattened in place was copied, and is to be read anew.
-        in_place = all(
-            tensors[i].data_ptr() == A.data_ptr() for i, A in zip(self._filled, flat, strict=True)
-        )
-        if places != self._places or not in_place:
-            self._places = places
+        in_place = all(is_view(A, tensors[i]) for i, A in zip(self._filled, flat, strict=True))
+        if not in_place or not self._memory.is_of(tensors):
+            self._memory = Memory(tensors)
             self._updates.rebind(flat)
         return True
 
@@ -113,11 +110,3 @@ def copied(result: LeadingResult) -> LeadingResult:
         SVD(*(x.clone() for x in svd)),
         bounds.clone(), norms.clone(), residuals.clone(), sizes.clone(), identities.clone(), work,
     )  # fmt: skip
-
-
-def _kind(A: Tensor) -> tuple[object, ...]:
-    return A.dtype, A.shape, A.stride(), A.device
-
-
-def _place(A: Tensor) -> int:
-    return A.data_ptr()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from spectral_kernels import _C
 from spectral_kernels.entry.results import SVD
-from spectral_kernels.runtime.compiled_arguments import matrix_argument
+from spectral_kernels.runtime.memory import matrix_argument
 from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
 from spectral_kernels.runtime.program.op import Call
 from spectral_kernels.tracking.state import SOLVED, LateWork, State, Tracked

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import dispatch
+from spectral_kernels.runtime.memory import Memory, flattened, is_view
 from spectral_kernels.runtime.numerics import result_dtype
 from spectral_kernels.runtime.program.op import Call
 from spectral_kernels.tracking.state import WORK, LateUpdates, LateWork, State, Tracked, Updates
@@ -36,13 +37,11 @@ class Plan:
 
     def _bind(self, tensors: list[Tensor]) -> list[Tensor]:
         """Note where these lie, and return those that are not empty as batches (B, m, n)."""
-        self._places = [_place(A) for A in tensors]
-        self._tensors = tensors
-        filled = [tensors[i] for i in self._filled]
-        flat = [A.reshape(-1, *A.shape[-2:]) for A in filled]
+        self._memory = Memory(tensors)
+        flat = [flattened(tensors[i]) for i in self._filled]
         # A batch that cannot be flattened in place was copied: such a plan is for once.
         self._in_place = all(
-            A.data_ptr() == B.data_ptr() for A, B in zip(filled, flat, strict=True)
+            is_view(A, tensors[i]) for i, A in zip(self._filled, flat, strict=True)
         )
         return flat
 
@@ -54,15 +53,15 @@ class Plan:
     @property
     def counts(self) -> list[int]:
         """How many entries of ``lost`` each tensor has."""
-        return [math.prod(A.shape[:-2]) if A.numel() else 0 for A in self._tensors]
+        return [math.prod(A.shape[:-2]) if A.numel() else 0 for A in self._memory.tensors]
 
     def fits(self, tensors: list[Tensor]) -> bool:
         """Whether these lie where the plan's tensors lie."""
-        return self._in_place and self._places == [_place(A) for A in tensors]
+        return self._in_place and self._memory.is_of(tensors)
 
     def rebind(self, tensors: list[Tensor]) -> bool:
         """Whether these take the place of those before them, without another plan."""
-        alike = [_kind(A) for A in tensors] == [_kind(A) for A in self._tensors]
+        alike = [_kind(A) for A in tensors] == [_kind(A) for A in self._memory.tensors]
         if self._late is None or not alike:
             return False
         self._late.rebind(self._bind(tensors))
@@ -97,7 +96,7 @@ class Plan:
             # A new list, by which the caller sees that the places are new.
             self._results = list(self._results)
             for i, tracked in zip(self._filled, found, strict=True):
-                self._results[i] = _unflatten(tracked, self._tensors[i])
+                self._results[i] = _unflatten(tracked, self._memory.tensors[i])
             self._found = found
         return self._results
 
@@ -114,10 +113,6 @@ def copied(tracked: Tracked) -> Tracked:
 
 def _kind(A: Tensor) -> tuple[Any, ...]:
     return A.dtype, A.shape, A.device
-
-
-def _place(A: Tensor) -> tuple[Any, ...]:
-    return A.data_ptr(), A.dtype, A.shape, A.stride(), A.device
 
 
 def _nothing(A: Tensor) -> Tracked:
