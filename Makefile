@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 KERNEL_FILES := $(shell find csrc -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 CXX_FILES := $(KERNEL_FILES) $(wildcard tests/native/*.cpp tests/native/*.h)
-PYTHON_DIRS := spectral_kernels python_api experiments benchmarks tests setup.py
+PYTHON_DIRS := spectral_kernels python_api experiments benchmarks tests docs setup.py README.md
 # What the installed package and the compiled module are made from.
 BUILD_INPUTS := pyproject.toml constraints.txt setup.py $(KERNEL_FILES)
 # The module may have been deleted since the stamp was made.
@@ -31,7 +31,7 @@ BENCH_ENV := OMP_NUM_THREADS=$(BENCH_THREADS) MKL_NUM_THREADS=$(BENCH_THREADS) \
   OPENBLAS_NUM_THREADS=$(BENCH_THREADS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo compare verify decomposed test lint typecheck format bench clean missing-module
+.PHONY: help demo compare verify decomposed test lint typecheck format bench docs clean missing-module
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -68,8 +68,12 @@ bench: $(VENV)/installed ## time the kernels beside their peers; tables in bench
 	$(BENCH_ENV) $(BIN)/python -m pytest benchmarks --benchmark-only -q --table $(BENCH_TABLE)
 	$(BENCH_ENV) $(BIN)/python -m benchmarks.growth --out $(GROWTH_TABLE)
 
+docs: $(VENV)/installed-docs ## build the documentation into site/; a broken link or anchor fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 clean: ## delete .venv, caches and compiled files; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f spectral_kernels/_C*.so spectral_kernels/runtime/cuda/images/*.fatbin
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -89,7 +93,11 @@ $(VENV)/installed: $(BUILD_INPUTS) $(REBUILD) | $(VENV)/build-tools
 	@touch $@
 
 # The same with warnings as errors: for `make test`, so that a newer compiler's new warning cannot
-# stop `make demo`. Tests also want the models that people have: 45 s and 400 MB more.
+# stop `make demo`. Tests also want the models that people have, 45 s and 400 MB more, and mkdocs.
 $(VENV)/installed-strict: $(BUILD_INPUTS) $(REBUILD) | $(VENV)/build-tools
-	SPECTRAL_KERNELS_WERROR=1 $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev,architectures]'
-	@touch $@ $(VENV)/installed
+	SPECTRAL_KERNELS_WERROR=1 $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev,architectures,docs]'
+	@touch $@ $(VENV)/installed $(VENV)/installed-docs
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PIP) install -q -c constraints.txt 'spectral-kernels[docs]'
+	@touch $@

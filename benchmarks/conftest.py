@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks.table import markdown
+from experiments.kit.machine import processor
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "2"))
 
@@ -33,7 +34,7 @@ def environment() -> dict[str, Any]:
     import spectral_kernels as sk
 
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": THREADS,
         "instruction_set": sk.capabilities()["cpu"].detail,
         "python": platform.python_version(),
@@ -41,15 +42,6 @@ def environment() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "spectral_kernels": sk.__version__,
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

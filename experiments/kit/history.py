@@ -15,6 +15,7 @@ from spectral_monitor.step.frame import Array
 
 from experiments.kit.claims import json_value
 from experiments.kit.gap import closed_at
+from experiments.kit.machine import machine
 from experiments.kit.options import Options
 from experiments.kit.run_folder import SUMMARY, write_json
 from experiments.kit.settings import TrainingSettings
@@ -77,6 +78,7 @@ def write_summary(
             "preset": options.preset,
             "overrides": options.overrides,
             "seed": options.seed,
+            "machine": machine(options.device),
             "steps": training.step,
             "gap_closed_at_step": closed_at(run.steps, train, test, settings.gap_level),
             "seconds": round(training.seconds, 1),

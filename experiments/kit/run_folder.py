@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.kit.machine import machine
 from experiments.kit.options import Options
 
 CONFIG = "config.json"
@@ -101,6 +102,7 @@ def _config(experiment: str, options: Options[Any]) -> dict[str, Any]:
         "seed": options.seed,
         "data": None if options.data is None else str(options.data.resolve()),
         "device": str(options.device),
+        "machine": machine(options.device),
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),

@@ -22,6 +22,7 @@ from experiments.kit.arms import Arm, Outcome
 from experiments.kit.claims import Claim, json_value
 from experiments.kit.figures import Figures
 from experiments.kit.history import read_history
+from experiments.kit.machine import machines_of, save_figure
 from experiments.kit.options import Options
 from experiments.kit.run_folder import (
     SUMMARY,
@@ -35,7 +36,6 @@ from experiments.kit.study_table import print_study
 
 ROOT = Path(__file__).parents[2]
 LOG = "log.txt"
-DPI = 110
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,12 @@ def run_study(
     failed = run_missing(study)
     outcomes = read_outcomes(study)
     if outcomes:
+        runs = [run.summary for outcome in outcomes.values() for run in outcome.runs.values()]
         summary = {
             "experiment": study.name,
             "preset": study.preset,
             "seeds": list(study.seeds),
+            "machines": machines_of(runs),
             "arms": [outcome.summary() for outcome in outcomes.values()],
             "failed": failed,
             "claims": [claim.to_dict() for claim in claims(outcomes)],
@@ -133,7 +135,7 @@ def run_study(
         write_json(study.folder / SUMMARY, json_value(summary))
         print_study(study.folder, summary)
         for name, figure in figures(outcomes).items():
-            figure.savefig(study.folder / "figures" / f"{name}.png", dpi=DPI)
+            save_figure(figure, study.folder / "figures" / f"{name}.png", runs)
     for name in failed:
         print(f"failed: {name}", file=sys.stderr)
     return 1 if failed else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.kit.claims import claims_table
+from experiments.kit.machine import ELSEWHERE
 from experiments.kit.run_folder import SUMMARY
 from experiments.kit.table import format_table
 
@@ -27,6 +28,7 @@ def print_study(folder: Path, summary: Mapping[str, Any]) -> None:
     ]
     print(f"\n{format_table(header, rows)}\n")
     print(claims_table(summary["claims"]))
+    print(f"\nMade on {'; '.join(summary['machines'])}; {ELSEWHERE}.")
     print(f"\nsummary  {(folder / SUMMARY).as_posix()}")
     print(f"figures  {(folder / 'figures').as_posix()}")
 

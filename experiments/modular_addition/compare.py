@@ -18,12 +18,12 @@ from spectral_monitor.figures.report import write_report
 from spectral_monitor.run.reader import load_run
 
 from experiments.kit.command import exit_status
+from experiments.kit.machine import save_figure
 from experiments.kit.run_folder import CONFIG, SUMMARY, write_json
 from experiments.modular_addition.__main__ import NAME, parse, run
 from experiments.modular_addition.claims import ATTENTION, EMBEDDING_TO_ATTENTION, check_control
 from experiments.modular_addition.history import History, read_history
 from experiments.modular_addition.presets import Settings
-from experiments.modular_addition.results import DPI
 
 # One seed: the same pairs and the same start, so that decay is all that differs.
 ROWS = {
@@ -61,10 +61,10 @@ def compare(folders: dict[str, Path], out: Path) -> None:
     figures.mkdir(parents=True, exist_ok=True)
     runs = {label: load_run(folder) for label, folder in folders.items()}
     figure = plot_runs(runs, matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
-    figure.savefig(figures / "compare.png", dpi=DPI)
     summaries = {
         label: json.loads((folder / SUMMARY).read_text()) for label, folder in folders.items()
     }
+    save_figure(figure, figures / "compare.png", summaries.values())
     claims = [
         {"run": label, **claim}
         for label, summary in summaries.items()

@@ -61,7 +61,8 @@ PAPER = Settings()
 REDUCED = Settings(p=59, train_fraction=0.5, max_steps=4_000)
 
 PRESETS = {
-    # Groks within 2,000 to 3,000 steps, depending on the seed: two minutes on two cores.
+    # Groks within 2,000 to 3,000 steps, depending on the seed and on the machine's arithmetic: two
+    # minutes on two cores.
     "demo": replace(REDUCED, stop_when_generalized=True),
     # The same without an early end: what becomes of the ranks after generalisation.
     "cpu": REDUCED,

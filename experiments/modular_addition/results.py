@@ -13,6 +13,7 @@ from spectral_monitor.run.reader import load_run
 from spectral_monitor.step.frame import pair_name
 
 from experiments.kit.claims import claims_table, json_value
+from experiments.kit.machine import ELSEWHERE, machine, save_figure
 from experiments.kit.options import Options
 from experiments.kit.run_folder import SUMMARY, write_json
 from experiments.kit.table import format_table
@@ -21,7 +22,6 @@ from experiments.modular_addition.history import History, read_history
 from experiments.modular_addition.presets import Settings
 
 FIGURE = "figures/figure2.png"
-DPI = 110
 _OF_THE_MONITOR = ("overhead", "every", "not_finite")
 
 
@@ -31,8 +31,8 @@ def write_results(options: Options[Settings], folder: Path, seconds: float) -> N
     run = load_run(folder)
     (folder / FIGURE).parent.mkdir(exist_ok=True)
     figure = plot_run(run, matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
-    figure.savefig(folder / FIGURE, dpi=DPI)
     summary = summarize(options, read_history(folder), seconds)
+    save_figure(figure, folder / FIGURE, [summary])
     run.summary = summary
     write_report(run, title=title(options), matrix=ATTENTION, pair=EMBEDDING_TO_ATTENTION)
     write_json(folder / SUMMARY, summary)
@@ -56,6 +56,7 @@ def summarize(options: Options[Settings], history: History, seconds: float) -> d
         "preset": options.preset,
         "overrides": options.overrides,
         "seed": options.seed,
+        "machine": machine(options.device),
         "steps": steps,
         "memorized_at_step": history.memorized_at,
         "generalized_at_step": history.generalized_at,
@@ -144,7 +145,11 @@ def outcome(summary: dict[str, Any]) -> str:
         if generalized is None
         else f"validation accuracy at step {generalized}"
     )
-    return f"{text} ({final['unmirrored_accuracy']:.3f} on pairs without a trained mirror)."
+    text += f" ({final['unmirrored_accuracy']:.3f} on pairs without a trained mirror)."
+    # A run from before machines were recorded has none.
+    if "machine" in summary:
+        text += f"\nMade on {summary['machine']}; {ELSEWHERE}."
+    return text
 
 
 def spectra_tables(shown: dict[str, Any]) -> str:

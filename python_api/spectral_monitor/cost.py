@@ -16,10 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
-
 from spectral_monitor.cadence import every_for
 from spectral_monitor.model.registry import Matrix
+from torch import Tensor
 
 __all__ = ["Forecast", "forecast"]
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-
 from spectral_monitor.arithmetic import plain_arithmetic
 from spectral_monitor.cadence import Cadence
 from spectral_monitor.collection import uncollected
@@ -43,6 +41,7 @@ from spectral_monitor.step.reference import Given
 from spectral_monitor.step.solvers import ExactSolver, RandomizedSolver, Solver
 from spectral_monitor.step.tracked_solver import TrackedSolver
 from spectral_monitor.watch_plan import GivenPairs, watch_plan
+from torch import Tensor, nn
 
 __all__ = ["METHODS", "SpectralMonitor"]
 

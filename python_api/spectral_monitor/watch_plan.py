@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
-
 from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.layer_tree import build_tree
 from spectral_monitor.model.matrix import Matrix
@@ -22,6 +20,7 @@ from spectral_monitor.pairs.ports import Pair, Rejected, parts_of
 from spectral_monitor.pairs.tracing.map import Trace
 from spectral_monitor.pairs.tracing.traced_pairs import traced_pairs
 from spectral_monitor.pairs.user_pairs import resolve_pairs
+from torch import Tensor, nn
 
 __all__ = ["GivenPairs", "WatchPlan", "watch_plan"]
 

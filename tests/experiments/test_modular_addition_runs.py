@@ -145,6 +145,8 @@ def test_a_finished_run_is_shown_and_not_trained(whole_run):
     stdout = finish(launch(folder.parents[2]))
     assert "is finished" in stdout
     assert first.strip() in stdout
+    # Its steps are those of this machine, and it says so.
+    assert json.loads((folder / "summary.json").read_text())["machine"] in stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -14,6 +14,7 @@ import torch
 from experiments.kit import run_folder
 from experiments.kit.checkpoint import load_checkpoint, save_checkpoint, seed_everything
 from experiments.kit.claims import Claim
+from experiments.kit.machine import machine
 from experiments.kit.options import parse_options
 from experiments.kit.table import format_table
 from experiments.modular_addition.presets import PRESETS
@@ -99,6 +100,7 @@ def test_config_says_what_was_run_and_names_no_place(tmp_path):
     assert config["settings"]["p"] == 7
     assert config["overrides"] == {"p": 7}
     assert config["versions"]["torch"] == torch.__version__
+    assert config["machine"] == machine("cpu")
     assert str(tmp_path) not in (folder / "config.json").read_text()
 
 

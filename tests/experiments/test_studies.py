@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from experiments.kit.arms import Arm, Outcome, baseline, decomposed, mean_and_std
 from experiments.kit.figures import accuracy_figure, rank_figure, stable_rank_figure
 from experiments.kit.history import History, read_history, write_summary
+from experiments.kit.machine import machine, save_figure
 from experiments.kit.options import Options
 from experiments.kit.run_folder import open_run_folder
 from experiments.kit.settings import TrainingSettings
@@ -236,7 +238,17 @@ def test_what_was_measured_is_told_before_it_is_drawn(tmp_path, monkeypatch, cap
         run_study(study, lambda _: [], figures)
     summary = json.loads((study.folder / "summary.json").read_text())
     assert [arm["label"] for arm in summary["arms"]] == ["other"]
-    assert "steps to 1 % gap" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "steps to 1 % gap" in printed
+    assert summary["machines"] == [machine("cpu")]
+    assert summary["machines"][0] in printed
+
+
+def test_a_figure_names_the_machines_of_its_runs(tmp_path):
+    figure = Figure()
+    save_figure(figure, tmp_path / "a.png", [{"machine": m} for m in ("one", "other", "one")])
+    assert [text.get_text() for text in figure.texts] == ["one; other"]
+    assert (tmp_path / "a.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("flag", ["--seeds", "--jobs"])

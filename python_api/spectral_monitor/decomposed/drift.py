@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-
-from spectral_kernels.svd.op import svdvals_list
 from spectral_monitor.decomposed.layers.layer import DecomposedLayer
 from spectral_monitor.model.getters import without_wrappers
 from spectral_monitor.model.parameters import unwrap
+from torch import Tensor, nn
+
+from spectral_kernels.svd.op import svdvals_list
 
 __all__ = ["Drift", "Drifts", "decomposition_drift"]
 

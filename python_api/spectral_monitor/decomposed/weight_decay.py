@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from torch import nn
-
 from spectral_monitor.decomposed.convert.sites import as_patterns
 from spectral_monitor.decomposed.layers.layer import DecomposedLayer
 from spectral_monitor.model.getters import without_wrappers
 from spectral_monitor.model.names import check_all_matched, matches
 from spectral_monitor.model.parameters import unwrap
+from torch import nn
 
 __all__ = ["parameter_groups"]
 

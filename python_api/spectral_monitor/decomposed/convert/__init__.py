@@ -1,0 +1,1 @@
+"""From dense layers to decomposed ones, to lower ranks, and back."""

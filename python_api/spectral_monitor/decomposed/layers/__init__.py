@@ -1,0 +1,1 @@
+"""Decomposed forms of torch's layers."""

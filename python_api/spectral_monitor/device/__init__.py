@@ -1,0 +1,1 @@
+"""A step that is left to a GPU: streams, graphs, what comes back."""

@@ -1,0 +1,1 @@
+"""Which matrices a model has."""

@@ -1,0 +1,1 @@
+"""Pairs of known families, and guesses from names and order."""

@@ -1,0 +1,1 @@
+"""One step: readings, spectra, comparisons over time, the frame."""

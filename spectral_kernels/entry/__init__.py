@@ -1,0 +1,1 @@
+"""Every way in: arrays, checks, matrices given as factors."""

@@ -1,0 +1,1 @@
+"""What every operation runs on: schemas, the choice of a backend, numerics."""
