@@ -46,7 +46,11 @@ COMMON = [
 
 # What is compiled once per instruction set, and with which flags besides: random numbers are the
 # same bits everywhere, which a fused multiply-add would change.
-PER_ISA = {"csrc/cpu/kernels.cpp": [], "csrc/cpu/normals.cpp": ["-ffp-contract=off"]}
+NORMALS = "csrc/cpu/vectors/normals.cpp"
+PER_ISA = {
+    **{str(path): [] for path in sorted(Path("csrc/cpu").glob("*/kernels.cpp"))},
+    NORMALS: ["-ffp-contract=off"],
+}
 
 CUDA = Path("spectral_kernels/runtime/cuda")
 
@@ -166,7 +170,7 @@ def extensions() -> list[Pybind11Extension]:
             "spectral_kernels._C",
             [
                 "csrc/bindings.cpp",
-                *sorted(str(p) for p in Path("csrc/cpu").glob("*.cpp") if str(p) not in PER_ISA),
+                *sorted(str(p) for p in Path("csrc/cpu").glob("*/*.cpp") if str(p) not in PER_ISA),
             ],
             include_dirs=["csrc"],
             extra_link_args=["-fopenmp"],

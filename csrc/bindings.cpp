@@ -11,8 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "cpu/driver.h"
-#include "cpu/moves.h"
+#include "cpu/common/instruction_sets.h"
+#include "cpu/operations.h"
+#include "cpu/program/moves.h"
 
 namespace py = pybind11;
 using namespace spectral;
@@ -140,13 +141,12 @@ Call rsvd(const py::list& list) {
       [](Fields& f) {
         RsvdJob job;
         job.a = f.matrix();
-        job.plan.start = f.pointer<const void>();
-        job.plan.given = f.integer();
-        job.plan.random = {static_cast<uint64_t>(f.integer()), 0,
-                           static_cast<uint32_t>(f.integer())};
-        job.plan.rank = f.integer();
-        job.plan.width = f.integer();
-        job.plan.power_iters = f.integer();
+        job.start = f.pointer<const void>();
+        job.given = f.integer();
+        job.random = {static_cast<uint64_t>(f.integer()), 0, static_cast<uint32_t>(f.integer())};
+        job.rank = f.integer();
+        job.width = f.integer();
+        job.power_iters = f.integer();
         job.out = f.svd_output();
         return job;
       },
@@ -155,8 +155,8 @@ Call rsvd(const py::list& list) {
 
 void normals(int64_t seed, uint32_t matrix, uint32_t entry, int64_t n, int64_t columns,
              intptr_t out) {
-  kernels().normals({static_cast<uint64_t>(seed), entry, matrix}, n, 0, columns,
-                    reinterpret_cast<float*>(out), n);
+  kernels<VectorsKernels>().normals({static_cast<uint64_t>(seed), entry, matrix}, n, 0, columns,
+                                    reinterpret_cast<float*>(out), n);
 }
 
 Call track(const py::list& list) {
@@ -165,16 +165,16 @@ Call track(const py::list& list) {
       [](Fields& f) {
         TrackJob job;
         job.a = f.matrix();
-        job.plan.v = f.pointer<void>();
-        job.plan.single = f.integer() != 0;
-        job.plan.warm = f.integer() != 0;
-        job.plan.tolerance = f.real();
-        job.plan.drift = f.pointer<double>();
-        job.plan.names = f.pointer<int64_t>();
+        job.v = f.pointer<void>();
+        job.single = f.integer() != 0;
+        job.warm = f.integer() != 0;
+        job.tolerance = f.real();
+        job.drift = f.pointer<double>();
+        job.names = f.pointer<int64_t>();
         job.out = f.svd_output();
-        job.plan.bounds = f.pointer<double>();
-        job.plan.identities = f.pointer<int64_t>();
-        job.plan.report = f.pointer<double>();
+        job.bounds = f.pointer<double>();
+        job.identities = f.pointer<int64_t>();
+        job.report = f.pointer<double>();
         require_supported(job.a.batch == 1 && track_supported(job.a.dtype, job.a.m, job.a.n),
                           "track", job.a);
         return job;
@@ -201,22 +201,21 @@ Call leading(const py::list& list) {
       [](Fields& f) {
         LeadingJob job;
         job.a = f.matrix();
-        job.plan.k = f.integer();
-        job.plan.l = f.integer();
-        job.plan.warm = f.integer() != 0;
-        job.plan.tolerance = f.real();
-        job.plan.block = f.pointer();
-        job.plan.start = f.pointer<const void>();
-        job.plan.fresh = f.pointer<const void>();
-        job.plan.fresh_columns = f.integer();
-        job.plan.identities = f.pointer<int64_t>();
+        job.k = f.integer();
+        job.l = f.integer();
+        job.warm = f.integer() != 0;
+        job.tolerance = f.real();
+        job.block = f.pointer();
+        job.start = f.pointer<const void>();
+        job.fresh = f.pointer<const void>();
+        job.fresh_columns = f.integer();
+        job.identities = f.pointer<int64_t>();
         job.out = f.svd_output();
-        job.plan.bounds = f.pointer<double>();
-        job.plan.residuals = f.pointer<double>();
-        job.plan.report = f.pointer<double>();
-        const LeadingPlan& plan = job.plan;
-        if (job.a.batch != 1 || plan.k < 1 || plan.k > plan.l || plan.l > job.a.short_side() ||
-            plan.fresh_columns < 0 || plan.fresh_columns > plan.l)
+        job.bounds = f.pointer<double>();
+        job.residuals = f.pointer<double>();
+        job.report = f.pointer<double>();
+        if (job.a.batch != 1 || job.k < 1 || job.k > job.l || job.l > job.a.short_side() ||
+            job.fresh_columns < 0 || job.fresh_columns > job.l)
           throw py::value_error(
               "leading takes one m x n matrix and 1 <= k <= l <= min(m, n), 0 <= "
               "fresh columns <= l");
@@ -230,17 +229,16 @@ Call cores(const py::list& list) {
       list, 28,
       [](Fields& f) {
         CoreJob job;
-        CorePlan& plan = job.plan;
-        plan.u = f.matrix();
-        plan.sigma = f.matrix();
-        plan.vh = f.matrix();
-        plan.matrix = f.pointer<float>();
-        plan.error = f.pointer<double>();
-        plan.left = f.pointer<float>();
-        plan.right = f.pointer<float>();
-        const int64_t k = plan.sigma.m;
-        if (k < 1 || plan.u.m < 1 || plan.vh.n < 1 || plan.sigma.n != k || plan.u.n != k ||
-            plan.vh.m != k || plan.u.is_double() || plan.vh.is_double())
+        job.u = f.matrix();
+        job.sigma = f.matrix();
+        job.vh = f.matrix();
+        job.matrix = f.pointer<float>();
+        job.error = f.pointer<double>();
+        job.left = f.pointer<float>();
+        job.right = f.pointer<float>();
+        const int64_t k = job.sigma.m;
+        if (k < 1 || job.u.m < 1 || job.vh.n < 1 || job.sigma.n != k || job.u.n != k ||
+            job.vh.m != k || job.u.is_double() || job.vh.is_double())
           throw py::value_error(
               "cores takes m x k, k x k and k x n that are not empty, of which "
               "the first and the last are not float64");
@@ -288,10 +286,10 @@ Call clusters(const py::list& list) {
 }
 
 Call alignment_diagonals(const py::list& list) {
-  return parsed<AlignmentPair>(
+  return parsed<AlignmentJob>(
       list, 12,
       [](Fields& f) {
-        AlignmentPair p;
+        AlignmentJob p;
         p.u = f.pointer<const void>();
         p.dtype = f.dtype();
         p.u_stride_row = f.integer();
@@ -451,7 +449,7 @@ PYBIND11_MODULE(_C, module) {
       "track_supported",
       [](int d, int64_t m, int64_t n) { return track_supported(checked(d), m, n); },
       py::arg("dtype"), py::arg("m"), py::arg("n"));
-  module.def("isa", [] { return std::string(kernels().name); });
-  module.def("isas", &usable_isas);
-  module.def("set_isa", &choose_isa, py::arg("name"));
+  module.def("isa", [] { return name_of(instruction_set()); });
+  module.def("isas", &usable_instruction_sets);
+  module.def("set_isa", &use_instruction_set, py::arg("name"));
 }

@@ -2,8 +2,8 @@
 // (Chandrupatla 1997): inverse quadratic interpolation where its parabola is monotone, else the
 // middle.
 //
-// One source for vectors of doubles (csrc/cpu/brackets.h, a bracket for each lane) and for a double
-// (csrc/cuda/sturm.cuh, a bracket for each thread).
+// One source for vectors of doubles (csrc/cpu/values/brackets.h, a bracket for each lane) and for a
+// double (csrc/cuda/sturm.cuh, a bracket for each thread).
 #pragma once
 
 #include "include/portable.h"

@@ -2,7 +2,7 @@
 
 GNU's OpenMP, which PyTorch's CPU builds use, keeps its threads for the next parallel region. A fork
 copies the list of them and none of the threads: the first region of the child waits for ever. The
-compiled kernels see to their own regions (csrc/cpu/tasks.cpp). This file sees to the products and
+compiled kernels see to their own regions (csrc/cpu/common). This file sees to the products and
 factorisations of torch that the library calls: where parent or child compute here, the child's
 torch has one thread, which is also what DataLoader gives its workers. ``torch.set_num_threads`` in
 the child takes it back, at the caller's risk.

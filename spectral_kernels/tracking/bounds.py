@@ -42,9 +42,9 @@ matrix Y with depth n is off by gamma_n |Y| |Z| at most, entry by entry. Each co
 off by gamma_M, ||C||_F by r gamma_M and ||C D||_F by gamma_M sqrt(r) ||D||_F; F by r gamma_r; and
 W differs from X V by gamma_r || |X| |V| ||_F <= gamma_r sqrt(r) ||X||_F (Cauchy-Schwarz, for the
 unit columns of V), which comes on top by Weyl. In float32 these are what the bounds cannot fall
-below; products are therefore summed in chunks of 32 (csrc/cpu/gemm.h), so that gamma_n there stands
+below; products are therefore summed in chunks of 32 (gemm.h), so that gamma_n there stands
 for 33 + n / 32 operations instead of n. F is measured in float64 for the same reason, and only
-when what is known of it (csrc/cpu/sweep.h) has grown too large:
+when what is known of it (csrc/cpu/tracking/whole) has grown too large:
 
 5. R = I + E + E^2 / 2 with a skew E has R^T R = I + E^4 / 4, so ||F|| becomes
    (1 + f) (1 + ||E||^4 / 4) - 1 at most, plus rounding; V (I - F / 2) has the departure

@@ -24,7 +24,7 @@ LONG_FILES = {
     "spectral_kernels/tracking/op.py",
 }
 LONG_FUNCTIONS = {
-    "csrc/cpu/qd.h::qd_eigenvalues",
+    "csrc/cpu/values/dqds.h::qd_eigenvalues",
     "python_api/spectral_monitor/decomposed/convert/compression.py::compress_model",
     "python_api/spectral_monitor/decomposed/weight_decay.py::parameter_groups",
     "python_api/spectral_monitor/explanation.py::explain",

@@ -1,6 +1,6 @@
 // One launch in a program of its own, so that the kernel can run under a sanitizer: reads a file
-// that tests/support/cuda_on_host.py wrote, runs the kernel on buffers of exactly the sizes given there,
-// writes them to a second file. Usage: program <launch> <result>
+// that tests/support/cuda_on_host.py wrote, runs the kernel on buffers of exactly the sizes given
+// there, writes them to a second file. Usage: program <launch> <result>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -23,15 +23,13 @@ def test_kernels_keep_to_their_buffers(isa: str, tmp_path: Path) -> None:
     if isa not in compiled.isas():
         pytest.skip(f"this machine does not run {isa}")
     program = tmp_path / isa
-    kernels = (ROOT / "csrc/cpu" / name for name in ("kernels.cpp", "normals.cpp"))
-    sources = [ROOT / "tests/native/memory.cpp", *kernels]
+    script = setup_script.functions()
+    sources = ["tests/native/memory.cpp", *script["PER_ISA"]]
     subprocess.run(
         [str(COMPILER), "-std=c++17", "-O1", "-g", "-fno-math-errno", "-Wno-psabi",
          "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined",
-         *setup_script.functions()["ISAS"][isa], f"-I{ROOT / 'csrc'}",
-         f"-DSK_ISA={isa}", f"-DSK_TABLE=kernels_{isa}",
-         *map(str, sources), "-o", str(program)],
-        check=True,
+         *script["ISAS"][isa], "-Icsrc", f"-DSK_ISA={isa}", *sources, "-o", str(program)],
+        check=True, cwd=ROOT,
     )  # fmt: skip
     done = subprocess.run([str(program)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

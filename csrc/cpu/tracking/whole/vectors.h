@@ -1,0 +1,101 @@
+// The vectors on the long side that a tracked update returns: the columns of W = X V over their
+// norms where these are orthonormal as they are, ||C||_F <= kCosinesKept for their cosines C.
+//
+// The tolerance allows more. A vector V_j of a small value that is off by delta puts delta sigma_1
+// into w_j, along the largest u, whatever sigma_j is: after a collapse of the rank the columns of
+// tiny values all lie along the few large ones. They are made orthogonal to the larger ones, in
+// order, which changes A v_j - sigma_j u_j by no more than the bounds allow, sigma_j times the
+// cosines; what has no direction of its own gets one that the others leave free. Then
+// ||U^T U - I||_2 is below 0.03. Flops: 4 rows n for a column of the tail and a pass; none
+// elsewhere.
+#pragma once
+
+#include "cpu/tracking/whole/sweep.h"
+
+namespace spectral {
+namespace SK_ISA {
+
+// Where an update ended: the factors W and V of X, in T, and what they are worth.
+template <class T>
+struct Found {
+  const T *w, *v;
+  int64_t rows, n, ld;
+  const double* sigma;
+  const T* g;  // W^T W, upper tiles
+  Certificate certificate;
+};
+
+// dst[j * rows + i] = x[i * ld + order[j]] * factor[j], in blocks that stay in cache.
+template <class T, class Out>
+inline void write_vectors(const T* x, int64_t rows, int64_t n, int64_t ld, const int64_t* order,
+                          const T* factor, Out* dst) {
+  constexpr int64_t kBlock = 16;
+  for (int64_t i0 = 0; i0 < rows; i0 += kBlock) {
+    const int64_t i1 = i0 + kBlock < rows ? i0 + kBlock : rows;
+    for (int64_t j = 0; j < n; ++j) {
+      const T* column = x + order[j];
+      for (int64_t i = i0; i < i1; ++i)
+        dst[j * rows + i] = static_cast<Out>(column[i * ld] * factor[j]);
+    }
+  }
+}
+
+// What is smaller than rounding has no direction of its own.
+template <class T>
+inline double noise_of(const Found<T>& found) {
+  return (sizeof(T) == 4 ? 0x1p-22 : kNoise) * found.certificate.top;
+}
+
+// Whether all columns are, from what the certificate has; least: the smallest norm.
+template <class T>
+inline bool are_orthonormal(const Found<T>& found, double least) {
+  const Certificate& c = found.certificate;
+  return c.cosines <= kCosinesKept && least > noise_of(found) && least > kLeading * c.top;
+}
+
+// How many columns are, of those in order.
+template <class T>
+inline int64_t count_orthonormal(const Found<T>& found, const int64_t* order) {
+  const double noise = noise_of(found);
+  double squares = 0.0;
+  for (int64_t j = 0; j < found.n; ++j) {
+    const double own = found.sigma[order[j]];
+    if (!(own > noise)) return j;
+    for (int64_t i = 0; i < j; ++i) {
+      const int64_t row = order[i] < order[j] ? order[i] : order[j];
+      const int64_t column = order[i] < order[j] ? order[j] : order[i];
+      const double product = static_cast<double>(found.g[row * found.ld + column]);
+      const double cosine = product / own / found.sigma[order[i]];
+      squares += 2.0 * cosine * cosine;
+    }
+    if (squares > kCosinesKept * kCosinesKept) return j;
+  }
+  return found.n;
+}
+
+// Orthonormal columns, in order, in s.w.
+template <class T>
+inline void settle(const Found<T>& found, const int64_t* order, GramSvdSpace& s) {
+  const int64_t n = found.n, good = count_orthonormal(found, order);
+  const Factors f = {s.w, s.v, found.rows, n, leading_dimension(n), s.sigma};
+  std::memset(f.w, 0, static_cast<size_t>(round_up(f.rows, kPad) * f.ld) * sizeof(double));
+  for (int64_t j = 0; j < n; ++j)
+    f.sigma[j] = found.sigma[order[j]];
+  for (int64_t i = 0; i < f.rows; ++i)
+    for (int64_t j = 0; j < good; ++j)
+      f.w[i * f.ld + j] = static_cast<double>(found.w[i * found.ld + order[j]]) / f.sigma[j];
+  double* x = s.tail;
+  const double noise = noise_of(found);
+  for (int64_t j = good; j < n; ++j) {
+    if (!(f.sigma[j] > noise)) continue;
+    for (int64_t i = 0; i < f.rows; ++i)
+      x[i] = static_cast<double>(found.w[i * found.ld + order[j]]) / f.sigma[j];
+    if (!orthogonalise(f, x, s.product)) continue;
+    for (int64_t i = 0; i < f.rows; ++i)
+      f.w[i * f.ld + j] = x[i];
+  }
+  complete_columns(f, s.scratch);
+}
+
+}  // namespace SK_ISA
+}  // namespace spectral
