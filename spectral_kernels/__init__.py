@@ -30,7 +30,6 @@ from spectral_kernels.alignment.op import (
 from spectral_kernels.capabilities import capabilities
 from spectral_kernels.entry.results import SVD, Decomposed, SpectralSummary
 from spectral_kernels.factored.op import break_even_rank, decompose, recompose, usv_matmul
-from spectral_kernels.factored.spectra import usv_svd, usv_svdvals
 from spectral_kernels.rank.bounds import bounds_from_leading_values
 from spectral_kernels.rank.op import (
     effective_rank,
@@ -228,8 +227,6 @@ __all__ = [
     "svdvals",
     "trace",
     "usv_matmul",
-    "usv_svd",
-    "usv_svdvals",
     "write_report",
 ]
 

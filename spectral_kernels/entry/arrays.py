@@ -1,4 +1,4 @@
-"""The door: torch, NumPy and CuPy arrays in, results of the same kind out, without copies.
+"""Arrays: torch, NumPy and CuPy arrays in, results of the same kind out, without copies.
 
 Inside the library everything is a torch tensor. A list or tuple of matrices is a ragged batch:
 it becomes a list of tensors, and the results come back as a list.
@@ -146,10 +146,13 @@ def enter(
     ]
 
 
-def enter_together(**arguments: Array | Sequence[Array]) -> tuple[list[list[Tensor]], Leave]:
+def enter_together(
+    *, traced: bool = True, **arguments: Array | Sequence[Array]
+) -> tuple[list[list[Tensor]], Leave]:
     """Enter several arguments that belong together, each a matrix or each a list of them.
 
-    Returns one list of tensors per argument, in order, all of one length.
+    Returns one list of tensors per argument, in order, all of one length. ``traced`` as of
+    `to_tensor`.
 
     Raises:
         ValueError: one is a list and another is not, lengths differ, or kinds differ.
@@ -170,5 +173,5 @@ def enter_together(**arguments: Array | Sequence[Array]) -> tuple[list[list[Tens
         if len(set(found)) > 1 and "" not in found:
             told = ", ".join(f"{name} {k}" for name, k in zip(names, found, strict=True))
             raise ValueError(f"arrays of different kinds in entry {i}: {told}; expected one kind")
-    entered = [enter(a, name) for name, a in arguments.items()]
+    entered = [enter(a, name, traced=traced) for name, a in arguments.items()]
     return [tensors for tensors, _ in entered], entered[0][1]

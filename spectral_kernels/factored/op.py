@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spectral_kernels.entry import checks
 from spectral_kernels.entry.arrays import Array, enter, enter_together, from_tensor, kind
+from spectral_kernels.entry.factors import enter_factors, is_single, spread
 from spectral_kernels.entry.results import Decomposed
 from spectral_kernels.factored import torch_backend
 from spectral_kernels.factored.gradients import UsvMatmul
@@ -63,16 +64,17 @@ def decompose(
 
 
 def recompose(
-    U: Array | Sequence[Array],
-    Sigma: Array | Sequence[Array],
-    Vh: Array | Sequence[Array],
+    U: Array | Decomposed | Sequence[Array | Decomposed],
+    Sigma: Array | Sequence[Array] | None = None,
+    Vh: Array | Sequence[Array] | None = None,
     *,
     out: Array | None = None,
 ) -> Array | list[Array]:
     """Return U Sigma Vh (..., m, n).
 
     Args:
-        U: (..., m, k); lists or tuples of factors give a list.
+        U: (..., m, k), or a ``Decomposed`` in place of all three; a list or tuple of these gives a
+            list.
         Sigma: (..., k, k), or (..., k) for a diagonal.
         Vh: (..., k, n).
         out: where to write the result, of its kind, device, dtype and shape, sharing no memory
@@ -87,18 +89,17 @@ def recompose(
         TypeError: integer or complex dtype.
         ValueError: shapes that do not chain, mixed devices or kinds, ``out`` that does not fit.
     """
-    (us, ss, vs), leave = enter_together(U=U, Sigma=Sigma, Vh=Vh)
-    for factors in zip(us, ss, vs, strict=True):
-        checks.check_factors(*factors)
+    factors, leave = enter_factors(U, Sigma, Vh)
     if out is None:
-        with autocast_off(us[0].device.type if us else "cpu"):
-            sides = [_two_sides(*factors) for factors in zip(us, ss, vs, strict=True)]
+        with autocast_off(factors[0].U.device.type if factors else "cpu"):
+            sides = [_two_sides(*x) for x in factors]
             return leave([u @ v for u, v in sides])
-    if isinstance(U, (list, tuple)):
+    if not is_single(U):
         raise ValueError("out is given with a list of matrices; expected a single matrix")
-    with torch.no_grad(), autocast_off(us[0].device.type):
-        u, v = _two_sides(us[0], ss[0], vs[0])
-        target = _out(out, kind(U), u, (*u.shape[:-1], v.shape[-1]), u.dtype)
+    like = kind(U.U if isinstance(U, Decomposed) else U)
+    with torch.no_grad(), autocast_off(factors[0].U.device.type):
+        u, v = _two_sides(*factors[0])
+        target = _out(out, like, u, (*u.shape[:-1], v.shape[-1]), u.dtype)
         torch.matmul(u, v, out=target)
     return out
 
@@ -115,9 +116,9 @@ def _two_sides(U: Tensor, Sigma: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
 
 def usv_matmul(
     x: Array,
-    U: Array,
-    Sigma: Array,
-    Vh: Array,
+    U: Array | Decomposed,
+    Sigma: Array | None = None,
+    Vh: Array | None = None,
     bias: Array | None = None,
     *,
     out: Array | None = None,
@@ -126,7 +127,7 @@ def usv_matmul(
 
     Args:
         x: (..., n) where the factors have no batch dimension; (*batch, p, n) where they have.
-        U: (*batch, m, k).
+        U: (*batch, m, k), or a ``Decomposed`` in place of all three.
         Sigma: (*batch, k, k), or (*batch, k) for a diagonal.
         Vh: (*batch, k, n).
         bias: (*batch, m) or None.
@@ -156,6 +157,8 @@ def usv_matmul(
             kinds.
         RuntimeError: ``out`` together with an argument that requires a gradient.
     """
+    if Vh is None:
+        U, Sigma, Vh = spread(U, Sigma, Vh)
     # Looking closely takes as long as a small product.
     if out is None and _plainly_fit(x, U, Sigma, Vh, bias):
         return _usv_matmul(x, U, Sigma, Vh, bias)

@@ -264,7 +264,7 @@ def _spectra_and_tables(matrices: Matrices, rtol: float) -> tuple[list[Tensor], 
     tables = mend(tensors, spectra, tables, solve)
     for i, exponent in matrices.exponents.items():
         tables[i] = rescaled(tables[i], exponent)
-    return matrices.values(spectra), tables
+    return matrices.whole(spectra), tables
 
 
 def _solve(

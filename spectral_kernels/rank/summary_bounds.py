@@ -41,6 +41,7 @@ Terms for the rounding of the summary itself come on top.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def bounds_from_value_bounds(
         ValueError: shapes of S, bounds and error_norms that do not match, min(shape) other than r,
             mixed devices or kinds.
     """
-    named = {"S": S, "bounds": bounds}
+    named: dict[str, Any] = {"S": S, "bounds": bounds}
     if error_norms is not None:
         named["error_norms"] = error_norms
     entered, leave = enter_together(**named)

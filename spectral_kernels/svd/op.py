@@ -39,7 +39,7 @@ def svd(
         ValueError: fewer than two dimensions, factors that do not chain, mixed devices, or NaN/Inf
             with ``check_finite``.
     """
-    matrices = enter_matrices(A, vectors=True, check_finite=check_finite)
+    matrices = enter_matrices(A, vectors=None, check_finite=check_finite)
     parts = _svd(matrices.tensors) if matrices.tensors else ([], [], [])
     found = [SVD(*usv) for usv in zip(*parts, strict=True)]
     lifted = matrices.lifted(found)
@@ -71,7 +71,7 @@ def svdvals(
         TypeError, ValueError: as for ``svd``.
     """
     matrices = enter_matrices(A, check_finite=check_finite)
-    return matrices.leave(matrices.values(singular_values(matrices.tensors)))
+    return matrices.leave(matrices.whole(singular_values(matrices.tensors)))
 
 
 def singular_values(tensors: list[Tensor]) -> list[Tensor]:

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from spectral_kernels.entry import checks
 from spectral_kernels.entry.arrays import Array, Leave
-from spectral_kernels.entry.core.overflow import scaled_up
 from spectral_kernels.entry.factors import Matrices, enter_matrices
 from spectral_kernels.entry.results import SVD, Decomposed
 from spectral_kernels.runtime.program.op import Call
 from spectral_kernels.tracking.leading.op import LeadingTracker
 from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
-from spectral_kernels.tracking.leading.state import LeadingResult
+from spectral_kernels.tracking.outcome import Outcome
 from spectral_kernels.tracking.state import WORK, codes_of, lost_of
 from spectral_kernels.tracking.whole.op import WholeTracker
 
@@ -96,17 +95,16 @@ class SpectrumTracker:
         self._forget_results()
 
     def _forget_results(self) -> None:
-        self._bounds: Array | list[Array] | None = None
-        self._error_norms: Array | list[Array] | None = None
-        self._residuals: Array | list[Array] | None = None
-        self._frobenius_norms: Array | list[Array] | None = None
-        self._identities: Array | list[Array] | None = None
+        self._outcome: Outcome | None = None
         self._results: Sequence[Any] = ()
         self._leave: Leave = list
         self._returned: SVD | list[SVD] = []
-        # Of decomposed matrices: where their cores lie each time, and their lifted results.
+        # Where the cores of decomposed matrices lie each time.
         self._places: dict[int, Tensor] = {}
-        self._lifted: list[SVD] | None = None
+
+    def _field(self, name: str) -> Array | list[Array] | None:
+        """One field of the outcome, as the caller's arrays."""
+        return None if self._outcome is None else self._leave(getattr(self._outcome, name))
 
     @property
     def bounds(self) -> Array | list[Array] | None:
@@ -116,7 +114,7 @@ class SpectrumTracker:
         not finite; None before the first update. For those of ranks and norms see
         ``bounds_from_value_bounds``.
         """
-        return self._bounds
+        return self._field("bounds")
 
     @property
     def error_norms(self) -> Array | list[Array] | None:
@@ -125,7 +123,20 @@ class SpectrumTracker:
         (...,) float64, a list where the update took one. Mostly far less than the root of the sum
         of the squares of ``bounds``.
         """
-        return self._error_norms
+        return self._field("error_norms")
+
+    @property
+    def core_errors(self) -> Array | list[Array] | None:
+        """What the core of a ``Decomposed`` adds to ``bounds`` and ``error_norms``: (...) float64.
+
+        A bound of the 2-norm of the differences between its singular values and those of the core,
+        which is what is tracked; 0 for other matrices. None before the first update.
+        """
+        outcome = self._outcome
+        if outcome is None:
+            return None
+        errors = enumerate(map(torch.zeros_like, outcome.error_norms))
+        return self._leave([outcome.core_errors.get(i, zero) for i, zero in errors])
 
     @property
     def residuals(self) -> Array | list[Array] | None:
@@ -134,7 +145,7 @@ class SpectrumTracker:
         Some singular value lies within each of S_i, whether or not it is the i-th. The other
         residual, A^T u_i - S_i v_i, is rounding alone.
         """
-        return self._residuals
+        return None if self.k is None else self._field("residuals")
 
     @property
     def frobenius_norms(self) -> Array | list[Array] | None:
@@ -142,7 +153,7 @@ class SpectrumTracker:
 
         Summed in float64 as A is read: what it has beyond S is the mass of all other values.
         """
-        return self._frobenius_norms
+        return None if self.k is None else self._field("frobenius_norms")
 
     @property
     def identities(self) -> Array | list[Array] | None:
@@ -153,7 +164,7 @@ class SpectrumTracker:
         within 45 degrees of no old vector, has a number not used before. -1 for a matrix that was
         not finite.
         """
-        return self._identities
+        return self._field("identities")
 
     @property
     def work(self) -> list[str]:
@@ -163,7 +174,7 @@ class SpectrumTracker:
         "solved" (anew; the first time too), or "not finite". With k: "one iteration", "two
         iterations", "three iterations", "solved" or "not finite".
         """
-        return [entry for found in self._results for entry in found.work]
+        return [entry for result in self._results for entry in result.work]
 
     @property
     def codes(self) -> Array | list[Array] | None:
@@ -190,7 +201,7 @@ class SpectrumTracker:
 
     def _per_matrix(self, entries: Callable[[Any], Tensor]) -> Array | list[Array] | None:
         """``entries`` (B,) of every result, as the caller's arrays with batch dimensions."""
-        if self._bounds is None:
+        if self._outcome is None:
             return None
         found = self._results
         return self._leave([entries(entry).reshape(entry.error_norms.shape) for entry in found])
@@ -233,14 +244,23 @@ class SpectrumTracker:
         """
         return self._tracker.resolves
 
-    def update(self, A: Array | Decomposed | Sequence[Array | Decomposed]) -> SVD | list[SVD]:
+    def update(
+        self,
+        A: Array | Decomposed | Sequence[Array | Decomposed],
+        *,
+        vectors: int | Sequence[int] | None = None,
+    ) -> SVD | list[SVD]:
         """Return the thin singular value decomposition A = U diag(S) Vh, up to ``bounds``.
 
         Args:
             A: (..., m, n) as for ``svd``, a batch being so many matrices with a state each. A
                 list or tuple gives a list. Shapes stay the same from update to update. A
-                ``Decomposed`` is tracked through its core (``decomposed/core/op.py``): as many
+                ``Decomposed`` is tracked through its core (``entry/core/op.py``): as many
                 triplets as its rank, and the rank stays the same, too.
+            vectors: how many leading vectors of each ``Decomposed`` are wanted, one number or one
+                for every matrix of a list; None: all. What is tracked are those of the core, and
+                each that is lifted to the long sides costs (m + n) k operations. ``U`` and ``Vh``
+                then have so many columns and rows, none for 0. Other matrices have all of theirs.
 
         Returns:
             ``SVD(U (..., m, r), S (..., r), Vh (..., r, n))``, detached, S descending; with k the
@@ -258,10 +278,11 @@ class SpectrumTracker:
             TypeError: integer or complex dtype, or a tensor that keeps its values elsewhere, such
                 as a DTensor or a sparse one.
             ValueError: shapes other than at the last update, fewer than two dimensions, mixed
-                devices, or a tensor without values (freed, meta, fake, inside ``torch.func``).
+                devices, a tensor without values (freed, meta, fake, inside ``torch.func``), or not
+                as many ``vectors`` as matrices.
         """
         with torch.no_grad():
-            matrices = enter_matrices(A, vectors=True, check=False, traced=False)
+            matrices = enter_matrices(A, vectors=vectors, check=False, traced=False)
             if self.reuse_buffers:
                 self._settle(matrices)
         tensors = matrices.tensors
@@ -278,7 +299,7 @@ class SpectrumTracker:
             return self._returned
         if self._shapes is None:
             self._shapes, self._ranks = matrices.shapes, matrices.ranks
-        self._tell(results, matrices)
+        self._keep(results, matrices)
         return self._returned
 
     def _settle(self, matrices: Matrices) -> None:
@@ -290,39 +311,14 @@ class SpectrumTracker:
             else:
                 self._places[i] = core
 
-    def _tell(self, results: Sequence[Any], matrices: Matrices) -> None:
-        """Keep what the properties and ``update`` return, with what cores add to it."""
-        leave = matrices.leave
-        bounds = [found.bounds for found in results]
-        error_norms = [found.error_norms for found in results]
-        leading = [found for found in results if isinstance(found, LeadingResult)]
-        residuals = [found.residuals for found in leading]
-        norms = [found.frobenius_norms for found in leading]
-        for i, core in matrices.cores.items():
-            each = core.error.unsqueeze(-1)
-            bounds[i] = bounds[i] + each
-            error_norms[i] = error_norms[i] + core.error
-            if leading:
-                # A W_v - W_u C has W_v^T W_v - I, of which singular values feel a half.
-                residuals[i] = residuals[i] + 2.0 * each
-        for i, exponent in matrices.exponents.items():
-            # Beyond the range of their type values are infinite, and nothing is known of them.
-            for told in (bounds, residuals) if leading else (bounds,):
-                told[i] = scaled_up(told[i], exponent)
-            for told in (error_norms, norms) if leading else (error_norms,):
-                told[i] = scaled_up(told[i].unsqueeze(-1), exponent).squeeze(-1)
-            infinite = scaled_up(results[i].svd.S, exponent).isinf()
-            bounds[i] = bounds[i].masked_fill(infinite, float("inf"))
-            error_norms[i] = error_norms[i].masked_fill(infinite.any(dim=-1), float("inf"))
-        self._bounds, self._error_norms = leave(bounds), leave(error_norms)
-        self._identities = leave([found.identities for found in results])
-        if self.k is not None:
-            self._residuals = leave(residuals)
-            self._frobenius_norms = leave(norms)
-        self._results, self._leave = results, leave
-        out = self._lifted if self.reuse_buffers else None
-        self._lifted = matrices.lifted([found.svd for found in results], out)
-        self._returned = leave(self._lifted)
+    def _keep(self, results: Sequence[Any], matrices: Matrices) -> None:
+        """Keep what the properties and ``update`` return."""
+        last = self._outcome if self.reuse_buffers else None
+        outcome = Outcome.of(results, matrices, last)
+        if last is not None and results is self._results and last.overwrite(outcome):
+            return
+        self._outcome, self._results, self._leave = outcome, results, matrices.leave
+        self._returned = matrices.leave(outcome.svds)
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies of what the next update needs, for ``torch.save``.
@@ -344,9 +340,6 @@ class SpectrumTracker:
                 or are not orthonormal.
         """
         expected = set(self.state_dict())
-        if set(state) == expected - {"ranks"}:
-            # From before decomposed matrices could be tracked: there is none in it.
-            state = {**state, "ranks": [None] * len(state["shapes"] or [])}
         if set(state) != expected:
             raise ValueError(
                 f"state has the keys {sorted(state)}; expected those of state_dict(): "

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spectral_kernels.entry.core import Core, cores, lift
+from spectral_kernels.entry.core.op import Core, cores, lift
 from spectral_kernels.entry.results import SVD, Decomposed
 from tests.support import matrices
 from tests.support.factored_matrices import (

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import spectral_kernels as sk
-from spectral_kernels.entry.core import cores
+from spectral_kernels.entry import factors
+from spectral_kernels.entry.core.op import cores, lift
 from spectral_kernels.entry.results import SVD, Decomposed
 from tests.support.factored_matrices import gaussian, reference_values, whole
 
@@ -79,6 +80,52 @@ def test_tracker_keeps_signs_and_hands_out_the_same_memory() -> None:
         old = found.U.clone()
 
 
+@pytest.mark.parametrize("k", [None, 5], ids=["whole", "leading"])
+@pytest.mark.parametrize("reuse", [False, True], ids=["copies", "reused"])
+def test_tracker_lifts_what_is_asked_for(k, reuse: bool, monkeypatch) -> None:
+    """Vectors are those of an update that lifts all; of none, there is no basis either."""
+    all_of_them, few = (sk.SpectrumTracker(k, reuse_buffers=reuse) for _ in range(2))
+    bases = []
+    monkeypatch.setattr(
+        factors, "lift", lambda core, *rest: (bases.append(core), lift(core, *rest))[1]
+    )
+    dense = torch.randn(10, 8)
+    for step, (x, y) in enumerate(zip(walk(30, 20, 6, 6), walk(12, 14, 5, 6), strict=True)):
+        expected = all_of_them.update([x, dense, y])
+        bases.clear()
+        # Counts may change from update to update.
+        t = 2 if step < 4 else 3
+        found = few.update([x, dense, y], vectors=[t, 0, 0])
+        assert [tuple(part.shape) for part in found[2]] == [(12, 0), (5,), (0, 14)]
+        assert [core.left.shape for core in bases] == [(30, 6), (12, 0)]
+        assert [tuple(part.shape) for part in found[0]] == [(30, t), (k or 6,), (t, 20)]
+        # Products of fewer rows are rounded otherwise.
+        torch.testing.assert_close(found[0].U, expected[0].U[:, :t], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found[0].Vh, expected[0].Vh[:t], rtol=0, atol=1e-6)
+        for a, b in zip(found, expected, strict=True):
+            assert a.S.equal(b.S)
+        for a, b in zip(few.bounds, all_of_them.bounds, strict=True):
+            assert a.equal(b)
+        assert all(a.equal(b) for a, b in zip(found[1], expected[1], strict=True))
+    x = gaussian(9, 7, 4)
+    with pytest.raises(ValueError, match="vectors has 1 entries; expected 2, as A has"):
+        sk.SpectrumTracker().update([x, x], vectors=[1])
+
+
+def test_tracker_tells_the_errors_of_cores() -> None:
+    tracker = sk.SpectrumTracker(reuse_buffers=True)
+    assert tracker.core_errors is None
+    for x in walk(30, 20, 6, 4):
+        tracker.update([torch.eye(3), x])
+        (core,) = cores([x], vectors=True)
+        errors = tracker.core_errors
+        assert errors[0] == 0.0
+        assert errors[1].equal(core.error)
+        assert (tracker.bounds[1] >= core.error).all()
+    tracker.update([torch.eye(3), Decomposed(*(part * math.nan for part in x))])
+    assert tracker.core_errors[1].isnan()
+
+
 @pytest.mark.parametrize("k", [None, 3], ids=["whole", "leading"])
 def test_tracker_state(k, backend) -> None:
     steps = list(walk(30, 20, 6, 6))
@@ -107,22 +154,6 @@ def test_tracker_takes_another_dtype(k: int | None) -> None:
         assert all(x.dtype == dtype for x in found)
         truth = torch.linalg.svdvals(torch.linalg.multi_dot([x.double() for x in factors]))
         assert ((found.S - truth[: len(found.S)]).abs() <= tracker.bounds).all()
-
-
-@pytest.mark.parametrize("k", [None, 2])
-def test_tracker_takes_a_state_from_before_decomposed_matrices(k: int | None) -> None:
-    tracker = sk.SpectrumTracker(k)
-    tracker.update([torch.eye(3), torch.eye(4)])
-    state = tracker.state_dict()
-    del state["ranks"]
-    other = sk.SpectrumTracker(k)
-    other.load_state_dict(state)
-    assert other.state_dict()["ranks"] == [None, None]
-    other.update([torch.eye(3), torch.eye(4)])
-    assert (other.resolves, other.work == tracker.work) == (0, False)
-    fresh = sk.SpectrumTracker(k).state_dict()
-    del fresh["ranks"]
-    other.load_state_dict(fresh)
 
 
 def test_tracker_refuses_another_rank() -> None:

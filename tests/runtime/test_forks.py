@@ -51,7 +51,7 @@ CALLS = {
     "diagonals": lambda: sk.alignment_diagonal([svds[0].U] * 9, [svds[0].U.mT] * 9)[0],
     "bounds_from_residuals": lambda: sk.bounds_from_residuals(large[0], *svds[0]),
     "usv_matmul": lambda: sk.usv_matmul(x, *decomposed),
-    "usv_svdvals": lambda: sk.usv_svdvals(*decomposed),
+    "svdvals of factors": lambda: sk.svdvals(sk.Decomposed(*decomposed)),
     "recompose": lambda: sk.recompose(*decomposed),
     "monitor": lambda: torch.tensor(monitor().step().matrices["0.weight"].effective_rank),
 }

@@ -15,7 +15,7 @@ from spectral_monitor.model.matrix import Kept, Matrix
 from spectral_monitor.step.rows import Spectra
 from torch import Tensor
 
-from spectral_kernels.entry.core import Core, cores, lift
+from spectral_kernels.entry.core.op import Core, cores, lift
 from spectral_kernels.entry.core.overflow import scaled_down, scaled_up
 from spectral_kernels.entry.results import SVD, Decomposed
 

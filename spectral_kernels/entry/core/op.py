@@ -75,7 +75,7 @@ def lift(core: Core, svd: SVD, out: SVD | None = None) -> SVD:
     """Return the singular vectors of U Sigma Vh from those of its core; S is that of ``svd``.
 
     Args:
-        core: with vectors.
+        core: with vectors, unless ``svd`` has none.
         svd: (..., p, t), (..., t), (..., t, q) of ``core.matrix``, t triplets.
         out: where to write; fields of the shapes (..., m, t), (..., t), (..., t, n). Without it a
             result may share its memory with ``svd``, where a side is not longer than k.
@@ -93,6 +93,8 @@ def lift(core: Core, svd: SVD, out: SVD | None = None) -> SVD:
 
 def _lifted(rows: Tensor, basis: Tensor, out: Tensor | None) -> Tensor:
     """Return rows @ basis, a copy at most where the basis is square and so the identity."""
+    if not rows.shape[-2]:
+        return rows.new_empty((*rows.shape[:-1], basis.shape[-1])) if out is None else out
     if basis.shape[-1] != basis.shape[-2]:
         return torch.matmul(rows, basis, out=out)
     if out is None or out.data_ptr() == rows.data_ptr():

@@ -43,6 +43,7 @@ def scaled_down(x: Decomposed, core: Core) -> tuple[Decomposed, Tensor] | None:
 
 
 def scaled_up(values: Tensor, exponent: Tensor) -> Tensor:
-    """Return values (..., r) times 2**exponent (...), infinite where that is beyond their type."""
-    wide = numerics.scale(values.double(), exponent.unsqueeze(-1))
+    """Return (..., r) or (...) times 2**exponent (...), infinite where that is beyond its type."""
+    each = exponent.unsqueeze(-1) if values.dim() > exponent.dim() else exponent
+    wide = numerics.scale(values.double(), each)
     return wide.to(values.dtype)

@@ -31,7 +31,7 @@ from spectral_monitor.decomposed.layers.tied import (
 from torch import nn
 
 from spectral_kernels.entry.results import SVD, Decomposed
-from spectral_kernels.factored.spectra import usv_svd
+from spectral_kernels.svd.op import svd
 
 __all__ = ["compress_model"]
 
@@ -98,8 +98,8 @@ def compress_model(
     else:
         assert parameters is not None
         wanted = _fit(model, tied, spectra, parameters)
-    for tie, svd, k in zip(tied, spectra, wanted, strict=True):
-        _cut(tie, svd, k)
+    for tie, spectrum, k in zip(tied, spectra, wanted, strict=True):
+        _cut(tie, spectrum, k)
     return model
 
 
@@ -206,15 +206,16 @@ def _fit(
 
 def _spectrum(tie: Tie) -> SVD:
     """The k triplets of U Sigma Vh, from the factors alone."""
-    found = usv_svd(*(factor.detach() for factor in next(iter(tie.values())).factors()))
-    assert isinstance(found, SVD)
-    return found
+    factors = next(iter(tie.values())).factors()
+    spectrum = svd(Decomposed(*(factor.detach() for factor in factors)))
+    assert isinstance(spectrum, SVD)
+    return spectrum
 
 
-def _cut(tie: Tie, svd: SVD, k: int) -> None:
+def _cut(tie: Tie, spectrum: SVD, k: int) -> None:
     """Give the layers of a tie the k leading triplets."""
     before = next(iter(tie.values()))
-    U, Vh = svd.U[..., :k], svd.Vh[..., :k, :]
+    U, Vh = spectrum.U[..., :k], spectrum.Vh[..., :k, :]
     # Rounding must not fill what was zero: the row of an embedding's padding has to stay so.
     U = U.masked_fill((before.U == 0).all(-1, keepdim=True), 0)
-    set_shared_factors(tie, U, torch.diag_embed(svd.S[..., :k]), Vh)
+    set_shared_factors(tie, U, torch.diag_embed(spectrum.S[..., :k]), Vh)
