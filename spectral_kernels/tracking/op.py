@@ -13,10 +13,10 @@ from spectral_kernels.entry import checks
 from spectral_kernels.entry.arrays import Array, Leave
 from spectral_kernels.entry.factors import Matrices, enter_matrices
 from spectral_kernels.entry.results import SVD, Decomposed
-from spectral_kernels.runtime.program.op import Call
 from spectral_kernels.tracking.leading.op import LeadingTracker
 from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
 from spectral_kernels.tracking.outcome import Outcome
+from spectral_kernels.tracking.prepared import PreparedUpdate
 from spectral_kernels.tracking.state import WORK, codes_of, lost_of
 from spectral_kernels.tracking.whole.op import WholeTracker
 
@@ -213,7 +213,7 @@ class SpectrumTracker:
         tracker = self._tracker
         if not isinstance(tracker, WholeTracker) or tracker.calls is None:
             return None
-        if not self.reuse_buffers or self._places or self._bounds is None:
+        if not self.reuse_buffers or self._places or self._outcome is None:
             return None
         codes = [found.work.codes.reshape(found.error_norms.shape) for found in self._results]
         return PreparedUpdate(tracker, codes)
@@ -382,31 +382,6 @@ class SpectrumTracker:
                     f"{name} has shape {_described(*new)} and had {_described(*last)} at the "
                     "last update; expected the same, or a call of reset() first"
                 )
-
-
-class PreparedUpdate:
-    """An update of a tracker, see `SpectrumTracker.prepared`.
-
-    Args:
-        tracker: whose matrices lie where they lay; what it returned is overwritten.
-        codes: (...,) float64 of each entry of its list, where an update leaves what it did.
-    """
-
-    def __init__(self, tracker: WholeTracker, codes: list[Tensor]) -> None:
-        self._tracker, self.codes = tracker, codes
-
-    @property
-    def calls(self) -> list[Call] | None:
-        """What a run asks of the compiled module."""
-        return self._tracker.calls
-
-    def run(self) -> None:
-        """Update."""
-        self._tracker.run()
-
-    def settle(self) -> bool:
-        """To be called after a run: whether ``calls`` are others from now on."""
-        return self._tracker.settle()
 
 
 def _described(shape: tuple[int, ...], rank: int | None) -> str:
