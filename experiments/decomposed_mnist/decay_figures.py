@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from spectral_monitor.figures.plots import grid
+from spectral_monitor.figures.panels import grid
 
 from experiments.decomposed_mnist.decay import BASELINE, LAYERS, TENTHS, baseline_at, decomposed_at
 from experiments.kit.arms import Outcome

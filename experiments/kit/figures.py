@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from spectral_monitor.figures.plots import grid, short
+from spectral_monitor.figures.panels import grid, short
 from spectral_monitor.step.frame import Array
 
 from experiments.kit.arms import Outcome

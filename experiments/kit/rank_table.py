@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from spectral_monitor.figures.plots import grid
+from spectral_monitor.figures.panels import grid
 from spectral_monitor.step.frame import Array
 
 from experiments.kit.arms import Outcome

@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from spectral_monitor.figures import line_plots, plots
+from spectral_monitor.figures import line_plots, panels, plots
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.reader import Run, load_run
 from spectral_monitor.run.recorder import Recorder
@@ -207,6 +207,6 @@ def test_given_axes_are_used(run: Run) -> None:
     run.work = {"kept": np.ones(5)}
     for draw in (line_plots.plot_bounds, line_plots.plot_work, line_plots.plot_overlaps,
                  line_plots.plot_alignment_scores, line_plots.plot_agreement_scores):  # fmt: skip
-        ax = plots.grid(1, 1).axes[0]
+        ax = panels.grid(1, 1).axes[0]
         assert draw(run, ax) is ax
         assert ax.get_xlabel() == "training step"

@@ -11,7 +11,7 @@ from spectral_monitor.model.parameters import modules_of, parameters_of
 from spectral_monitor.model.registry import find_matrices
 from spectral_monitor.model.rules import default_registry
 from spectral_monitor.pairs.flow.binding import Binder
-from spectral_monitor.pairs.flow.language import Apart, Each, Heads, Series, Sides, Unit, parse
+from spectral_monitor.pairs.flow.language import Flow, parse
 from spectral_monitor.pairs.flow.presets import FAMILIES
 from spectral_monitor.pairs.flow.steps import Record, Stream
 from torch import nn
@@ -33,13 +33,13 @@ def keys(flow: str, model: nn.Module) -> list[tuple[str, str]]:
 
 
 def test_side_by_side_binds_more_than_one_after_the_other() -> None:
-    assert parse("#a & #b > c") == Series(
-        (Sides((Unit("a", is_table=True), Unit("b", is_table=True))), Unit("c"))
+    assert parse("#a & #b > c") == Flow(
+        ">", parts=(Flow("&", parts=(Flow("#", "a"), Flow("#", "b"))), Flow("", "c"))
     )
-    assert parse("h*(a.b{q=x cross=yes})") == Each(
-        "h", Heads("a.b", (("q", "x"), ("cross", "yes"))), side_by_side=False
-    )
-    assert parse("e=(a/x,y > b)") == Apart("e", Series((Unit("a", parts=("x", "y")), Unit("b"))))
+    attention = Flow("{", "a.b", options=(("q", "x"), ("cross", "yes")))
+    assert parse("h*(a.b{q=x cross=yes})") == Flow("*", "h", (attention,))
+    rows = Flow("/", "a", rows=("x", "y"))
+    assert parse("e=(a/x,y > b)") == Flow("=", "e", (Flow(">", parts=(rows, Flow("", "b"))),))
 
 
 @pytest.mark.parametrize(

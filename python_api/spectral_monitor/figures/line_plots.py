@@ -6,16 +6,21 @@ As in `spectral_monitor.figures.plots`, every panel takes ``ax=None``, draws on 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from spectral_monitor.figures.plots import VISIBLE, grid, short, time_axis, whole_numbers
+from spectral_monitor.figures.panels import (
+    VISIBLE,
+    Axes,
+    Figure,
+    grid,
+    panel,
+    short,
+    time_axis,
+    whole_numbers,
+)
 from spectral_monitor.run.reader import Run
 from spectral_monitor.step.frame import Array, alignment_score, pair_name
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = [
     "has_bounds",
@@ -69,7 +74,7 @@ def plot_metric(run: Run, metric: str = "effective_rank", ax: Axes | None = None
     if metric not in run.metrics:
         known = ", ".join(name for name in _LABELS if name in run.metrics)
         raise ValueError(f"{run.path}: no metric {metric!r}; there are {known}")
-    ax = _axes(ax)
+    ax = panel(ax)
     names = [name for name in run.weights if name in run.metrics[metric]]
     _frame_values(ax, [run.metrics[metric][name] for name in names])
     recorded = {name: run.bound(metric, name) for name in names}
@@ -102,7 +107,7 @@ def plot_bounds(run: Run, ax: Axes | None = None) -> Axes:
     neighbouring steps the largest is drawn. After a new solution they are rounding alone, far
     below the panel.
     """
-    ax = _axes(ax)
+    ax = panel(ax)
     when = run.steps[_middles(len(run.steps))]
     for i, name in enumerate(run.weights):
         top = np.asarray(run.singular_values[name])[:, 0]
@@ -127,7 +132,7 @@ def plot_work(run: Run, ax: Axes | None = None) -> Axes:
     """
     if not run.work:
         raise ValueError(f"{run.path}: no work of a tracker was recorded")
-    ax = _axes(ax)
+    ax = panel(ax)
     order = list(_WORK)
     words = sorted(run.work, key=lambda word: order.index(word) if word in _WORK else len(order))
     groups = _groups(len(run.steps))
@@ -212,10 +217,6 @@ def has_bounds(run: Run) -> bool:
     return bool(run.singular_value_bounds or run.work)
 
 
-def _axes(ax: Axes | None) -> Axes:
-    return grid(1, 1).axes[0] if ax is None else ax
-
-
 def _colour(i: int) -> str:
     return f"C{i % 10}"
 
@@ -223,7 +224,7 @@ def _colour(i: int) -> str:
 def _beside_chance(
     run: Run, lines: Mapping[str, Array], chance: Mapping[str, float], what: str, ax: Axes | None
 ) -> Axes:
-    ax = _axes(ax)
+    ax = panel(ax)
     for i, (label, values) in enumerate(lines.items()):
         ax.plot(run.steps, values, color=_colour(i), linewidth=1, label=label)
         if label in chance:

@@ -21,6 +21,8 @@ from plotly import graph_objects as go
 from plotly.colors import qualitative
 from plotly.offline import get_plotlyjs
 from spectral_monitor.figures import line_plots, plots
+from spectral_monitor.figures.panels import to_png
+from spectral_monitor.run.files import write_atomically
 from spectral_monitor.run.final_agreement import agreement_with_final, is_stale
 from spectral_monitor.run.reader import Run, load_run
 from spectral_monitor.step.frame import Array
@@ -91,10 +93,17 @@ def write_report(
         raise ValueError(f"{run.path}: nothing was recorded, so there is nothing to report")
     path = run.path / "report.html" if path is None else Path(path)
     title = title or " / ".join(run.path.parts[-3:])
+    page = _page(run, title, _images(run, matrix, pair, others or {}, title))
+    write_atomically(path, page.encode())
+    return path
+
+
+def _page(run: Run, title: str, images: list[dict[str, str]]) -> str:
+    """The text of the file."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         title=title,
         subtitle=f"{len(run.steps)} recorded steps, {run.steps[0]} to {run.steps[-1]}; "
         f"{len(run.matrices)} matrices, {len(run.alignment)} aligned pairs",
@@ -107,7 +116,7 @@ def write_report(
             for key, value in run.summary.items()
             if key != "claims" and not _is_table(value)
         ],
-        images=_images(run, matrix, pair, others or {}, title),
+        images=images,
         charts=_charts(run),
         has_bounds=line_plots.has_bounds(run),
         headings=["normalised", *(heading for _, heading in _COLUMNS)],
@@ -123,10 +132,6 @@ def write_report(
         ],
         config=json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else "",
     )
-    draft = path.with_suffix(".tmp")
-    draft.write_text(page, encoding="utf-8")
-    os.replace(draft, path)
-    return path
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -207,7 +212,7 @@ def _images(
              "The same four panels of several runs, on the same scales.")
         )  # fmt: skip
     return [
-        {"data": base64.b64encode(plots.to_png(figure)).decode("ascii"), "caption": caption}
+        {"data": base64.b64encode(to_png(figure)).decode("ascii"), "caption": caption}
         for figure, caption in figures
     ]
 
@@ -248,9 +253,9 @@ def _charts(run: Run) -> list[Markup]:
     }
     chance = {f"{a} → {b}": value for (a, b), value in run.chance.alignment.items()}
     # Entropies of large and small matrices are far apart, and what falls in them does not show.
-    ranks = {name: _normalized(run, name, values)
+    ranks = {name: run.normalized(name, values)
              for name, values in run.metrics["effective_rank_exp"].items()}  # fmt: skip
-    rank_bounds = {name: _normalized(run, name, values)
+    rank_bounds = {name: run.normalized(name, values)
                    for name, values in _bounds_of(run, "effective_rank_exp").items()}  # fmt: skip
     stable = run.metrics["stable_rank"]
     wanted = [
@@ -353,15 +358,8 @@ def _escape(text: str) -> str:
     return str(Markup.escape(text))
 
 
-def _normalized(run: Run, name: str, values: Array) -> Array:
-    """Values divided by the number r of singular values of a matrix, as H / r is to H."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = run.metrics["normalized_effective_rank"][name] / run.metrics["effective_rank"][name]
-    return np.asarray(values * share)
-
-
 def _matrix_row(run: Run, name: str) -> dict[str, Any]:
-    cells = [_change(_normalized(run, name, run.metrics["effective_rank_exp"][name]))]
+    cells = [_change(run.normalized(name, run.metrics["effective_rank_exp"][name]))]
     for metric, _ in _COLUMNS:
         values = run.metrics.get(metric, {}).get(name)
         if metric == "agreement_score" and name in run.agreement:

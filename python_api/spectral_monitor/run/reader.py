@@ -91,6 +91,17 @@ class Run:
             return np.asarray(level + self.singular_values.errors(matrix))
         return np.broadcast_to(level, values.shape)
 
+    def normalized(self, matrix: str, values: Array) -> Array:
+        """(T,) values divided by r, as the normalised effective rank is H / r.
+
+        So r is known even where fewer singular values were computed; NaN where H is 0.
+        """
+        share, entropy = (
+            self.metrics[name][matrix] for name in ("normalized_effective_rank", "effective_rank")
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(values * (share / entropy))
+
     def bound(self, metric: str, matrix: str) -> Array | None:
         """(T,) bounds of a metric; ``None`` where it is rounding, which is not recorded."""
         return self.metrics.get("bound", {}).get(f"{metric}/{matrix}")

@@ -11,21 +11,7 @@ from spectral_monitor.model.layer_tree import Scope
 from spectral_monitor.model.registry import Matrix
 from spectral_monitor.model.submatrices import part_of
 from spectral_monitor.pairs.attention import Attention
-from spectral_monitor.pairs.flow.language import (
-    Apart,
-    Each,
-    Either,
-    End,
-    Heads,
-    Inside,
-    Met,
-    Nothing,
-    Remembered,
-    Series,
-    Sides,
-    Syntax,
-    Unit,
-)
+from spectral_monitor.pairs.flow.language import Flow
 from spectral_monitor.pairs.flow.steps import (
     Attend,
     Chain,
@@ -63,7 +49,7 @@ class Binder:
         self.placed: set[str] = set()
         """Names of matrices that the flow has spoken of."""
 
-    def bind(self, flow: Syntax, scope: Scope, *, at_top: bool = False) -> Step | None:
+    def bind(self, flow: Flow, scope: Scope, *, at_top: bool = False) -> Step | None:
         """The step; ``None`` where the model has nothing of it.
 
         Args:
@@ -71,67 +57,49 @@ class Binder:
             scope: what its paths start from.
             at_top: whether they may start further down as well.
         """
-        match flow:
-            case Nothing():
+        match flow.kind:
+            case ".":
                 return Same()
-            case Series(parts):
-                return _chain([self.bind(part, scope, at_top=at_top) for part in parts])
-            case Sides(parts):
-                steps = [self.bind(part, scope, at_top=at_top) for part in parts]
-                return _side_by_side([step for step in steps if step is not None])
-            case Met(first, second):
-                a, b = (self.bind(part, scope, at_top=at_top) for part in (first, second))
-                return _chain([a, b]) if a is None or b is None else Meet(a, b)
-            case End(part):
-                step = self.bind(part, scope, at_top=at_top)
-                return None if step is None else Ended(step)
-            case Remembered(part):
-                step = self.bind(part, scope, at_top=at_top)
-                return None if step is None else Remember(step)
-            case Either(path, present, absent):
-                found = self._names(scope, path) or _descend(scope, path)
-                return self.bind(present if found else absent, scope, at_top=at_top)
-            case _:
-                return self._bind_at(flow, scope, at_top)
-
-    def _bind_at(self, flow: Syntax, scope: Scope, at_top: bool) -> Step | None:
-        """What has a path."""
-        assert isinstance(flow, Unit | Inside | Each | Apart | Heads)
+            case "?":
+                found = self._names(scope, flow.path) or _descend(scope, flow.path)
+                return self.bind(flow.parts[0 if found else 1], scope, at_top=at_top)
+            case ">" | "&" | "~" | "-" | ">>":
+                parts = [self.bind(part, scope, at_top=at_top) for part in flow.parts]
+                return _put_together(flow.kind, parts)
+        # All others have a path.
         for path in flow.path.split("|"):
             start = _start(scope, path) if at_top else scope
-            if isinstance(flow, Unit):
-                step = self._unit(flow, start, path)
-            else:
-                inner = _descend(start, path)
-                step = None if inner is None else self._within(flow, inner)
+            step = self._bind_at(flow, start, path)
             if step is not None:
                 return step
         return None
 
-    def _within(self, flow: Inside | Each | Apart | Heads, scope: Scope) -> Step | None:
-        match flow:
-            case Inside(_, part):
-                return self.bind(part, scope)
-            case Each(_, part, side_by_side):
-                bound = (self.bind(part, child) for child in scope.children.values())
-                steps = [step for step in bound if step is not None]
-                return _side_by_side(steps) if side_by_side else _chain([*steps])
-            case Apart(_, part):
-                return self._apart(part, scope)
-            case Heads(_, roles):
-                return self._attention(dict(roles), scope)
+    def _bind_at(self, flow: Flow, start: Scope, path: str) -> Step | None:
+        if flow.kind in ("", "#", "/", "+/", "%"):
+            return self._unit(flow, start, path)
+        scope = _descend(start, path)
+        if scope is None:
+            return None
+        match flow.kind:
+            case "(":
+                return self.bind(flow.parts[0], scope)
+            case "=":
+                return self._apart(flow.parts[0], scope)
+            case "{":
+                return self._attention(dict(flow.options), scope)
+        bound = [self.bind(flow.parts[0], child) for child in scope.children.values()]
+        return _put_together("&" if flow.kind == "+" else ">", bound)
 
-    def _apart(self, flow: Syntax, scope: Scope) -> Step | None:
+    def _apart(self, flow: Flow, scope: Scope) -> Step | None:
         stacks = [scope.of(names) for _, names in scope.units()]
         counts = {len(stack) for stack in stacks if stack}
         if len(counts) != 1:
             return None
-        steps = []
+        steps: list[Step | None] = []
         for self._entry in range(counts.pop()):
-            step = self.bind(flow, scope)
-            steps += [] if step is None else [step]
+            steps.append(self.bind(flow, scope))
         self._entry = None
-        return _side_by_side(steps)
+        return _put_together("&", steps)
 
     def _names(self, scope: Scope, path: str) -> tuple[Scope, list[str]] | None:
         """The parameters of a unit, with the scope that has them."""
@@ -151,7 +119,7 @@ class Binder:
         self.placed.update(matrix.name for matrix in found)
         return found if self._entry is None else found[self._entry : self._entry + 1]
 
-    def _unit(self, flow: Unit, scope: Scope, path: str) -> Step | None:
+    def _unit(self, flow: Flow, scope: Scope, path: str) -> Step | None:
         found = self._names(scope, path)
         if found is None:
             return None
@@ -160,11 +128,11 @@ class Binder:
         if not matrices:
             hidden = [name for name in names if name in scope.hidden]
             return Lost(hidden[0], NOT_WATCHED.format(hidden[0])) if hidden else None
-        if flow.is_table:
+        if flow.kind == "#":
             return Table(tuple(matrices))
-        return replace(
-            layer_of(owner, matrices, flow.parts), leading=flow.leading, neighbours=flow.neighbours
-        )
+        layer = layer_of(owner, matrices, flow.rows if flow.kind == "/" else ())
+        leading = flow.rows[0] if flow.kind == "+/" else ""
+        return replace(layer, leading=leading, neighbours=flow.neighbours)
 
     def _attention(self, roles: dict[str, str], scope: Scope) -> Step | None:
         units = {
@@ -223,17 +191,21 @@ def adapters_of(scope: Scope) -> tuple[tuple[Matrix, Matrix], ...]:
     return tuple(found)
 
 
-def _chain(steps: list[Step | None]) -> Step | None:
-    present = tuple(step for step in steps if step is not None)
-    if len(present) < 2:
-        return present[0] if present else None
-    return Chain(present)
-
-
-def _side_by_side(steps: list[Step]) -> Step | None:
-    if not any(not isinstance(step, Same) for step in steps):
+def _put_together(kind: str, parts: list[Step | None]) -> Step | None:
+    """The steps of a node as one, by the node's sign; those that the model has not are left out."""
+    steps = tuple(step for step in parts if step is not None)
+    if not steps or (kind == "&" and all(isinstance(step, Same) for step in steps)):
         return None
-    return steps[0] if len(steps) == 1 else SideBySide(tuple(steps))
+    match kind:
+        case "-":
+            return Ended(steps[0])
+        case ">>":
+            return Remember(steps[0])
+        case "~" if len(steps) == 2:
+            return Meet(*steps)
+    if len(steps) == 1:
+        return steps[0]
+    return SideBySide(steps) if kind == "&" else Chain(steps)
 
 
 def _descend(scope: Scope, path: str) -> Scope | None:

@@ -19,12 +19,14 @@ from spectral_monitor.pairs.flow.steps import (
     Ended,
     Layer,
     Lost,
+    Record,
     Same,
     SideBySide,
     Step,
+    Stream,
     Table,
-    widths,
 )
+from spectral_monitor.pairs.ports import Port
 
 __all__ = ["SIDE_BY_SIDE", "Part", "all_apart", "chain", "in_order"]
 
@@ -106,6 +108,26 @@ class Part:
         return self.name.endswith(("router", "gate", "gating"))
 
 
+class _Ends(Record):
+    """Notes what reads the stream that a step is started with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = Stream()
+        self.entries: list[Port] = []
+
+    def join(self, before: Stream, entries: Sequence[Port], reason: str) -> None:
+        if before is self.start:
+            self.entries += entries
+
+
+def _widths(step: Step) -> tuple[set[int], set[int]]:
+    """How many channels a step takes and gives; more than one number where its parts differ."""
+    ends = _Ends()
+    after = step.run(ends, ends.start)
+    return {port.channels for port in ends.entries}, {port.channels for port in after.ports}
+
+
 def in_order(parts: Sequence[Part], scope: Scope) -> Step | None:
     """The parts of a module, with what is beside them; ``None`` where there is none."""
     if any(part.name == "experts" for part in parts):
@@ -155,7 +177,7 @@ def _is_norm(name: str) -> bool:
 
 def _with_side(block: Step, side: Part) -> Step:
     """A block with a layer that may stand beside it, or come after it, by their widths."""
-    (into, out), (side_into, side_out) = widths(block), widths(side.step)
+    (into, out), (side_into, side_out) = _widths(block), _widths(side.step)
     # Nothing leaves a block whose last layer is not watched.
     beside = into == side_into and out in (side_out, set())
     after = out == side_into
@@ -208,8 +230,8 @@ def _may_stand_beside(before: Part, part: Part) -> bool:
     names that end in a number are in order."""
     if part.is_head or not (isinstance(before.step, Layer) and isinstance(part.step, Layer)):
         return False
-    into, out = widths(before.step)
-    is_square = into == out and len(into) == 1 and widths(part.step) == (into, out)
+    into, out = _widths(before.step)
+    is_square = into == out and len(into) == 1 and _widths(part.step) == (into, out)
     return is_square and not (before.name[-1:].isdigit() and part.name[-1:].isdigit())
 
 
@@ -219,7 +241,7 @@ def _is_beside_attention(before: Sequence[Part], part: Part) -> bool:
     if part.attends or not isinstance(part.step, Layer) or _IN_MLP.match(part.name.lower()):
         return False
     attentions = [one for one in before if isinstance(one.step, Attend) and not one.attends]
-    return bool(attentions) and widths(part.step)[0] == widths(attentions[-1].step)[0]
+    return bool(attentions) and _widths(part.step)[0] == _widths(attentions[-1].step)[0]
 
 
 def _apart_for(parts: Sequence[Part], index: int) -> str:

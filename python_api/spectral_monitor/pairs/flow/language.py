@@ -37,128 +37,29 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-__all__ = ["Apart", "Each", "Either", "End", "Heads", "Inside", "Met", "Nothing",
-           "Remembered", "Series", "Sides", "Syntax", "Unit", "parse"]  # fmt: skip
+__all__ = ["Flow", "parse"]
 
 _TOKENS = re.compile(r"\s*(>>|\w[\w.|]*(?:/[\w,]+\+?)?|\S)")
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """One layer or parameter."""
+class Flow:
+    """A node of a flow; ``kind`` is its sign in the table above, "" of a layer or parameter."""
 
-    path: str
-    is_table: bool = False
-    parts: tuple[str, ...] = ()
-    """Names of rows that go on apart."""
-    leading: str = ""
-    """Name of the first rows, as many as the next has inputs."""
+    kind: str
+    path: str = ""
+    parts: tuple[Flow, ...] = ()
+    """What it is made of; of ``?`` what is meant where the path is there, and where not."""
+    rows: tuple[str, ...] = ()
+    """Of ``/``: names of rows that go on apart; of ``+/`` the name of the first rows."""
+    options: tuple[tuple[str, str], ...] = ()
+    """Of ``{``: (role, path of its unit), and (option, value)."""
     neighbours: int = 1
-    """How many places the input has side by side."""
-
-
-@dataclass(frozen=True, slots=True)
-class Nothing:
-    """The input, as it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One after the other."""
-
-    parts: tuple[Syntax, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """Side by side."""
-
-    branches: tuple[Syntax, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Met:
-    """Two whose outputs meet."""
-
-    first: Syntax
-    second: Syntax
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Something that writes nothing."""
-
-    part: Syntax
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What cross attentions read from here on."""
-
-    part: Syntax
-
-
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """Relative to a path."""
-
-    path: str
-    part: Syntax
-
-
-@dataclass(frozen=True, slots=True)
-class Each:
-    """Every child of a path."""
-
-    path: str
-    part: Syntax
-    side_by_side: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Apart:
-    """Every matrix of stacked parameters under a path."""
-
-    path: str
-    part: Syntax
-
-
-@dataclass(frozen=True, slots=True)
-class Either:
-    """One flow where the model has a path, else another."""
-
-    path: str
-    present: Syntax
-    absent: Syntax
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """An attention."""
-
-    path: str
-    roles: tuple[tuple[str, str], ...]
-    """(role, path of its unit), and (option, value)."""
-
-
-Syntax = (
-    Unit
-    | Nothing
-    | Series
-    | Sides
-    | Met
-    | End
-    | Remembered
-    | Inside
-    | Each
-    | Apart
-    | Either
-    | Heads
-)
+    """Of ``%``: how many places the input has side by side."""
 
 
 @cache
-def parse(text: str) -> Syntax:
+def parse(text: str) -> Flow:
     """The flow that a text stands for.
 
     Raises:
@@ -204,66 +105,65 @@ class _Reader:
             raise self.error("a path")
         return self._advance()
 
-    def flow(self) -> Syntax:
+    def flow(self) -> Flow:
         first = self._series()
-        return Met(first, self._series()) if self._take("~") else first
+        return Flow("~", parts=(first, self._series())) if self._take("~") else first
 
-    def _series(self) -> Syntax:
+    def _series(self) -> Flow:
         parts = [self._sides()]
         while self.next in (">", ">>"):
             if self._advance() == ">>":
-                parts = [Remembered(parts[0] if len(parts) == 1 else Series(tuple(parts)))]
+                parts = [Flow(">>", parts=(_of_several(">", parts),))]
             parts.append(self._sides())
-        return parts[0] if len(parts) == 1 else Series(tuple(parts))
+        return _of_several(">", parts)
 
-    def _sides(self) -> Syntax:
+    def _sides(self) -> Flow:
         branches = [self._item()]
         while self._take("&"):
             branches.append(self._item())
-        return branches[0] if len(branches) == 1 else Sides(tuple(branches))
+        return _of_several("&", branches)
 
-    def _item(self) -> Syntax:
+    def _item(self) -> Flow:
         if self._take("."):
-            return Nothing()
+            return Flow(".")
         if self._take("-"):
-            return End(self._item())
+            return Flow("-", parts=(self._item(),))
         if self._take("("):
             return self._inner()
         if self._take("#"):
-            return Unit(self._path(), is_table=True)
+            return Flow("#", self._path())
         if self.next in ("{", "*", "+"):
             return self._of("")
         path, _, parts = self._path().partition("/")
         if self._take("%"):
-            return Unit(path, neighbours=int(self._path()))
+            return Flow("%", path, neighbours=int(self._path()))
         if parts.endswith("+"):
-            return Unit(path, leading=parts[:-1])
+            return Flow("+/", path, rows=(parts[:-1],))
         if parts:
-            return Unit(path, parts=tuple(parts.split(",")))
+            return Flow("/", path, rows=tuple(parts.split(",")))
         return self._of(path)
 
-    def _of(self, path: str) -> Syntax:
+    def _of(self, path: str) -> Flow:
         """What follows a path."""
         if self._take("{"):
-            return Heads(path, tuple(self._roles()))
+            return Flow("{", path, options=tuple(self._roles()))
         if self._take("("):
-            return Inside(path, self._inner())
+            return Flow("(", path, (self._inner(),))
         if self._take("?"):
             return self._either(path)
         if self.next not in ("*", "+", "="):
-            return Unit(path)
+            return Flow("", path)
         kind = self._advance()
         self._expect("(")
-        inner = self._inner()
-        return Apart(path, inner) if kind == "=" else Each(path, inner, kind == "+")
+        return Flow(kind, path, (self._inner(),))
 
-    def _either(self, path: str) -> Syntax:
+    def _either(self, path: str) -> Flow:
         self._expect("(")
         present = self.flow()
         self._expect(":")
-        return Either(path, present, self._inner())
+        return Flow("?", path, (present, self._inner()))
 
-    def _inner(self) -> Syntax:
+    def _inner(self) -> Flow:
         inner = self.flow()
         self._expect(")")
         return inner
@@ -275,3 +175,8 @@ class _Reader:
             self._expect("=")
             roles.append((role, self._path()))
         return roles
+
+
+def _of_several(kind: str, parts: list[Flow]) -> Flow:
+    """The only part, or a node of all."""
+    return parts[0] if len(parts) == 1 else Flow(kind, parts=tuple(parts))

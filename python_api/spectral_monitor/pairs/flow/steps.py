@@ -28,7 +28,7 @@ from spectral_monitor.pairs.ports import (
 )
 
 __all__ = ["Attend", "Chain", "Ended", "Layer", "Lost", "Meet", "OfFamily", "Record",
-           "Remember", "Same", "SideBySide", "Step", "Stream", "Table", "widths"]  # fmt: skip
+           "Remember", "Same", "SideBySide", "Step", "Stream", "Table"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,26 +164,6 @@ def _one_of_each(stream: Stream) -> list[Port]:
 def _leading(out: Port, label: str, count: int) -> Port:
     """The first rows of a matrix."""
     return exit_port(part_of(out.matrix, label, rows=[(0, min(count, len(out)))]))
-
-
-class _Ends(Record):
-    """Notes what reads the stream that a step is started with."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.start = Stream()
-        self.entries: list[Port] = []
-
-    def join(self, before: Stream, entries: Sequence[Port], reason: str) -> None:
-        if before is self.start:
-            self.entries += entries
-
-
-def widths(step: Step) -> tuple[set[int], set[int]]:
-    """How many channels a step takes and gives; more than one number where its parts differ."""
-    ends = _Ends()
-    after = step.run(ends, ends.start)
-    return {port.channels for port in ends.entries}, {port.channels for port in after.ports}
 
 
 Adapters = tuple[tuple[Matrix, Matrix], ...]
