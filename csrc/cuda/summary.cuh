@@ -2,8 +2,7 @@
 //
 // entropy = -sum p ln p with p = sigma / sum sigma (Yunis et al. 2024, Eq. 1), computed as
 // ln N - (sum x ln x) / N for x = sigma / sigma_1, N = sum x, which neither over- nor underflows.
-// Sums are float64. A solver that has its values in registers or shared memory calls it as its
-// epilogue; summary.cu runs it alone.
+// Sums are float64. The epilogue of solvers, which have their values in shared memory.
 #pragma once
 
 #include "cuda/device.cuh"

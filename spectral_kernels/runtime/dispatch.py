@@ -57,7 +57,7 @@ BACKENDS = (
 OPERATIONS = {
     "svd": ("cpu", "cuda", "torch"),
     "rsvd": ("cpu", "triton", "torch"),
-    "rank": ("cpu", "cuda", "triton", "torch"),
+    "rank": ("cpu", "triton", "torch"),
     "alignment": ("cpu", "triton", "torch"),
     "snapshot": ("cpu", "triton", "torch"),
     "tracking.whole": ("cpu", "triton", "torch"),

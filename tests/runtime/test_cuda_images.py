@@ -122,7 +122,7 @@ def test_a_real_image_has_code_for_every_architecture(
 ) -> None:
     monkeypatch.chdir(setup_script.ROOT)
     script = setup_script.functions()
-    script["build_image"](NVCC, "summary.cu", tmp_path)
+    script["build_image"](NVCC, "gram_values.cu", tmp_path)
     (image,) = tmp_path.iterdir()
     listed = subprocess.run(
         [str(CUOBJDUMP), "--list-elf", "--list-ptx", str(image)], capture_output=True, text=True

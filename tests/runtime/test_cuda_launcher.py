@@ -21,7 +21,7 @@ from tests.support import cuda_on_host
 
 NATIVE = Path(__file__).parents[1] / "native"
 KERNELS = {
-    name: Kernel(name, "summary.cu", fields)
+    name: Kernel(name, "gram_values.cu", fields)
     for name, fields in {"small": "PqPd", "other": "P"}.items()
 }
 X = torch.arange(4.0)
@@ -220,7 +220,7 @@ def test_refusals_carry_a_remedy(stub: Stub, monkeypatch: pytest.MonkeyPatch) ->
         patch.setattr(nvrtc, "installed", lambda: False)
         told = refusal_with(patch, (8, 0)) or ""
         assert f"no compiled CUDA kernels ({', '.join(image.missing())})" in told
-        assert "summary.cu" in told
+        assert "gram_values.cu" in told
         assert "pip install spectral-kernels[cupy]" in told
         patch.setenv(dispatch.ENVIRONMENT, "cuda")
         patch.setattr(dispatch, "_chosen", {})
@@ -279,12 +279,12 @@ def test_without_an_image_nvrtc_compiles_once(
     assert stub.calls()[2] == "load 7f454c46"
     (options,) = fake_nvrtc.compiled
     assert set(options) == {*sources.OPTIONS, f"-I{sources.folder()}", "--gpu-architecture=sm_90"}
-    code = nvrtc.cubin("summary.cu", (9, 0))
+    code = nvrtc.cubin("gram_values.cu", (9, 0))
     assert len(fake_nvrtc.compiled) == 1
     (kept,) = (tmp_path / "cache/spectral_kernels").iterdir()
     assert kept.read_bytes() == code
     assert kept.name.endswith("-sm_90-nvrtc13.0.cubin")
-    nvrtc.cubin("summary.cu", (8, 0))
+    nvrtc.cubin("gram_values.cu", (8, 0))
     assert len(fake_nvrtc.compiled) == 2
 
 
@@ -293,7 +293,7 @@ def test_nvrtc_without_a_writable_cache(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert nvrtc.cubin("summary.cu", (9, 0)).startswith(b"\x7fELF")
+    assert nvrtc.cubin("gram_values.cu", (9, 0)).startswith(b"\x7fELF")
 
 
 def test_what_nvrtc_says(

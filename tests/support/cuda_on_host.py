@@ -5,7 +5,7 @@ own under ThreadSanitizer or AddressSanitizer, on copies of exactly the memory t
 cover, so every adapter's tests can be repeated under them:
 
     with launcher.installed(HostLauncher()):
-        tables = cuda_backend.summary_tables([S], [(8, 8)], -1.0)
+        values = cuda_values.svdvals([A])
 """
 
 from __future__ import annotations

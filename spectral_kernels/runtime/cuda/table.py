@@ -47,17 +47,13 @@ def _layout(fields: str) -> struct.Struct:
     return struct.Struct(f"<{fields.replace('P', 'Q')}")
 
 
-# How many batches one launch of "summarize" takes, of the kernels that make values, and of
-# those that make vectors.
-SUMMARY_JOBS = 40
+# How many batches one launch takes, of the kernels that make values and of those that make vectors.
 VALUES_JOBS = 40
 SVD_JOBS = 40
 
 KERNELS = {
     kernel.name: kernel
     for kernel in (
-        # jobs; for each: values, table, bounds, norms, errors, code, count, r, rtol
-        Kernel("summarize", "summary.cu", "q" + "5P3qd" * SUMMARY_JOBS),
         # jobs, code, rows, n, rtol; for each: a, values, table, count, strides of batch, rows, n
         *(
             Kernel(f"bidiagonal_{x}", "bidiagonal.cu", "4qd" + "3P4q" * VALUES_JOBS)
