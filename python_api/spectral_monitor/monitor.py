@@ -25,11 +25,10 @@ from spectral_monitor.model.parametrized import Shown
 from spectral_monitor.model.registry import MatrixRegistry, Skipped
 from spectral_monitor.monitor_state import STATE_VERSION, check_state
 from spectral_monitor.pairs.ports import Pair, Rejected
-from spectral_monitor.run.delivery import Delivery
 from spectral_monitor.run.reader import with_recorded_run
 from spectral_monitor.run.recorder import Recorder, saves_vectors
 from spectral_monitor.run.saved_vectors import bytes_per_step
-from spectral_monitor.run.sinks import as_sinks
+from spectral_monitor.run.sinks import Delivery, as_sinks
 from spectral_monitor.scalars import as_floats
 from spectral_monitor.step.changes import check_watch, grad_scale_of
 from spectral_monitor.step.frame import SpectralFrame, pair_name

@@ -16,7 +16,7 @@ from spectral_monitor.model.parametrized import Shown
 from spectral_monitor.model.registry import MatrixRegistry, Skipped, find_matrices
 from spectral_monitor.model.rules import default_registry
 from spectral_monitor.pairs.discovery import discover_pairs
-from spectral_monitor.pairs.ports import Pair, Rejected, parts_of
+from spectral_monitor.pairs.ports import Pair, Rejected, submatrices_of
 from spectral_monitor.pairs.tracing.map import Trace
 from spectral_monitor.pairs.tracing.traced_pairs import traced_pairs
 from spectral_monitor.pairs.user_pairs import resolve_pairs
@@ -85,7 +85,7 @@ def watch_plan(
         found, rejected = discover_pairs(build_tree(names, modules, matrices, skipped), counts)
         chosen, rejected = _asked_for(pairs, found, rejected, matrices)
     return WatchPlan(
-        matrices, skipped, chosen, parts_of(chosen, matrices), rejected, changes, notes
+        matrices, skipped, chosen, submatrices_of(chosen, matrices), rejected, changes, notes
     )
 
 

@@ -28,8 +28,6 @@ LONG_FUNCTIONS = {
     "python_api/spectral_monitor/explanation.py::explain",
     "python_api/spectral_monitor/monitor.py::__init__",
     "python_api/spectral_monitor/monitor.py::step",
-    "python_api/spectral_monitor/pairs/tracing/trace.py::trace",
-    "python_api/spectral_monitor/run/final_agreement.py::agreement_with_final",
     "spectral_kernels/factored/op.py::usv_matmul",
     "spectral_kernels/factored/triton_backend.py::usv_backward",
     "tests/step/test_changes.py::test_updates_and_gradients_are_rows_like_the_weights",

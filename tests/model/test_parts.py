@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from spectral_monitor.model.matrix import Matrix, MatrixView
-from spectral_monitor.model.submatrices import part_of, stacked
+from spectral_monitor.model.submatrices import stacked, submatrix
 from spectral_monitor.monitor import METHODS, SpectralMonitor
 from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor, nn
@@ -70,20 +70,20 @@ QK = ("attn.in_proj_weight[q]", "attn.in_proj_weight[k]")
 
 def test_a_part_is_a_view_of_what_lies_together() -> None:
     A = torch.arange(24.0).reshape(4, 6)
-    part = part_of(matrix(A), "x", rows=[(1, 2), (2, 3)], columns=[(2, 5)])
+    part = submatrix(matrix(A), "x", rows=[(1, 2), (2, 3)], columns=[(2, 5)])
     assert (part.name, part.whole, part.shape) == ("w[x]", "w", (2, 3))
     assert torch.equal(part.view(), A[1:3, 2:5])
     assert part.view().data_ptr() == A[1:3, 2:5].data_ptr()
-    apart = part_of(matrix(A), "x", rows=[(2, 3), (0, 1)])
+    apart = submatrix(matrix(A), "x", rows=[(2, 3), (0, 1)])
     assert torch.equal(apart.view(), A[[2, 0]])
-    inner = part_of(part, "y", columns=[(1, 2)])
+    inner = submatrix(part, "y", columns=[(1, 2)])
     assert (inner.name, inner.whole) == ("w[x][y]", "w")
     assert torch.equal(inner.view(), A[1:3, 3:4])
 
 
 def test_a_part_of_a_view_is_of_what_the_view_gives() -> None:
     A = torch.arange(24.0).reshape(6, 4)
-    part = part_of(matrix(A, view=lambda t: t.mT), "x", rows=[(1, 3)])
+    part = submatrix(matrix(A, view=lambda t: t.mT), "x", rows=[(1, 3)])
     assert torch.equal(part.view(), A.mT[1:3])
 
 
@@ -91,7 +91,7 @@ def test_a_part_of_a_view_is_of_what_the_view_gives() -> None:
 def test_ranges_beyond_the_matrix(ranges: list[tuple[int, int]]) -> None:
     for side, length in (("rows", 4), ("columns", 4)):
         with pytest.raises(ValueError, match=rf"{side} of w\[x\]: expected"):
-            part_of(matrix(torch.zeros(4, length)), "x", **{side: ranges})  # type: ignore[arg-type]
+            submatrix(matrix(torch.zeros(4, length)), "x", **{side: ranges})  # type: ignore[arg-type]
 
 
 def test_matrices_of_one_parameter_are_stacked() -> None:

@@ -72,29 +72,29 @@ def plot_metric(run: Run, metric: str = "effective_rank", ax: Axes | None = None
         ValueError: this metric was not recorded.
     """
     if metric not in run.metrics:
-        known = ", ".join(name for name in _LABELS if name in run.metrics)
-        raise ValueError(f"{run.path}: no metric {metric!r}; there are {known}")
+        others = ", ".join(name for name in _LABELS if name in run.metrics)
+        raise ValueError(f"{run.path}: no metric {metric!r}; there are {others}")
     ax = panel(ax)
     names = [name for name in run.weights if name in run.metrics[metric]]
     _frame_values(ax, [run.metrics[metric][name] for name in names])
     recorded = {name: run.bound(metric, name) for name in names}
-    found = {name: bounds for name, bounds in recorded.items() if bounds is not None}
-    times = _widening(ax, list(found.values()))
+    bounds_of = {name: bounds for name, bounds in recorded.items() if bounds is not None}
+    times = _widening(ax, list(bounds_of.values()))
     shares = []
     for i, name in enumerate(names):
         values = run.metrics[metric][name]
         ax.plot(run.steps, values, color=_colour(i), linewidth=1, label=short(name))
-        if name in found:
-            half = times * found[name]
+        if name in bounds_of:
+            half = times * bounds_of[name]
             ax.fill_between(
                 run.steps, values - half, values + half,
                 color=_colour(i), alpha=0.25, linewidth=0,
             )  # fmt: skip
-            shares.append(_largest(found[name], np.abs(values)))
-    told = f", bounds ≤ {100 * max(shares):.2g} %" if shares else ""
-    told += f", drawn {times} times as wide" if times > 1 else ""
+            shares.append(_largest(bounds_of[name], np.abs(values)))
+    remark = f", bounds ≤ {100 * max(shares):.2g} %" if shares else ""
+    remark += f", drawn {times} times as wide" if times > 1 else ""
     ax.set_ylabel(_LABELS.get(metric, metric))
-    ax.set_title(f"{metric.replace('_', ' ').capitalize()}{told}", fontsize="medium")
+    ax.set_title(f"{metric.replace('_', ' ').capitalize()}{remark}", fontsize="medium")
     _legend(ax, len(names))
     time_axis(ax, run)
     return ax
@@ -203,7 +203,7 @@ def plot_scores(run: Run) -> Figure:
         (bool(run.agreement), plot_agreement_scores),
         (bool(run.overlap), plot_overlaps),
     ]
-    wanted = [draw for known, draw in panels if known]
+    wanted = [draw for is_recorded, draw in panels if is_recorded]
     if not wanted:
         raise ValueError(f"{run.path}: no alignment, agreement or overlap was recorded")
     figure = grid(1, len(wanted), width=min(7.4, _PAGE / len(wanted)), height=5.0)
@@ -246,9 +246,9 @@ def _legend(ax: Axes, count: int) -> None:
 
 def _frame_values(ax: Axes, lines: list[Array]) -> None:
     """Limits that show the values; bounds that are far wider do not squeeze them."""
-    known = np.concatenate([values[np.isfinite(values)] for values in lines] or [np.zeros(0)])
-    if len(known):
-        low, high = float(known.min()), float(known.max())
+    finite = np.concatenate([values[np.isfinite(values)] for values in lines] or [np.zeros(0)])
+    if len(finite):
+        low, high = float(finite.min()), float(finite.max())
         margin = 0.15 * (high - low) or 0.05 * abs(high) or 1.0
         ax.set_ylim(low - margin, high + margin)
 
@@ -256,8 +256,8 @@ def _frame_values(ax: Axes, lines: list[Array]) -> None:
 def _frame_levels(ax: Axes) -> None:
     """Limits that show where the lines mostly are, not how far they drop for a moment."""
     values = [np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.get_lines()]
-    known = [y[np.isfinite(y) & (y > 0)] for y in values]
-    levels = [(float(np.median(y)), float(y.max())) for y in known if len(y)]
+    positive = [y[np.isfinite(y) & (y > 0)] for y in values]
+    levels = [(float(np.median(y)), float(y.max())) for y in positive if len(y)]
     if levels:
         ax.set_ylim(min(low for low, _ in levels) / 10, 2 * max(high for _, high in levels))
 

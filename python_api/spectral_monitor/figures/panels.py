@@ -80,8 +80,8 @@ def say(ax: Axes, text: str) -> None:
 def line(ax: Axes, steps: Any, values: Array, **style: Any) -> None:
     """Draw one line."""
     # Scalars that were not passed at every step leave gaps, which a line would not cross.
-    known = np.isfinite(values)
-    ax.plot(steps[known], values[known], **style)
+    finite = np.isfinite(values)
+    ax.plot(steps[finite], values[finite], **style)
 
 
 def heatmap(ax: Axes, run: Run, data: Array, label: str, limit: float | None) -> None:

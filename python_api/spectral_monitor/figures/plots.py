@@ -61,26 +61,26 @@ def plot_errors(run: Run, ax: Axes | None = None, *, losses: bool = True) -> Axe
         ValueError: none of these scalars was recorded.
     """
     ax = panel(ax)
-    found, loss = _split_scalars(run, "error"), _split_scalars(run, "loss")
-    if not found and not loss:
+    error, loss = _split_scalars(run, "error"), _split_scalars(run, "loss")
+    if not error and not loss:
         raise ValueError(
             f"{run.path}: no error, accuracy or loss among the scalars "
             f"({', '.join(run.scalars) or 'none'})"
         )
-    if found:
-        for label, colour, values in found:
+    if error:
+        for label, colour, values in error:
             line(ax, run.steps, values, color=colour, label=f"{label} error")
         ax.set_ylim(-0.03, 1.03)
         ax.set_ylabel("error (1 − accuracy)")
-    if loss and (losses or not found):
-        right = ax.twinx() if found else ax
+    if loss and (losses or not error):
+        right = ax.twinx() if error else ax
         for label, colour, values in loss:
-            style = {"linestyle": (0, (3, 2)), "alpha": 0.6, "linewidth": 1} if found else {}
+            style = {"linestyle": (0, (3, 2)), "alpha": 0.6, "linewidth": 1} if error else {}
             line(right, run.steps, values, color=colour, label=f"{label} loss", **style)
         right.set_yscale("log")
         right.set_ylabel("loss")
     # One legend for both scales, on the axes that are drawn last.
-    top = ax.figure.axes[-1] if loss and losses and found else ax
+    top = ax.figure.axes[-1] if loss and losses and error else ax
     lines = [line for axes in dict.fromkeys((ax, top)) for line in axes.get_lines()]
     top.legend(lines, [str(line.get_label()) for line in lines], fontsize="small", loc="best")
     time_axis(ax, run)
@@ -107,15 +107,15 @@ def plot_singular_values(run: Run, matrix: str | None = None, ax: Axes | None = 
     height = 1.05 * top if top > 0 else 1.0
     ax.set_ylim(0, height)
     ax.set_ylabel("singular value")
-    told = ""
+    remark = ""
     if name in run.singular_value_bounds:
         bounds = np.asarray(run.singular_value_bounds[name])
         largest = float(np.nanmax(bounds, initial=0.0))
         if largest >= VISIBLE * height:
             _value_bands(ax, run, values, bounds, height)
-        told = f", bounds ≤ {largest / top:.1g} σ₁" if top > 0 else ""
+        remark = f", bounds ≤ {largest / top:.1g} σ₁" if top > 0 else ""
     time_axis(ax, run)
-    ax.set_title(f"Singular values of {short(name)}{told}")
+    ax.set_title(f"Singular values of {short(name)}{remark}")
     return ax
 
 
@@ -217,8 +217,8 @@ def plot_agreement(
     heatmap(ax, run, data, f"agreement  {what}", limit)
     ax.set_ylabel("index i of the singular vectors")
     by_chance = f" (by chance {chance:.2g})" if chance is not None and not clusters else ""
-    told = " in clusters" if clusters else by_chance
-    ax.set_title(f"Agreement of {short(name)}{told}", fontsize="medium")
+    remark = " in clusters" if clusters else by_chance
+    ax.set_title(f"Agreement of {short(name)}{remark}", fontsize="medium")
     return ax
 
 
@@ -342,14 +342,14 @@ def _common_limit(runs: Any, pair: tuple[str, str] | None) -> float | None:
 
 def _split_scalars(run: Run, what: str) -> list[tuple[str, str, Array]]:
     """(label, colour, values) of the training and the validation errors, or losses."""
-    found = []
+    lines = []
     for splits, label, colour in _SPLITS:
         for split in splits:
             values = _scalar(run, split, what)
             if values is not None:
-                found.append((label, colour, values))
+                lines.append((label, colour, values))
                 break
-    return found
+    return lines
 
 
 def _scalar(run: Run, split: str, what: str) -> Array | None:

@@ -289,8 +289,8 @@ class _Chart:
 def _bounds_of(run: Run, metric: str) -> dict[str, Array]:
     """Bounds by matrix of those that a reader who zooms in can see."""
     lines = run.metrics[metric]
-    known = np.concatenate([values[np.isfinite(values)] for values in lines.values()])
-    seen = _NARROWEST * float(np.ptp(known)) if len(known) else 0.0
+    finite = np.concatenate([values[np.isfinite(values)] for values in lines.values()])
+    seen = _NARROWEST * float(np.ptp(finite)) if len(finite) else 0.0
     bounds = {name: run.bound(metric, name) for name in lines}
     return {
         name: values
@@ -303,16 +303,16 @@ def _draw(run: Run, chart: _Chart) -> Markup:
     figure = go.Figure()
     for i, (name, values) in enumerate(chart.lines.items()):
         colour = _PALETTE[i % len(_PALETTE)]
-        known = np.flatnonzero(np.isfinite(values))
-        if len(known) > _POINTS:
-            known = known[np.unique(np.linspace(0, len(known) - 1, _POINTS).astype(int))]
-        x, label = run.steps[known].tolist(), _escape(name)
+        shown = np.flatnonzero(np.isfinite(values))
+        if len(shown) > _POINTS:
+            shown = shown[np.unique(np.linspace(0, len(shown) - 1, _POINTS).astype(int))]
+        x, label = run.steps[shown].tolist(), _escape(name)
         # One group: a click on the name hides the line with all that belongs to it.
         aside = {"legendgroup": label, "showlegend": False, "hoverinfo": "skip", "mode": "lines"}
         if name in chart.bounds:
             low, high = values - chart.bounds[name], values + chart.bounds[name]
             figure.add_scatter(
-                x=x + x[::-1], y=_rounded([*high[known], *low[known][::-1]]), fill="toself",
+                x=x + x[::-1], y=_rounded([*high[shown], *low[shown][::-1]]), fill="toself",
                 fillcolor=colour, opacity=0.2, line={"width": 0}, **aside,
             )  # fmt: skip
         if name in chart.chance and x:
@@ -321,7 +321,7 @@ def _draw(run: Run, chart: _Chart) -> Markup:
                 line={"dash": "dash", "width": 1, "color": colour}, **aside,
             )  # fmt: skip
         figure.add_scatter(
-            x=x, y=_rounded(values[known]), name=label, mode="lines",
+            x=x, y=_rounded(values[shown]), name=label, mode="lines",
             legendgroup=label, line={"color": colour},
         )  # fmt: skip
     figure.update_layout(
@@ -343,8 +343,8 @@ def _draw(run: Run, chart: _Chart) -> Markup:
 
 def _decades(lines: Iterable[Array]) -> dict[str, int]:
     """Ticks at powers of ten alone, where there are enough of them."""
-    known = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in lines])
-    enough = len(known) and known.max() > 100 * known.min()
+    positive = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in lines])
+    enough = len(positive) and positive.max() > 100 * positive.min()
     return {"dtick": 1} if enough else {}
 
 

@@ -76,7 +76,7 @@ class HeadCounts:
         self._option = option
         self._modules = modules
         # Thousands of experts have the same modules above them.
-        self._known: dict[tuple[str, ...], dict[str, int | None]] = {}
+        self._counts: dict[tuple[str, ...], dict[str, int | None]] = {}
         self.config = config
         """As it was given."""
 
@@ -94,20 +94,20 @@ class HeadCounts:
         return self._nearest(name, _KV_HEADS)
 
     def _nearest(self, name: str, attributes: tuple[str, ...]) -> int | None:
-        found = self._above(name, attributes)
-        return _first_count(self._sections(name), attributes) if found is None else found
+        count = self._above(name, attributes)
+        return _first_count(self._sections(name), attributes) if count is None else count
 
     def _above(self, path: str, attributes: tuple[str, ...]) -> int | None:
         """What the module at ``path`` says, or the nearest one above it."""
-        known = self._known.setdefault(attributes, {})
-        if path not in known:
+        by_path = self._counts.setdefault(attributes, {})
+        if path not in by_path:
             module = self._modules.get(path)
             places = [] if module is None else [vars(module), vars(module).get("config")]
-            found = _first_count(places, attributes)
-            if found is None and path:
-                found = self._above(path.rpartition(".")[0], attributes)
-            known[path] = found
-        return known[path]
+            count = _first_count(places, attributes)
+            if count is None and path:
+                count = self._above(path.rpartition(".")[0], attributes)
+            by_path[path] = count
+        return by_path[path]
 
     def _sections(self, name: str) -> list[Any]:
         """Parts of the config that speak of this parameter, the nearest first."""

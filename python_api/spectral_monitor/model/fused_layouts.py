@@ -57,11 +57,11 @@ def rows_by_head(
         raise ValueError(f"{rows} rows do not divide into {heads} query and 2 x {kv} other heads")
     if layout != "roles" and (heads % kv or (layout == "quarters" and (kv != heads or heads % 4))):
         raise ValueError(f"{heads} query and {kv} other heads have no layout {layout!r}")
-    found: dict[str, list[Range]] = {"q": [], "k": [], "v": []}
+    ranges: dict[str, list[Range]] = {"q": [], "k": [], "v": []}
     for role, count in _runs(layout, heads, kv):
-        start = sum(len(ranges) for ranges in found.values()) * size
-        found[role] += [(start + i * size, start + (i + 1) * size) for i in range(count)]
-    return found
+        start = sum(len(sizes) for sizes in ranges.values()) * size
+        ranges[role] += [(start + i * size, start + (i + 1) * size) for i in range(count)]
+    return ranges
 
 
 def _runs(layout: str, heads: int, kv: int) -> Iterator[tuple[str, int]]:

@@ -55,7 +55,7 @@ class ModulePath:
 
     def __init__(self, model: nn.Module, path: str) -> None:
         self._names: list[str] = []
-        self._known = [model]
+        self._modules = [model]
         at = model
         for name in path.split(".") if path else ():
             inner = at._modules[name]
@@ -63,42 +63,42 @@ class ModulePath:
             at = inner
             # What a wrapper holds stands for it.
             if _WRAPPED.fullmatch(name):
-                self._known[-1] = at
+                self._modules[-1] = at
             else:
                 self._names.append(name)
-                self._known.append(at)
+                self._modules.append(at)
         self.first = at
 
     def module(self) -> nn.Module | None:
         """The module as it is now; None where it is gone, or one of another kind."""
-        at = self._known[0]
+        at = self._modules[0]
         for i, name in enumerate(self._names, start=1):
-            known, now = self._known[i], at._modules.get(name)
-            if now is not known:
+            before, now = self._modules[i], at._modules.get(name)
+            if now is not before:
                 if now is None:
                     return None
-                if all(x is not known for x in now.modules()):
-                    known = _unwrapped(now)
-                    if i == len(self._names) and not _alike(self._known[i], known):
+                if all(x is not before for x in now.modules()):
+                    before = _unwrapped(now)
+                    if i == len(self._names) and not _alike(self._modules[i], before):
                         return None
-                    self._known[i] = known
-            at = known
+                    self._modules[i] = before
+            at = before
         return at
 
     def why(self) -> str:
         """Why there is no module; "" where there is one."""
         if self.module() is not None:
             return ""
-        at = self._known[0]
+        at = self._modules[0]
         for i, name in enumerate(self._names):
             now = at._modules.get(name)
             path = ".".join(self._names[: i + 1])
             if now is None:
                 return f"{path} is gone from the model"
             at = _unwrapped(now)
-        was, now_is = (type(x).__name__ for x in (self._known[-1], at))
-        told = f"was a {was} and is a {now_is}" if was != now_is else f"is another kind of {was}"
-        return f"{path} {told} now"
+        was, now_is = (type(x).__name__ for x in (self._modules[-1], at))
+        change = f"was a {was} and is a {now_is}" if was != now_is else f"is another kind of {was}"
+        return f"{path} {change} now"
 
 
 class ParameterGetter:
@@ -116,11 +116,11 @@ class ParameterGetter:
         module = self._way.module()
         if module is None:
             return None
-        found = module._parameters.get(self._leaf)
-        if found is None:
+        parameter = module._parameters.get(self._leaf)
+        if parameter is None:
             # FSDP with flat parameters puts views of them in their place.
-            found = module.__dict__.get(self._leaf)
-        return found if isinstance(found, Tensor) else None
+            parameter = module.__dict__.get(self._leaf)
+        return parameter if isinstance(parameter, Tensor) else None
 
     def why(self) -> str:
         """What became of it."""
@@ -140,8 +140,8 @@ class FactorsGetter:
 
     def __call__(self) -> Decomposed | None:
         """The factors as they are now."""
-        found = [part() for part in self._parts]
-        return None if any(x is None for x in found) else Decomposed(*found)
+        factors = [part() for part in self._parts]
+        return None if any(x is None for x in factors) else Decomposed(*factors)
 
     def why(self) -> str:
         """What became of them."""

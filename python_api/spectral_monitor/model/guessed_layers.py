@@ -58,17 +58,17 @@ class GuessedLayers:
 
     def __init__(self) -> None:
         self._shapes: Mapping[str, Shape] = {}
-        self._found: dict[str, GuessedLayer] | None = None
+        self._guesses: dict[str, GuessedLayer] | None = None
 
-    def know(self, shapes: Mapping[str, Shape]) -> None:
-        """The shapes of all parameters, in order."""
-        self._shapes, self._found = shapes, None
+    def set_shapes(self, shapes: Mapping[str, Shape]) -> None:
+        """Take the shapes of all parameters, in order."""
+        self._shapes, self._guesses = shapes, None
 
     def get(self, name: str) -> GuessedLayer | None:
         """What a parameter is; None where it has fewer than two dimensions."""
-        if self._found is None:
-            self._found = guess_layers(self._shapes)
-        return self._found.get(name)
+        if self._guesses is None:
+            self._guesses = guess_layers(self._shapes)
+        return self._guesses.get(name)
 
 
 def guess_layers(shapes: Mapping[str, Shape]) -> dict[str, GuessedLayer]:
@@ -82,12 +82,12 @@ def guess_layers(shapes: Mapping[str, Shape]) -> dict[str, GuessedLayer]:
         path, _, leaf = name.rpartition(".")
         scopes.setdefault(path, {})[leaf] = shape
     stored = _stored_as(shapes)
-    found = {
+    guesses = {
         name: _layer(name, shape, scopes[name.rpartition(".")[0]], stored, scopes.get(name, {}))
         for name, shape in shapes.items()
         if len(shape) >= 2
     }
-    return _with_groups(shapes, _with_first_table(shapes, found))
+    return _with_groups(shapes, _with_first_table(shapes, guesses))
 
 
 def _layer(
@@ -113,8 +113,8 @@ def _layer(
     if len(shape) == 2:
         if not bias and _TABLE.fullmatch(owner) and not _NO_TABLE.match(owner):
             return GuessedLayer("embedding", note="an embedding by its name")
-        told = stored.get(name, _Stored(False))
-        return GuessedLayer("linear", told.transposed, note=told.note)
+        layout = stored.get(name, _Stored(False))
+        return GuessedLayer("linear", layout.transposed, note=layout.note)
     return _kernel(shape, bias, owner, _plain(name, siblings))
 
 
@@ -130,8 +130,8 @@ def _owner(path: str) -> str:
 
 
 def _plain(name: str, siblings: Mapping[str, Shape]) -> GuessedLayer:
-    told = _plain_orientation(name.rpartition(".")[2], siblings)
-    return GuessedLayer("plain", told.transposed, note=told.note)
+    layout = _plain_orientation(name.rpartition(".")[2], siblings)
+    return GuessedLayer("plain", layout.transposed, note=layout.note)
 
 
 def _recurrent(leaf: str, siblings: Mapping[str, Shape]) -> GuessedLayer:
@@ -160,31 +160,31 @@ def _kernel(shape: Shape, bias: Shape, owner: str, stack: GuessedLayer) -> Guess
 
 
 def _with_first_table(
-    shapes: Mapping[str, Shape], found: dict[str, GuessedLayer]
+    shapes: Mapping[str, Shape], guesses: dict[str, GuessedLayer]
 ) -> dict[str, GuessedLayer]:
     """A sequence may begin with an embedding that has a number for a name: its next layer reads
     its columns."""
-    layers = [name for name in shapes if name in found and found[name].family != "scale"]
+    layers = [name for name in shapes if name in guesses and guesses[name].family != "scale"]
     if len(layers) < 2 or not re.fullmatch(r"(.*\.)?0\.weight", layers[0]):
-        return found
+        return guesses
     first, second = layers[:2]
     (rows, columns), into = shapes[first][:2], shapes[second][1]
     is_bare = f"{first.removesuffix('weight')}bias" not in shapes and len(shapes[first]) == 2
-    if found[first].family == "linear" and is_bare and columns == into != rows:
+    if guesses[first].family == "linear" and is_bare and columns == into != rows:
         note = "guessed to be an embedding: the next layer reads its columns"
-        found[first] = GuessedLayer("embedding", note=note)
-    return found
+        guesses[first] = GuessedLayer("embedding", note=note)
+    return guesses
 
 
 def _with_groups(
-    shapes: Mapping[str, Shape], found: dict[str, GuessedLayer]
+    shapes: Mapping[str, Shape], guesses: dict[str, GuessedLayer]
 ) -> dict[str, GuessedLayer]:
-    kernels = {name: shapes[name] for name, layer in found.items() if layer.family == "conv"}
-    outputs = {name: _outputs(shapes[name], layer) for name, layer in found.items()}
-    tables = {name for name, layer in found.items() if layer.family == "embedding"}
+    kernels = {name: shapes[name] for name, layer in guesses.items() if layer.family == "conv"}
+    outputs = {name: _outputs(shapes[name], layer) for name, layer in guesses.items()}
+    tables = {name for name, layer in guesses.items() if layer.family == "embedding"}
     for name, (groups, note) in _kernel_groups(kernels, outputs, tables).items():
-        found[name] = replace(found[name], groups=groups, note=note)
-    return found
+        guesses[name] = replace(guesses[name], groups=groups, note=note)
+    return guesses
 
 
 def _outputs(shape: Shape, layer: GuessedLayer) -> int:
@@ -211,11 +211,11 @@ def _kernel_groups(
         tables: those of them that are embeddings, which no kernel follows in groups.
     """
     given = {_inputs_of_model(kernels, outputs), *outputs.values()}
-    found: dict[str, tuple[int, str]] = {}
+    guesses: dict[str, tuple[int, str]] = {}
     before, neighbour = 0, ""
     for name, size in outputs.items():
         if name in kernels and _DEPTHWISE.search(name) and kernels[name][1] == 1:
-            found[name] = kernels[name][0], "depthwise by its name"
+            guesses[name] = kernels[name][0], "depthwise by its name"
         elif name in kernels and neighbour and not _reads_images(name, kernels[name]):
             # Branches side by side read the same channels.
             is_next = _share_a_block(name, neighbour) and (
@@ -223,10 +223,10 @@ def _kernel_groups(
             )
             groups, note = _group_count(kernels[name], before, given, is_next)
             if note:
-                found[name] = groups, note
+                guesses[name] = groups, note
         if size:
             before, neighbour = 0 if name in tables else size, name
-    return found
+    return guesses
 
 
 def _reads_images(name: str, shape: Shape) -> bool:
@@ -250,16 +250,16 @@ def _group_count(
     groups, rest = divmod(before, inputs)
     if groups < 2 or rest or outputs % groups:
         return 1, ""
-    told = f"{groups} groups of the {before} channels before it"
+    description = f"{groups} groups of the {before} channels before it"
     # With as many channels as before or a multiple: else they may have been halved by a gate.
     if outputs % before == 0:
         if inputs not in given:
-            return groups, f"guessed to be {told}: no layer gives {inputs}"
+            return groups, f"guessed to be {description}: no layer gives {inputs}"
         # Kernels of one tap, as on the ways around a block, read what they say.
         if is_next and math.prod(taps) > 1:
-            return groups, f"guessed to be {told}"
+            return groups, f"guessed to be {description}"
     is_plain = inputs in given and (outputs % before != 0 or math.prod(taps) == 1)
-    return 1, "" if is_plain else f"read as one; it may be {told}"
+    return 1, "" if is_plain else f"read as one; it may be {description}"
 
 
 def _share_a_block(name: str, other: str) -> bool:
@@ -313,18 +313,18 @@ def _stored_as(shapes: Mapping[str, Shape]) -> dict[str, _Stored]:
     votes: dict[str, set[bool]] = {}
     for name, turned in sure.items():
         votes.setdefault(_owner_name(name), set()).add(turned)
-    found = {name: _TURNED if turned else _Stored(False) for name, turned in sure.items()}
+    layouts = {name: _TURNED if turned else _Stored(False) for name, turned in sure.items()}
     everywhere = set(sure.values())
     for name in open_:
-        told = votes.get(_owner_name(name), everywhere)
+        others = votes.get(_owner_name(name), everywhere)
         alike = "layers of its name are" if _owner_name(name) in votes else "all others are"
-        if told == {True}:
-            found[name] = _Stored(True, f"square, taken as stored (inputs, outputs), as {alike}")
-        elif True in told:
-            found[name] = _Stored(False, "square: which side is the output is not known")
+        if others == {True}:
+            layouts[name] = _Stored(True, f"square, taken as stored (inputs, outputs), as {alike}")
+        elif True in others:
+            layouts[name] = _Stored(False, "square: which side is the output is not known")
         else:
-            found[name] = _Stored(False)
-    return found
+            layouts[name] = _Stored(False)
+    return layouts
 
 
 def _owner_name(name: str) -> str:
@@ -340,11 +340,11 @@ def _plain_orientation(leaf: str, siblings: Mapping[str, Shape]) -> _Stored:
         siblings: shapes of all parameters of that module.
     """
     shape = siblings[leaf]
-    known = _by_bias(leaf, siblings)
-    if known is None and len(shape) == 3:
-        known = _by_counterpart(leaf, siblings)
-    if known is not None:
-        return known
+    layout = _by_bias(leaf, siblings)
+    if layout is None and len(shape) == 3:
+        layout = _by_counterpart(leaf, siblings)
+    if layout is not None:
+        return layout
     if leaf == "weight":
         return _Stored(False)
     # W_gate and W_in of one MLP have one bias.

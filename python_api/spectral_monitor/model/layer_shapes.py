@@ -20,8 +20,8 @@ _PACKED = ("qweight", "weight_packed", "packed_weight")
 def dense_type(module: nn.Module | None) -> type:
     """The type of a layer; of a decomposed one, that of the layer with a weight in its place."""
     own = type(module)
-    found: type = getattr(own, "dense_type", own)
-    return found
+    dense: type = getattr(own, "dense_type", own)
+    return dense
 
 
 def factored_shape(module: nn.Module) -> tuple[int, ...] | None:
@@ -80,7 +80,7 @@ def misfit(module: nn.Module | None, leaf: str, tensor: Tensor) -> str | None:
     whole = getattr(tensor, "ds_shape", None)
     if whole is not None and tuple(whole) != tuple(tensor.shape):
         return (
-            f"partitioned by ZeRO-3: {_told(whole)} in all, {_told(tensor.shape)} here; gather it "
+            f"partitioned by ZeRO-3: {_text(whole)} in all, {_text(tensor.shape)} here; gather it "
             "(deepspeed.zero.GatheredParameters) where the monitor is made and stepped"
         )
     if leaf in _FLAT_PARAMETERS or type(tensor).__name__ == "FlatParameter":
@@ -91,7 +91,7 @@ def misfit(module: nn.Module | None, leaf: str, tensor: Tensor) -> str | None:
     declared = declared_shape(module, leaf)
     if declared is None or tuple(tensor.shape) == declared:
         return None
-    return f"{_told(tensor.shape)} where the layer is {_told(declared)}: {_kind(tensor, declared)}"
+    return f"{_text(tensor.shape)} where the layer is {_text(declared)}: {_kind(tensor, declared)}"
 
 
 def _kind(tensor: Tensor, declared: tuple[int, ...]) -> str:
@@ -109,5 +109,5 @@ def _kind(tensor: Tensor, declared: tuple[int, ...]) -> str:
     )
 
 
-def _told(shape: tuple[int, ...]) -> str:
+def _text(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) if len(shape) != 1 else f"({shape[0]})"

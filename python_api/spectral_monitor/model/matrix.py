@@ -232,16 +232,16 @@ class Matrix:
         return matrix
 
     def _factors(self, kept: Decomposed) -> Decomposed:
-        found = kept if self.entry is None else Decomposed(*(x[self.entry] for x in kept))
+        factors = kept if self.entry is None else Decomposed(*(x[self.entry] for x in kept))
         (m, n), k = self.shape, self.inner
-        if (found.U.shape, found.Sigma.shape, found.Vh.shape) != ((m, k), (k, k), (k, n)):
-            now = ", ".join(str(tuple(x.shape)) for x in found)
+        if (factors.U.shape, factors.Sigma.shape, factors.Vh.shape) != ((m, k), (k, k), (k, n)):
+            now = ", ".join(str(tuple(x.shape)) for x in factors)
             raise UnreadableMatrixError(
                 self.name,
                 f"its factors were ({m}, {k}), ({k}, {k}), ({k}, {n}) when the monitor was made "
                 f"and are {now} now; make a new SpectralMonitor",
             )
-        return found
+        return factors
 
 
 def why_not_now(tensor: Tensor) -> str | None:
@@ -252,8 +252,8 @@ def why_not_now(tensor: Tensor) -> str | None:
         # The remedy for a function, .full_tensor(), is no parameter of the model.
         return f"{problem.what}; {_UNSHARD}" if is_shared else str(problem)
     if tensor.dtype not in DTYPE_CODES:
-        told = "quantised, " if tensor.is_quantized else ""
-        return f"{told}dtype {tensor.dtype} is not float16, bfloat16, float32 or float64"
+        prefix = "quantised, " if tensor.is_quantized else ""
+        return f"{prefix}dtype {tensor.dtype} is not float16, bfloat16, float32 or float64"
     return None
 
 
@@ -262,13 +262,13 @@ def _another_shape(tensor: Tensor, before: tuple[int, ...]) -> str:
     placeholder = misfit(None, "", tensor)
     if placeholder is not None:
         return placeholder
-    told = f"its shape was {before} when the monitor was made and is {tuple(tensor.shape)} now"
+    change = f"its shape was {before} when the monitor was made and is {tuple(tensor.shape)} now"
     if tensor.numel() == 0 or (tensor.dim() == 1 and len(before) > 1):
         return (
-            f"{told}: a shard, or a placeholder for values that are partitioned or offloaded; "
+            f"{change}: a shard, or a placeholder for values that are partitioned or offloaded; "
             "gather them (FSDP.summon_full_params) where the monitor is stepped"
         )
-    return f"{told}; make a new SpectralMonitor"
+    return f"{change}; make a new SpectralMonitor"
 
 
 def joined(*notes: str) -> str:

@@ -70,20 +70,20 @@ class ModelChanges:
             if row.is_layer and row.name in unread and row.name in getters
         }
         self._seen = _who(model)
-        self._found: dict[str, Unwatched] = {}
-        self._told: set[str] = set()
+        self._unwatched: dict[str, Unwatched] = {}
+        self._announced: set[str] = set()
 
     def news(self) -> list[Unwatched]:
         """What `unwatched` has and no call told before."""
-        new = [found for found in self.unwatched() if found.name not in self._told]
-        self._told.update(found.name for found in new)
+        new = [row for row in self.unwatched() if row.name not in self._announced]
+        self._announced.update(row.name for row in new)
         return new
 
     def unwatched(self) -> list[Unwatched]:
         """All that came after the plan so far."""
-        for found in (*self._untied(), *self._readable(), *self._added()):
-            self._found.setdefault(found.name, found)
-        return list(self._found.values())
+        for row in (*self._untied(), *self._readable(), *self._added()):
+            self._unwatched.setdefault(row.name, row)
+        return list(self._unwatched.values())
 
     def _untied(self) -> Iterator[Unwatched]:
         for parameter, get, alias, get_alias in self._ties:
@@ -129,7 +129,7 @@ def _who(model: nn.Module | Mapping[str, Tensor]) -> list[int]:
     """Who the modules and parameters are, in order."""
     if not isinstance(model, nn.Module):
         return [*map(id, model.values())]
-    found: list[int] = []
+    identities: list[int] = []
     seen: set[nn.Module] = set()
     waiting: list[nn.Module | None] = [model]
     while waiting:
@@ -137,7 +137,7 @@ def _who(model: nn.Module | Mapping[str, Tensor]) -> list[int]:
         if module is None or module in seen:
             continue
         seen.add(module)
-        found.append(id(module))
-        found.extend(map(id, module._parameters.values()))
+        identities.append(id(module))
+        identities.extend(map(id, module._parameters.values()))
         waiting.extend(module._modules.values())
-    return found
+    return identities

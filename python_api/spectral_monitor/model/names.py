@@ -32,12 +32,14 @@ def matches(name: str, pattern: str) -> bool:
 
 def check_all_matched(option: str, patterns: Sequence[str], names: Iterable[str]) -> None:
     """Raise `ValueError` for a pattern that fits no name: most often a misspelt layer."""
-    known = list(names)
+    all_names = list(names)
     for pattern in patterns:
-        if any(matches(name, pattern) for name in known):
+        if any(matches(name, pattern) for name in all_names):
             continue
-        near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
-        hint = f"; near names: {', '.join(near)}" if near else f"; names: {', '.join(known[:8])}"
+        near = difflib.get_close_matches(pattern, all_names, n=3, cutoff=0.4)
+        hint = (
+            f"; near names: {', '.join(near)}" if near else f"; names: {', '.join(all_names[:8])}"
+        )
         raise ValueError(f"{option}: the pattern {pattern!r} fits no parameter{hint}")
 
 

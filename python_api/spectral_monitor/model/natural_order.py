@@ -81,8 +81,8 @@ def natural_order(names: Sequence[str]) -> list[str] | None:
         for part in name.split("."):
             node = node.children.setdefault(part, _Node())
         node.names.append(name)
-    found = list(_sorted(root))
-    return None if found == list(names) else found
+    ordered = list(_sorted(root))
+    return None if ordered == list(names) else ordered
 
 
 def _is_disordered(names: Iterable[str]) -> bool:

@@ -111,7 +111,7 @@ def parameters_of(
         rows = _of_module(model, heads, parametrized, layers)
     else:
         rows = _of_mapping(model, heads, parametrized, layers)
-    layers.know({i.name: tuple(i.tensor.shape) for i, _ in rows if not is_lazy(i.tensor)})
+    layers.set_shapes({i.name: tuple(i.tensor.shape) for i, _ in rows if not is_lazy(i.tensor)})
     return rows
 
 
@@ -251,7 +251,7 @@ def _all_of(
     table: Mapping[str, Tensor | None], names: Sequence[str]
 ) -> Callable[[], Decomposed | None]:
     def factors() -> Decomposed | None:
-        found = [table.get(name) for name in names]
-        return None if any(x is None for x in found) else Decomposed(*found)
+        tensors = [table.get(name) for name in names]
+        return None if any(x is None for x in tensors) else Decomposed(*tensors)
 
     return factors

@@ -56,15 +56,15 @@ class Parametrized:
 
 def parametrized_in(module: nn.Module) -> list[Parametrized]:
     """The computed weights of one module, not of its children."""
-    found = [
+    weights = [
         _of_list(module, leaf, chain)
         for leaf, chain in _chains(module).items()
         if isinstance(chain, ParametrizationList)
     ]
     for hook in module._forward_pre_hooks.values():
         if is_computing(hook):
-            found.append(_of_hook(module, hook))
-    return found
+            weights.append(_of_hook(module, hook))
+    return weights
 
 
 def is_computing(hook: object) -> TypeGuard[SpectralNorm | WeightNorm | BasePruningMethod]:
@@ -182,13 +182,13 @@ def parametrized_names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Par
         path, _, end = name.rpartition(".")
         owner, is_chain, chain = f".{path}".rpartition(".parametrizations.")
         if is_chain and "." not in chain and end in ("original", "original1"):
-            found = _of_chain_names(tensors, path, chain, end, inside[path])
+            weight = _of_chain_names(tensors, path, chain, end, inside[path])
         elif not is_chain and end.endswith(("_orig", "_v")):
-            owner, found = f".{path}", _of_hook_names(tensors, path, end)
+            owner, weight = f".{path}", _of_hook_names(tensors, path, end)
         else:
             continue
-        if found is not None:
-            yield owner.removeprefix("."), found
+        if weight is not None:
+            yield owner.removeprefix("."), weight
 
 
 def _of_chain_names(
@@ -245,9 +245,9 @@ class _Names:
         self._tensors, self._needed = tensors, needed
 
     def __call__(self) -> Tensor | None:
-        found = [self._tensors.get(name) for name in self._needed]
-        known = [x.detach() for x in found if x is not None]
-        return self._of(*known) if len(known) == len(found) else None
+        tensors = [self._tensors.get(name) for name in self._needed]
+        present = [x.detach() for x in tensors if x is not None]
+        return self._of(*present) if len(present) == len(tensors) else None
 
     def sample(self) -> Tensor | None:
         return self._tensors.get(self._needed[0])

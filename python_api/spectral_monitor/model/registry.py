@@ -25,7 +25,7 @@ from spectral_monitor.model.names import (
     renamed,
 )
 from spectral_monitor.model.not_matrices import why_no_matrix
-from spectral_monitor.model.submatrices import part_of
+from spectral_monitor.model.submatrices import submatrix
 from torch import Tensor, nn
 
 from spectral_kernels.entry.results import Decomposed
@@ -164,8 +164,10 @@ def _unreadable(info: ParameterInfo) -> Skip | None:
     """Why there are no numbers to analyse, whatever rule reads the parameter."""
     if info.factors is not None:
         reasons = {name: why_not_a_matrix(x) for name, x in info.factors._asdict().items()}
-        told = next((f"{name}: {reason}" for name, reason in reasons.items() if reason), None)
-        return None if told is None else Skip(told, is_layer=True)
+        reason_of_factor = next(
+            (f"{name}: {reason}" for name, reason in reasons.items() if reason), None
+        )
+        return None if reason_of_factor is None else Skip(reason_of_factor, is_layer=True)
     reason = why_not_a_matrix(info.tensor)
     if reason is None:
         return None
@@ -200,7 +202,7 @@ def find_matrices(
     """
     owners = group_tied(parameters)
     own_names = {info.name for info, _ in parameters}
-    found: list[Matrix] = []
+    matrices: list[Matrix] = []
     skipped: list[Skipped] = []
     for info, get, aliases in owners:
         shape = () if torch.nn.parameter.is_lazy(info.tensor) else tuple(info.tensor.shape)
@@ -213,10 +215,10 @@ def find_matrices(
             matrix = _matrix_of(info, view, called, aliases, get)
             if info.factors is not None:
                 matrix = _decomposed(matrix, info.factors, index, len(views))
-            found.append(matrix)
-            found.extend(_blocks_asked_for(matrix, include))
-    check_distinct([matrix.name for matrix in found])
-    return select(found, skipped, include, exclude)
+            matrices.append(matrix)
+            matrices.extend(_blocks_asked_for(matrix, include))
+    check_distinct([matrix.name for matrix in matrices])
+    return select(matrices, skipped, include, exclude)
 
 
 def _matrix_of(
@@ -275,7 +277,7 @@ def _blocks_asked_for(whole: Matrix, include: Sequence[str] | None) -> list[Matr
     """Blocks that a pattern names with their bracket: ``*`` alone means whole matrices."""
     asked = [pattern for pattern in include or () if "[" in pattern]
     return [
-        part_of(whole, block.label, rows=[(block.start, block.stop)])
+        submatrix(whole, block.label, rows=[(block.start, block.stop)])
         for block in whole.source.blocks
         if any(matches(f"{whole.name}[{block.label}]", pattern) for pattern in asked)
     ]
@@ -300,17 +302,17 @@ def _names_of(matrix: Matrix) -> tuple[str, ...]:
 def _check_patterns(
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
-    found: Sequence[Matrix],
+    matrices: Sequence[Matrix],
     skipped: Sequence[Skipped],
 ) -> None:
-    known = dict.fromkeys(name for matrix in found for name in _names_of(matrix))
-    known.update(dict.fromkeys(row.name for row in skipped))
-    check_all_matched("include", include or (), known)
-    check_all_matched("exclude", exclude or (), known)
+    all_names = dict.fromkeys(name for matrix in matrices for name in _names_of(matrix))
+    all_names.update(dict.fromkeys(row.name for row in skipped))
+    check_all_matched("include", include or (), all_names)
+    check_all_matched("exclude", exclude or (), all_names)
 
 
 def select(
-    found: Sequence[Matrix],
+    matrices: Sequence[Matrix],
     skipped: list[Skipped],
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
@@ -320,9 +322,9 @@ def select(
     Raises:
         ValueError: a pattern fits nothing.
     """
-    _check_patterns(include, exclude, found, skipped)
+    _check_patterns(include, exclude, matrices, skipped)
     kept: list[Matrix] = []
-    for matrix in found:
+    for matrix in matrices:
         names = _names_of(matrix)
         out = next((p for p in exclude or () if any(matches(n, p) for n in names)), None)
         if out is not None:
@@ -346,11 +348,11 @@ def group_tied(
     first: dict[Hashable, int] = {}
     groups: list[tuple[ParameterInfo, Callable[[], Kept | None], list[str]]] = []
     for info, get in parameters:
-        known = first.setdefault(_tie_key(info), len(groups))
-        if known == len(groups):
+        place = first.setdefault(_tie_key(info), len(groups))
+        if place == len(groups):
             groups.append((info, get, []))
-        elif info.name != groups[known][0].name and info.name not in groups[known][2]:
-            groups[known][2].append(info.name)
+        elif info.name != groups[place][0].name and info.name not in groups[place][2]:
+            groups[place][2].append(info.name)
     return [(info, get, tuple(names)) for info, get, names in groups]
 
 

@@ -107,7 +107,7 @@ def _conv_transpose(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
 def _recurrent(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     gates = next((names for kind, names in _GATES.items() if isinstance(info.module, kind)), ())
     if info.module is None:
-        gates = _told(info).gates
+        gates = _guess_of(info).gates
     # weight_hr is the projection of an LSTM's output: no gates in it.
     if not gates or not info.leaf.startswith(("weight_ih", "weight_hh")):
         return [MatrixView("recurrent")]
@@ -144,21 +144,21 @@ def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
     return [replace(view, note=layer.note) for view in views]
 
 
-def _told(info: ParameterInfo) -> GuessedLayer:
-    found = None if info.layers is None else info.layers.get(info.name)
-    return found or GuessedLayer("plain")
+def _guess_of(info: ParameterInfo) -> GuessedLayer:
+    guess = None if info.layers is None else info.layers.get(info.name)
+    return guess or GuessedLayer("plain")
 
 
 def _layer(info: ParameterInfo) -> GuessedLayer:
     """What the names tell, where nothing that is known speaks against it."""
-    found = _told(info)
+    guess = _guess_of(info)
     # A module that is there and is no convolution has no kernel, and factors are stacked by groups.
     is_kernel = info.factors is None and (
         info.module is None or hasattr(info.module, "kernel_size")
     )
-    if found.family in ("conv", "deconv") and not is_kernel:
+    if guess.family in ("conv", "deconv") and not is_kernel:
         return GuessedLayer("plain")
-    return found
+    return guess
 
 
 def _declared(info: ParameterInfo) -> Sequence[MatrixView] | Skip | None:

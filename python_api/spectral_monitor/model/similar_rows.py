@@ -37,14 +37,14 @@ def together(rows: Iterable[Row], counted: int, words: str) -> list[Row]:
     for row in rows:
         pattern, indices = _without_indices(row)
         groups.setdefault(pattern, {})[indices] = row
-    told: list[Row] = []
+    shown: list[Row] = []
     for pattern, members in groups.items():
         for part in _parts(list(members)):
             if len(part) < _FEWEST:
-                told += [members[indices] for indices in part]
+                shown += [members[indices] for indices in part]
             else:
-                told.append(_one(pattern, part, counted, words))
-    return told
+                shown.append(_one(pattern, part, counted, words))
+    return shown
 
 
 def without_indices(text: str) -> str:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["Range", "part_of", "stacked"]
+__all__ = ["Range", "stacked", "submatrix"]
 
 Range = tuple[int, int]
 """Rows or columns ``start:stop``."""
 
 
-def part_of(
+def submatrix(
     whole: Matrix,
     label: str,
     *,
@@ -137,16 +137,16 @@ class _Joined:
 
 def _joined(ranges: Sequence[Range] | None, length: int, what: str) -> list[Range]:
     """Ranges with those that follow each other made one."""
-    found: list[Range] = []
+    merged: list[Range] = []
     for start, stop in [(0, length)] if ranges is None else ranges:
         if not 0 <= start < stop <= length:
             raise ValueError(f"{what}: expected ranges within 0:{length}, got {start}:{stop}")
-        if found and found[-1][1] == start:
-            start = found.pop()[0]
-        found.append((start, stop))
-    if not found:
+        if merged and merged[-1][1] == start:
+            start = merged.pop()[0]
+        merged.append((start, stop))
+    if not merged:
         raise ValueError(f"{what}: expected at least one range")
-    return found
+    return merged
 
 
 def _length(ranges: Sequence[Range]) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from spectral_monitor.model.fused_layouts import fused_attention_blocks
 from spectral_monitor.model.registry import Matrix
-from spectral_monitor.model.submatrices import Range, part_of, stacked
+from spectral_monitor.model.submatrices import Range, stacked, submatrix
 from spectral_monitor.pairs.ports import (
     Meeting,
     Pair,
@@ -160,7 +160,7 @@ class Attention:
 
     def _rows_of(self, role: str) -> Matrix:
         """The rows of a fused weight that belong to a role."""
-        return part_of(self.roles["qkv"][0], role, rows=[rows for _, rows in self._blocks(role)])
+        return submatrix(self.roles["qkv"][0], role, rows=[rows for _, rows in self._blocks(role)])
 
     def _blocks(self, role: str) -> list[tuple[str, Range]]:
         """Label and rows of every head of a role, in a fused weight."""
@@ -178,7 +178,7 @@ class Attention:
         """A matrix for each head."""
         if self.roles.get("qkv"):
             fused = self.roles["qkv"][0]
-            return [part_of(fused, label, rows=[rows]) for label, rows in self._blocks(role)]
+            return [submatrix(fused, label, rows=[rows]) for label, rows in self._blocks(role)]
         matrices = self.roles.get(role, [])
         if len(matrices) != 1 or self.heads == 1:
             return matrices
@@ -190,20 +190,20 @@ class Attention:
                 f"heads of {size}"
             )
         return [
-            part_of(matrices[0], f"head {h}", rows=[(h * size, (h + 1) * size)])
+            submatrix(matrices[0], f"head {h}", rows=[(h * size, (h + 1) * size)])
             for h in range(count)
         ]
 
     def _head_size(self) -> int:
         """Rows of one query head, or where there are none, columns of the output's."""
         queries, outputs = self.roles.get("q"), self.roles.get("o")
-        found = queries or outputs
-        if not found:
+        matrices = queries or outputs
+        if not matrices:
             raise ValueError("neither queries nor an output tell the size of a head")
-        size, rest = divmod(found[0].shape[0 if queries else 1], self.heads)
+        size, rest = divmod(matrices[0].shape[0 if queries else 1], self.heads)
         if rest or not size:
             raise ValueError(
-                f"{found[0].name} has {found[0].shape[0 if queries else 1]} "
+                f"{matrices[0].name} has {matrices[0].shape[0 if queries else 1]} "
                 f"{'rows' if queries else 'columns'}, not a multiple of {self.heads} heads"
             )
         return size
@@ -219,7 +219,7 @@ class Attention:
                 f"{matrices[0].name} has {n} columns, not a multiple of {self.heads} heads"
             )
         return [
-            part_of(matrices[0], f"head {h}", columns=[(h * size, (h + 1) * size)])
+            submatrix(matrices[0], f"head {h}", columns=[(h * size, (h + 1) * size)])
             for h in range(self.heads)
         ]
 

@@ -60,10 +60,10 @@ class _Families:
         is_named = isinstance(kind, str) and kind not in self._refused
         family = family_of(kind, config) if is_named else None
         if family is not None:
-            known = self._bound(family, kind, scope, config)
+            bound = self._bound(family, kind, scope, config)
             after = Lost(scope.path, f"what is done with the output of {kind} is not known without "
                          "sk.trace or pairs=")  # fmt: skip
-            return known if known is None or scope is self._root else Chain((known, after))
+            return bound if bound is None or scope is self._root else Chain((bound, after))
         kind = _class_of(scope)
         family = family_of(kind, config)
         return None if family is None else self._bound(family, kind, scope, config)
@@ -90,8 +90,8 @@ class _Families:
 
 def _class_of(scope: Scope) -> str:
     """``package.Class`` of a module."""
-    found = type(scope.module)
-    return f"{found.__module__.partition('.')[0]}.{found.__name__}"
+    kind = type(scope.module)
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
 def _layer_of(matrix: Matrix) -> str:
@@ -115,5 +115,5 @@ def _scopes(scope: Scope) -> Iterator[Scope]:
 
 
 def _matrices(scope: Scope) -> Iterator[Matrix]:
-    for found in _scopes(scope):
-        yield from found.own()
+    for inner in _scopes(scope):
+        yield from inner.own()

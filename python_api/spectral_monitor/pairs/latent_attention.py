@@ -14,7 +14,7 @@ from typing import Any
 
 from spectral_monitor.model.config import setting
 from spectral_monitor.model.registry import Matrix
-from spectral_monitor.model.submatrices import part_of
+from spectral_monitor.model.submatrices import submatrix
 from spectral_monitor.pairs.attention import by_head, outputs_of
 from spectral_monitor.pairs.ports import Pair, Port, Rejected, connect, entry_port, exit_port
 
@@ -36,8 +36,8 @@ class LatentAttention:
     def of(cls, roles: Mapping[str, Sequence[Matrix]], heads: int, config: Any) -> LatentAttention:
         """With the sizes that the model's configuration tells."""
         plain, rotated, values = (setting(config, name) for name in _SIZES)
-        known = None if None in (plain, rotated, values) else (plain, rotated, values)
-        return cls({role: found[0] for role, found in roles.items()}, heads, known)
+        sizes = None if None in (plain, rotated, values) else (plain, rotated, values)
+        return cls({role: matrices[0] for role, matrices in roles.items()}, heads, sizes)
 
     def entries(self) -> list[Port]:
         """Where the layer's input arrives."""
@@ -71,9 +71,9 @@ class LatentAttention:
         if self.sizes is None:
             raise ValueError(f"{', '.join(_SIZES)} are not known: give config=, or sk.trace")
         plain, rotated, values = self.sizes
-        latents = part_of(down, "latents", rows=[(0, up.shape[1])])
+        latents = submatrix(down, "latents", rows=[(0, up.shape[1])])
         yield connect(exit_port(latents), entry_port(up), "latents feed keys and values")
-        position = part_of(down, "rotated", rows=[(up.shape[1], up.shape[1] + rotated)])
+        position = submatrix(down, "rotated", rows=[(up.shape[1], up.shape[1] + rotated)])
         q, k = f"{queries.name}[q", f"{up.name}[k"
         yield by_head(
             (f"{q}]", f"{k}]"),
@@ -90,7 +90,7 @@ class LatentAttention:
         yield by_head(
             (f"{up.name}[v, by head]", f"{output.name}[by head]"),
             self._rows(up, "v", plain + values, plain, values),
-            [entry_port(part_of(output, f"head {h}", columns=[(h * values, (h + 1) * values)]))
+            [entry_port(submatrix(output, f"head {h}", columns=[(h * values, (h + 1) * values)]))
              for h in range(self.heads)],
             "values meet the output in each head",
         )  # fmt: skip
@@ -103,7 +103,7 @@ class LatentAttention:
             )
         return [
             outputs_of(
-                part_of(matrix, f"{label}, head {head}", rows=[
+                submatrix(matrix, f"{label}, head {head}", rows=[
                     (head * stride + start, head * stride + start + size)
                 ])
             )

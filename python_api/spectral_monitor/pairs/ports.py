@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from spectral_monitor.model.registry import Block, Matrix
-from spectral_monitor.model.submatrices import part_of
+from spectral_monitor.model.submatrices import submatrix
 from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
@@ -29,7 +29,7 @@ __all__ = [
     "entry_port",
     "exit_port",
     "gate_port",
-    "parts_of",
+    "submatrices_of",
     "with_word",
 ]  # fmt: skip
 
@@ -96,7 +96,7 @@ class Port:
         # All taps of the channels, where `start` is the centre among those of the first one.
         first = (low - self.first_channel) * self.step
         cut = [(first, first + (high - low) * self.step)]
-        part = part_of(self.matrix, label, rows=cut if self.side == "U" else None,
+        part = submatrix(self.matrix, label, rows=cut if self.side == "U" else None,
                        columns=cut if self.side == "V" else None)  # fmt: skip
         length = part.shape[self.side == "V"]
         return replace(self, matrix=part, label=part.name, stop=length, first_channel=low)
@@ -180,15 +180,15 @@ def gate_port(matrix: Matrix, block: Block) -> Port:
     )  # fmt: skip
 
 
-def parts_of(pairs: Iterable[Pair], watched: Iterable[Matrix]) -> list[Matrix]:
+def submatrices_of(pairs: Iterable[Pair], watched: Iterable[Matrix]) -> list[Matrix]:
     """The parts that pairs need beside the matrices under watch, each once."""
-    known = {matrix.name for matrix in watched}
-    found: dict[str, Matrix] = {}
+    names = {matrix.name for matrix in watched}
+    parts: dict[str, Matrix] = {}
     for pair in pairs:
         for port in pair.ports:
-            if port.matrix.name not in known:
-                found.setdefault(port.matrix.name, port.matrix)
-    return list(found.values())
+            if port.matrix.name not in names:
+                parts.setdefault(port.matrix.name, port.matrix)
+    return list(parts.values())
 
 
 def connect(

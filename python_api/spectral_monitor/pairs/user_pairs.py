@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
 from spectral_monitor.model.registry import Block, Matrix
-from spectral_monitor.model.submatrices import Range, part_of
+from spectral_monitor.model.submatrices import Range, submatrix
 from spectral_monitor.pairs.ports import (
     Pair,
     Port,
@@ -21,7 +21,7 @@ __all__ = ["resolve_pairs"]
 
 
 def resolve_pairs(
-    given: Sequence[tuple[str, str]], found: Sequence[Pair], matrices: Sequence[Matrix]
+    given: Sequence[tuple[str, str]], neighbours: Sequence[Pair], matrices: Sequence[Matrix]
 ) -> list[Pair]:
     """Pairs for the names a user wrote.
 
@@ -33,7 +33,7 @@ def resolve_pairs(
         ValueError: an unknown name, or shapes that do not chain.
         TypeError: an entry that is not two names.
     """
-    names = _Names(found, matrices)
+    names = _Names(neighbours, matrices)
     pairs: dict[tuple[str, str], Pair] = {}
     if isinstance(given, Mapping):
         raise TypeError(
@@ -49,7 +49,7 @@ def resolve_pairs(
         first, second = entry
         names.check(first)
         names.check(second)
-        for pair in names.known(first, second) or names.build(first, second):
+        for pair in names.neighbours(first, second) or names.build(first, second):
             pairs[pair.key] = pair
     return list(pairs.values())
 
@@ -57,44 +57,44 @@ def resolve_pairs(
 class _Names:
     """What the names of a model mean: matrices, and the sides of the pairs that were found."""
 
-    def __init__(self, found: Sequence[Pair], matrices: Sequence[Matrix]) -> None:
-        self._found, self._matrices = found, matrices
+    def __init__(self, neighbours: Sequence[Pair], matrices: Sequence[Matrix]) -> None:
+        self._neighbours, self._matrices = neighbours, matrices
         self._parts = {
             port.matrix.name: port.matrix
-            for pair in found
+            for pair in neighbours
             for port in pair.ports
             if port.matrix.whole is not None
         }
         for matrix in matrices:
             if matrix.source.output_block is None:
                 for label, rows in _labelled(matrix.source.blocks).items():
-                    part = part_of(matrix, label, rows=rows)
+                    part = submatrix(matrix, label, rows=rows)
                     self._parts[part.name] = part
 
     def check(self, name: str) -> None:
         """Raise a ValueError for a name that means nothing."""
-        known = list(
+        all_names = list(
             dict.fromkeys(
                 [
-                    *(known for matrix in self._matrices for known in _all_names(matrix)),
-                    *(label for pair in self._found for label in pair.key),
+                    *(own for matrix in self._matrices for own in _all_names(matrix)),
+                    *(label for pair in self._neighbours for label in pair.key),
                     *self._parts,
                 ]
             )
         )
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:8]
+        if name not in all_names:
+            near = difflib.get_close_matches(name, all_names, n=3, cutoff=0.4) or all_names[:8]
             raise ValueError(
                 f"pairs: {name!r} is not a matrix under watch; expected a name such as "
                 f"{', '.join(near)}"
             )
 
-    def known(self, first: str, second: str) -> list[Pair]:
+    def neighbours(self, first: str, second: str) -> list[Pair]:
         """Pairs that were found, or one of the meetings of one; else those of these parameters."""
-        exact = [pair for pair in self._found if pair.key == (first, second)]
+        exact = [pair for pair in self._neighbours if pair.key == (first, second)]
         if exact:
             return exact
-        for pair in self._found:
+        for pair in self._neighbours:
             out, into = (
                 {port.label: port for port in side} for side in zip(*pair.meetings, strict=True)
             )
@@ -102,7 +102,7 @@ class _Names:
                 return [Pair.of(out[first], into[second], pair.reason, "given")]
         return [
             pair
-            for pair in self._found
+            for pair in self._neighbours
             if self._means(first, pair.first, [port for port, _ in pair.meetings])
             and self._means(second, pair.second, [port for _, port in pair.meetings])
         ]

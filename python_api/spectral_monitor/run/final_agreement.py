@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,39 @@ def agreement_with_final(run_dir: str | os.PathLike[str], step: int | None = Non
     # The writer saves vectors first: they may be one step ahead of the values.
     at = {int(number): t for t, number in enumerate(run.steps)}
     steps = [(i, at[int(number)]) for i, number in enumerate(saved.steps) if int(number) in at]
+    compared = _compared(run, saved, names, steps, spectra, wanted)
+    content: dict[str, Any] = {
+        "names": np.array(names),
+        "steps": np.array([run.steps[t] for _, t in steps], dtype=np.int64),
+        "reference_step": np.int64(wanted),
+        **{
+            f"{kind}_{i}": np.array(compared[kind][name])
+            for i, name in enumerate(names)
+            for kind in FINAL_GROUPS
+        },
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **content)
+    write_atomically(path / FINAL_AGREEMENT, buffer.getvalue())
+    return load_run(path)
+
+
+def _compared(
+    run: Run,
+    saved: SavedVectors,
+    names: Sequence[str],
+    steps: Sequence[tuple[int, int]],
+    spectra: Mapping[str, tuple[Array, Array]],
+    wanted: int,
+) -> dict[str, dict[str, list[Array]]]:
+    """Group of `FINAL_GROUPS` -> matrix -> an array (k,) for each step.
+
+    Args:
+        names: of the matrices.
+        steps: (index among the saved steps, index in the run) of each.
+        spectra: singular values and bounds at the step that is compared with.
+        wanted: that step.
+    """
     clusters = {
         name: clusters_against(
             run.singular_values[name],
@@ -66,7 +100,7 @@ def agreement_with_final(run_dir: str | os.PathLike[str], step: int | None = Non
         for name in names
     }
     final = saved.read(int(np.flatnonzero(saved.steps == wanted)[0]))
-    found: dict[str, dict[str, list[Array]]] = {
+    compared: dict[str, dict[str, list[Array]]] = {
         kind: {name: [] for name in names} for kind in FINAL_GROUPS
     }
     for i, t in steps:
@@ -77,21 +111,8 @@ def agreement_with_final(run_dir: str | os.PathLike[str], step: int | None = Non
         groups = (*agreement, [alone for _, alone in at_t])
         for kind, values in zip(FINAL_GROUPS, groups, strict=True):
             for name, value in zip(names, values, strict=True):
-                found[kind][name].append(value.numpy())
-    content: dict[str, Any] = {
-        "names": np.array(names),
-        "steps": np.array([run.steps[t] for _, t in steps], dtype=np.int64),
-        "reference_step": np.int64(wanted),
-        **{
-            f"{kind}_{i}": np.array(found[kind][name])
-            for i, name in enumerate(names)
-            for kind in FINAL_GROUPS
-        },
-    }
-    buffer = io.BytesIO()
-    np.savez(buffer, **content)
-    write_atomically(path / FINAL_AGREEMENT, buffer.getvalue())
-    return load_run(path)
+                compared[kind][name].append(value.numpy())
+    return compared
 
 
 def is_stale(run_dir: str | os.PathLike[str]) -> bool:

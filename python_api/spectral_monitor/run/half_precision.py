@@ -61,21 +61,21 @@ class HalfPrecision:
     def encode(self, numbers: Array) -> tuple[Array, npt.NDArray[np.uint16]]:
         """Scales of all columns, and codes of all numbers (total,)."""
         x = np.abs(numbers).astype(self._dtype, copy=False)
-        known = x
+        finite = x
         if not np.isfinite(x.sum(dtype=np.float64)):
-            known = np.where(np.isfinite(x), x, x.dtype.type(0))
+            finite = np.where(np.isfinite(x), x, x.dtype.type(0))
         if len(self._bounds):
-            if known is x:
-                known = x.copy()
-            scale = self._scales(known)[self._column[self._values]]
-            values = known[self._values]
+            if finite is x:
+                finite = x.copy()
+            scale = self._scales(finite)[self._column[self._values]]
+            values = finite[self._values]
             # sqrt(x c) is what the code times c / q comes to, without a code.
-            known[self._bounds_of] += self._rounding(values, scale)
+            finite[self._bounds_of] += self._rounding(values, scale)
             # Once more for what is rounded here and where it is read.
-            known[self._bounds] *= 1 + 8 * np.finfo(self._dtype).eps
-        scales = self._scales(known)
+            finite[self._bounds] *= 1 + 8 * np.finfo(self._dtype).eps
+        scales = self._scales(finite)
         whole = np.where(scales > 0, scales, scales.dtype.type(1))[self._column]
-        roots = np.sqrt(known / whole)
+        roots = np.sqrt(finite / whole)
         roots *= _Q
         codes = np.rint(roots)
         codes[self._bounds] = np.ceil(roots[self._bounds])
@@ -85,8 +85,8 @@ class HalfPrecision:
             codes[np.isnan(x)] = _NAN
         return scales, codes
 
-    def _scales(self, known: Array) -> Array:
-        self._largest[self._filled] = np.maximum.reduceat(known, self._starts)
+    def _scales(self, finite: Array) -> Array:
+        self._largest[self._filled] = np.maximum.reduceat(finite, self._starts)
         return self._largest.copy()
 
     @staticmethod

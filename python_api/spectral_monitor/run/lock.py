@@ -227,10 +227,12 @@ def _refusal(folder: Path, holder: dict[str, Any]) -> str:
             f"{folder} is being written by another Recorder of this process; close it first "
             "(monitor.close() does), or choose another folder"
         )
-    told = (
+    message = (
         f"{folder} is being written by {_described(holder)}; choose another folder, or, of several "
         "ranks, record on one alone (recorder=None on the others)"
     )
     if holder.get("host") != socket.gethostname():
-        told += f"; if that process was killed, try again when {_SILENT_SECONDS:.0f} s have passed"
-    return told
+        message += (
+            f"; if that process was killed, try again when {_SILENT_SECONDS:.0f} s have passed"
+        )
+    return message

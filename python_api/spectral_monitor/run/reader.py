@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from spectral_monitor.run.folder import ARRAYS, LAYOUT, METRICS_FILE, record_type
 from spectral_monitor.run.half_precision import Decoded
-from spectral_monitor.run.records import record_type
-from spectral_monitor.run.repair import ARRAYS, LAYOUT, METRICS_FILE
 from spectral_monitor.run.saved_vectors import FINAL_AGREEMENT, FINAL_GROUPS, SavedVectors
 from spectral_monitor.step.chance import Chance
 from spectral_monitor.step.frame import Array
@@ -122,9 +121,9 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     steps = np.array([row["step"] for row in rows], dtype=np.int64)
     records, layout = _read_arrays(path)
     columns = layout.get("columns", [])
-    known = np.isin(steps, records["step"]) if columns else np.ones(len(steps), dtype=bool)
-    rows = [row for row, is_known in zip(rows, known, strict=True) if is_known]
-    steps = steps[known]
+    is_whole = np.isin(steps, records["step"]) if columns else np.ones(len(steps), dtype=bool)
+    rows = [row for row, is_known in zip(rows, is_whole, strict=True) if is_known]
+    steps = steps[is_whole]
     # The writer is append-only and in order: the metrics are a prefix of the arrays.
     count = len(steps)
     reasons = {row["step"]: row.pop("reasons") for row in rows if "reasons" in row}
@@ -136,8 +135,8 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     for group, arrays in _groups(records[:count] if columns else None, layout).items():
         setattr(run, group, arrays)
     if not run.agreement:
-        run.agreement, run.subspace_agreement, told = _read_final_agreement(path, steps)
-        run.identifiable = told or run.identifiable
+        run.agreement, run.subspace_agreement, identifiable = _read_final_agreement(path, steps)
+        run.identifiable = identifiable or run.identifiable
     return run
 
 
@@ -213,18 +212,18 @@ def _read_final_agreement(
     """
     single: dict[str, Array] = {}
     whole: dict[str, Array] = {}
-    told: dict[str, Array] = {}
+    identifiable: dict[str, Array] = {}
     if (path / FINAL_AGREEMENT).exists():
         with np.load(path / FINAL_AGREEMENT) as content:
             _, here, there = np.intersect1d(steps, content["steps"], return_indices=True)
             for i, name in enumerate(content["names"].tolist()):
-                for kind, found in zip(FINAL_GROUPS, (single, whole, told), strict=True):
+                for kind, arrays in zip(FINAL_GROUPS, (single, whole, identifiable), strict=True):
                     # An older file has no flags.
                     if f"{kind}_{i}" in content:
                         values = content[f"{kind}_{i}"]
-                        found[name] = np.full((len(steps), values.shape[1]), np.nan, np.float32)
-                        found[name][here] = values[there]
-    return single, whole, told
+                        arrays[name] = np.full((len(steps), values.shape[1]), np.nan, np.float32)
+                        arrays[name][here] = values[there]
+    return single, whole, identifiable
 
 
 def _take_work(scalars: dict[str, Array]) -> dict[str, Array]:

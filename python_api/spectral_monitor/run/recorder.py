@@ -41,10 +41,19 @@ from typing import Any, Literal
 import numpy as np
 from spectral_monitor.memory import format_bytes
 from spectral_monitor.run.files import append, read_layout, write_atomically
+from spectral_monitor.run.folder import (
+    ARRAYS,
+    LAYOUT,
+    METRICS_FILE,
+    VERSIONS,
+    columns_of,
+    groups_of,
+    half_precision,
+    record_type,
+    repair,
+)
 from spectral_monitor.run.lock import RunLock
 from spectral_monitor.run.metric_lines import MetricLines
-from spectral_monitor.run.records import columns_of, groups_of, half_precision, record_type
-from spectral_monitor.run.repair import ARRAYS, LAYOUT, METRICS_FILE, VERSIONS, repair
 from spectral_monitor.run.saved_vectors import VectorWriter
 from spectral_monitor.run.sinks import Sink
 from spectral_monitor.step.frame import Array, SpectralFrame
@@ -184,11 +193,11 @@ class Recorder:
         text = sum(15 * (len(name) + 33) for name in lengths) + sum(len(p) + 36 for p in pairs)
         size = text + (2 if self.precision == "half" else 4) * entries + vectors
         kept = self.keep_every or _fitting(size)
-        told = "every frame"
+        frames = "every frame"
         if kept > 1:
-            told = f"every {kept}th frame (keep_every), the scalars of all"
+            frames = f"every {kept}th frame (keep_every), the scalars of all"
         return (
-            f"recorded in {self.run_dir}: about {format_bytes(size)} for {told}, "
+            f"recorded in {self.run_dir}: about {format_bytes(size)} for {frames}, "
             f"{format_bytes(10_000 * size // kept)} for 10,000 frames"
         )
 

@@ -1,8 +1,12 @@
-"""Where frames go: recorders, and experiment trackers by duck type."""
+"""Where frames go: recorders, and experiment trackers by duck type.
+
+Frames go in order, each when its numbers have arrived.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +14,7 @@ from spectral_monitor.step.frame import SpectralFrame, alignment_score, pair_nam
 
 from spectral_kernels.entry.results import METRICS
 
-__all__ = ["LoggerSink", "Sink", "as_sinks", "metric_values"]
+__all__ = ["Delivery", "LoggerSink", "Sink", "as_sinks", "metric_values"]
 
 _AVERAGED = ("effective_rank", "normalized_effective_rank", "stable_rank", "spectral_norm")
 
@@ -107,5 +111,45 @@ def group_averages(frame: SpectralFrame) -> dict[str, float]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+class Delivery:
+    """Hands frames to sinks.
+
+    Args:
+        sinks: each gets every frame.
+    """
+
+    def __init__(self, sinks: list[Sink]) -> None:
+        self._sinks = sinks
+        self._waiting: deque[SpectralFrame] = deque()
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether there is a sink that is not closed."""
+        return bool(self._sinks)
+
+    def take(self, frame: SpectralFrame) -> None:
+        """Write a frame as soon as its numbers are here: now, or at a later call."""
+        if self._sinks:
+            self._waiting.append(frame)
+        self.deliver()
+
+    def deliver(self, *, wait: bool = False) -> None:
+        """Write what has arrived; with ``wait`` everything, which waits for the device."""
+        while self._waiting and (wait or self._waiting[0].arrived):
+            frame = self._waiting.popleft()
+            for sink in self._sinks:
+                sink.write(frame)
+
+    def close(self) -> None:
+        """Write everything, and close the sinks; frames that come later go nowhere."""
+        try:
+            self.deliver(wait=True)
+        finally:
+            sinks, self._sinks = self._sinks, []
+            self._waiting.clear()
+            for sink in sinks:
+                sink.close()

@@ -9,7 +9,7 @@ from typing import Any
 from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.layer_tree import Scope
 from spectral_monitor.model.registry import Matrix
-from spectral_monitor.model.submatrices import part_of
+from spectral_monitor.model.submatrices import submatrix
 from spectral_monitor.pairs.attention import Attention
 from spectral_monitor.pairs.flow.language import Flow
 from spectral_monitor.pairs.flow.steps import (
@@ -61,8 +61,8 @@ class Binder:
             case ".":
                 return Same()
             case "?":
-                found = self._names(scope, flow.path) or _descend(scope, flow.path)
-                return self.bind(flow.parts[0 if found else 1], scope, at_top=at_top)
+                is_there = self._names(scope, flow.path) or _descend(scope, flow.path)
+                return self.bind(flow.parts[0 if is_there else 1], scope, at_top=at_top)
             case ">" | "&" | "~" | "-" | ">>":
                 parts = [self.bind(part, scope, at_top=at_top) for part in flow.parts]
                 return _put_together(flow.kind, parts)
@@ -115,15 +115,15 @@ class Binder:
         return unit, list(unit.parameters.values())
 
     def _matrices(self, scope: Scope, names: list[str]) -> list[Matrix]:
-        found = scope.of(names)
-        self.placed.update(matrix.name for matrix in found)
-        return found if self._entry is None else found[self._entry : self._entry + 1]
+        matrices = scope.of(names)
+        self.placed.update(matrix.name for matrix in matrices)
+        return matrices if self._entry is None else matrices[self._entry : self._entry + 1]
 
     def _unit(self, flow: Flow, scope: Scope, path: str) -> Step | None:
-        found = self._names(scope, path)
-        if found is None:
+        unit = self._names(scope, path)
+        if unit is None:
             return None
-        owner, names = found
+        owner, names = unit
         matrices = self._matrices(owner, names)
         if not matrices:
             hidden = [name for name in names if name in scope.hidden]
@@ -136,9 +136,9 @@ class Binder:
 
     def _attention(self, roles: dict[str, str], scope: Scope) -> Step | None:
         units = {
-            role: found
+            role: unit
             for role, path in roles.items()
-            if role in _ROLES and (found := self._names(scope, path)) is not None
+            if role in _ROLES and (unit := self._names(scope, path)) is not None
         }
         by_role = {role: self._matrices(owner, names) for role, (owner, names) in units.items()}
         if {"q", "k", "v"} <= by_role.keys():
@@ -155,14 +155,14 @@ class Binder:
         adapters = {role: adapters_of(owner) for role, (owner, _) in units.items()}
         if "kv_b" in present or "kv_a" in present:
             return Attend(LatentAttention.of(present, heads, self._config), adapters=adapters)
-        told = roles.get("kv")
-        kv = self._counts.keys_and_values(name) if told is None else _count(told, heads)
+        kv_option = roles.get("kv")
+        kv = self._counts.keys_and_values(name) if kv_option is None else _count(kv_option, heads)
         attention = Attention(present, heads=heads, kv_heads=kv, layout=roles.get("layout"))
         return Attend(attention, is_cross="cross" in roles, adapters=adapters)
 
 
-def _count(told: str, heads: int) -> int:
-    return heads if told == "all" else int(told)
+def _count(option: str, heads: int) -> int:
+    return heads if option == "all" else int(option)
 
 
 _ROLES = frozenset({"q", "k", "v", "o", "qkv", "q_a", "q_b", "kv_a", "kv_b"})
@@ -180,15 +180,15 @@ def _equal(matrix: Matrix, labels: tuple[str, ...]) -> Iterator[Matrix]:
     size = matrix.shape[0] // len(labels)
     for index, label in enumerate(labels):
         if label:
-            yield part_of(matrix, label, rows=[(index * size, (index + 1) * size)])
+            yield submatrix(matrix, label, rows=[(index * size, (index + 1) * size)])
 
 
 def adapters_of(scope: Scope) -> tuple[tuple[Matrix, Matrix], ...]:
     """(down, up) of every adapter of a layer."""
-    found = []
+    adapters = []
     for down, up in scope.adapters:
-        found += list(zip(scope.of([down]), scope.of([up]), strict=False))
-    return tuple(found)
+        adapters += list(zip(scope.of([down]), scope.of([up]), strict=False))
+    return tuple(adapters)
 
 
 def _put_together(kind: str, parts: list[Step | None]) -> Step | None:
@@ -209,10 +209,10 @@ def _put_together(kind: str, parts: list[Step | None]) -> Step | None:
 
 
 def _descend(scope: Scope, path: str) -> Scope | None:
-    found: Scope | None = scope
+    inner: Scope | None = scope
     for part in path.split(".") if path else ():
-        found = None if found is None else found.children.get(part)
-    return found
+        inner = None if inner is None else inner.children.get(part)
+    return inner
 
 
 def _start(scope: Scope, path: str) -> Scope:
@@ -220,13 +220,13 @@ def _start(scope: Scope, path: str) -> Scope:
     first = path.partition(".")[0]
     level = [scope]
     while level:
-        for found in level:
-            if first in found.children or first in found.parameters:
-                return found
+        for candidate in level:
+            if first in candidate.children or first in candidate.parameters:
+                return candidate
         level = [
             child
-            for found in level
-            for name, child in found.children.items()
-            if not name.isdigit() and not any(x.isdigit() for x in found.children)
+            for candidate in level
+            for name, child in candidate.children.items()
+            if not name.isdigit() and not any(x.isdigit() for x in candidate.children)
         ]
     return scope

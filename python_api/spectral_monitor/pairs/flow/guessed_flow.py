@@ -47,18 +47,18 @@ class Guess:
 
     Args:
         counts: heads of attentions.
-        known: the step of a scope of a known family, ``None`` of others.
+        of_family: the step of a scope of a known family, ``None`` of others.
     """
 
-    def __init__(self, counts: HeadCounts, known: Callable[[Scope], Step | None]) -> None:
+    def __init__(self, counts: HeadCounts, of_family: Callable[[Scope], Step | None]) -> None:
         self._counts = counts
-        self._known = known
+        self._of_family = of_family
 
     def of(self, scope: Scope) -> Step | None:
         """What a module, or a prefix of names, does; ``None`` where it has no layer."""
-        known = self._known(scope)
-        if known is not None:
-            return known
+        step = self._of_family(scope)
+        if step is not None:
+            return step
         recurrent = Recurrent.of(scope)
         if recurrent is not None:
             return recurrent
@@ -279,8 +279,8 @@ def _has_hidden_roles(scope: Scope) -> bool:
 
 
 def _is_cross(scope: Scope) -> bool:
-    told = getattr(scope.module, "is_cross_attention", None)
-    return bool(told) or any(word in scope.name.lower() for word in _CROSS)
+    flag = getattr(scope.module, "is_cross_attention", None)
+    return bool(flag) or any(word in scope.name.lower() for word in _CROSS)
 
 
 def _holds_all_three(matrices: list[Matrix]) -> bool:

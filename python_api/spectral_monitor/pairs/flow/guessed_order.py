@@ -163,10 +163,10 @@ def _block(parts: Sequence[Part], scope: Scope) -> Step | None:
 def _are_parallel(scope: Scope, attention: Part) -> str:
     """Whether attention and MLP of a block read the same: "parallel", "serial" or "undecided"."""
     for place in (None if scope.module is None else vars(scope.module), config_of(scope.module)):
-        told = [setting(place, name) for name in _PARALLEL]
-        known = [value for value in told if isinstance(value, bool)]
-        if known:
-            return "parallel" if known[0] else "serial"
+        settings = [setting(place, name) for name in _PARALLEL]
+        flags = [value for value in settings if isinstance(value, bool)]
+        if flags:
+            return "parallel" if flags[0] else "serial"
     norms = [name for name in scope.children if _is_norm(name.lower())]
     return "undecided" if len(norms) == 1 or attention.is_ambiguous else "serial"
 

@@ -85,9 +85,9 @@ class _Reader:
 
     def _advance(self) -> str:
         was = self.next
-        found = _TOKENS.match(self._text, self._at)
-        self.next = found[1] if found else ""
-        self._at = found.end() if found else len(self._text)
+        token = _TOKENS.match(self._text, self._at)
+        self.next = token[1] if token else ""
+        self._at = token.end() if token else len(self._text)
         return was
 
     def _take(self, token: str) -> bool:

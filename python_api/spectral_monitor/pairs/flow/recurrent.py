@@ -37,9 +37,9 @@ class Recurrent:
         has them too; None where there are none."""
         endings: dict[int, list[str]] = {}
         for name in scope.parameters:
-            found = _INPUTS.fullmatch(name)
-            if found is not None and f"weight_hh{found[1]}" in scope.parameters:
-                endings.setdefault(int(found[2] or 0), []).append(found[1])
+            match = _INPUTS.fullmatch(name)
+            if match is not None and f"weight_hh{match[1]}" in scope.parameters:
+                endings.setdefault(int(match[2] or 0), []).append(match[1])
         layers = (sorted(endings[layer], key=len) for layer in sorted(endings))
         found_layers = tuple(tuple(_weights(scope, end) for end in ends) for ends in layers)
         return cls(found_layers) if found_layers else None

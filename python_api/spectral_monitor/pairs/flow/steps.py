@@ -14,7 +14,7 @@ from typing import Protocol
 
 from spectral_monitor.model.registry import Matrix
 from spectral_monitor.model.similar_rows import without_indices
-from spectral_monitor.model.submatrices import part_of
+from spectral_monitor.model.submatrices import submatrix
 from spectral_monitor.pairs.attention import Attention
 from spectral_monitor.pairs.latent_attention import LatentAttention
 from spectral_monitor.pairs.ports import (
@@ -67,7 +67,7 @@ class Record:
         self._family = ""
 
     @contextlib.contextmanager
-    def known(self, family: str) -> Iterator[None]:
+    def within_family(self, family: str) -> Iterator[None]:
         """Inside, pairs are those of a known family of models."""
         before = self._origin, self._family, self.memory
         self._origin, self._family, self.memory = "preset", family, None
@@ -163,7 +163,7 @@ def _one_of_each(stream: Stream) -> list[Port]:
 
 def _leading(out: Port, label: str, count: int) -> Port:
     """The first rows of a matrix."""
-    return exit_port(part_of(out.matrix, label, rows=[(0, min(count, len(out)))]))
+    return exit_port(submatrix(out.matrix, label, rows=[(0, min(count, len(out)))]))
 
 
 Adapters = tuple[tuple[Matrix, Matrix], ...]
@@ -208,7 +208,7 @@ class Layer:
         if self.neighbours == 1:
             return entry_port(matrix)
         size = matrix.shape[1] // self.neighbours
-        return entry_port(part_of(matrix, "one neighbour", columns=[(0, size)]))
+        return entry_port(submatrix(matrix, "one neighbour", columns=[(0, size)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,7 +377,7 @@ class OfFamily:
 
     def run(self, record: Record, before: Stream) -> Stream:
         """As the part does."""
-        with record.known(self.family):
+        with record.within_family(self.family):
             return self.part.run(record, before)
 
 

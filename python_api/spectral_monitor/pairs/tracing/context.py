@@ -88,11 +88,11 @@ class Call:
 
     def inputs(self) -> list[Tensor]:
         """All tensors among the arguments, but for one that is only written to."""
-        found = []
+        tensors = []
         for name, value in self.arguments.items():
             if name != "out":
-                found += list(tensors_of(value))
-        return found
+                tensors += list(tensors_of(value))
+        return tensors
 
     def output(self) -> Tensor | None:
         """The first tensor that came out."""

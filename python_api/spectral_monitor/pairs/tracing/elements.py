@@ -58,14 +58,14 @@ class Geometry:
         """Of places the index along each dimension, and which of them are in the view at all."""
         rest = positions - self.offset
         inside = rest >= 0
-        found = [torch.zeros_like(positions) for _ in self.size]
+        indices = [torch.zeros_like(positions) for _ in self.size]
         for dim in sorted(range(len(self.size)), key=lambda d: -self.stride[d]):
             size, stride = self.size[dim], self.stride[dim]
             if size > 1 and stride > 0:
-                found[dim] = torch.div(rest, stride, rounding_mode="floor")
-                inside = inside & (found[dim] < size)
-                rest = rest - found[dim] * stride
-        return found, inside & (rest == 0)
+                indices[dim] = torch.div(rest, stride, rounding_mode="floor")
+                inside = inside & (indices[dim] < size)
+                rest = rest - indices[dim] * stride
+        return indices, inside & (rest == 0)
 
     def place(self, coordinates: Sequence[Tensor]) -> Tensor:
         """The place of the element at these indices."""
@@ -104,8 +104,8 @@ class Copied:
     def at(self, positions: Tensor) -> Tensor:
         """Numbers of what was copied to these places."""
         coordinates, inside = self.result.coordinates(positions)
-        found = self.source.at(torch.where(inside, self.given.place(coordinates), 0))
-        return torch.where(inside, found, 0)
+        numbers = self.source.at(torch.where(inside, self.given.place(coordinates), 0))
+        return torch.where(inside, numbers, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class Elements:
         at_once = self._in_one(numbers)
         if at_once is not None:
             return [at_once]
-        found = []
+        names = []
         pieces = self._pieces(numbers)
         for index in torch.unique(pieces[numbers > 0]).tolist():
             key, first = self._keys[index], self._firsts[index]
@@ -192,9 +192,9 @@ class Elements:
                     flat = torch.zeros_like(numbers)
                     for i, length in zip(coordinates, region.geometry.size, strict=True):
                         flat = flat * length + i
-                    found.append((region.name, own, flat[own]))
+                    names.append((region.name, own, flat[own]))
                     left = left & ~own
-        return found
+        return names
 
     def _in_one(self, numbers: Tensor) -> tuple[str, Tensor, Tensor] | None:
         """The answer of `named` for one parameter that has its memory to itself, the usual case."""

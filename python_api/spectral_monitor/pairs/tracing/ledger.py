@@ -72,7 +72,7 @@ class Ledger:
     """Elements of a weight, or 0, and of one that read what an operation had made of its outputs:
     which of them feeds which input is not known."""
     _uses: list[_Use] = field(default_factory=list)
-    _known: dict[tuple[object, ...], int] = field(default_factory=dict)
+    _places: dict[tuple[object, ...], int] = field(default_factory=dict)
 
     def use(
         self,
@@ -131,8 +131,8 @@ class Ledger:
         if low == high:
             return [low]
         labels = labels[labels > 0]
-        found: list[int] = torch.unique(torch.div(labels, count, rounding_mode="floor")).tolist()
-        return found
+        several: list[int] = torch.unique(torch.div(labels, count, rounding_mode="floor")).tolist()
+        return several
 
     def of_use(self, labels: Tensor, use: int) -> Tensor:
         """Which labels are of this use."""
@@ -145,8 +145,8 @@ class Ledger:
         if len(outputs) < 2:
             return [labels]
         numbers = labels - use * self.elements.count
-        found = [torch.where(torch.isin(numbers, own), labels, 0) for own in outputs.values()]
-        return [own for own in found if bool(own.any())]
+        parts = [torch.where(torch.isin(numbers, own), labels, 0) for own in outputs.values()]
+        return [own for own in parts if bool(own.any())]
 
     def through(self, labels: Tensor, head: int) -> Tensor:
         """The same labels after the probabilities of attention."""
@@ -174,8 +174,8 @@ class Ledger:
         ``direction`` is that of a bidirectional layer, which reads its own of the layer before.
         """
         for use in self.uses(labels):
-            known = self._uses[use]
-            if direction is not None and known.direction not in (None, direction):
+            writer = self._uses[use]
+            if direction is not None and writer.direction not in (None, direction):
                 continue
             self._uses[reader].sources.add(use)
             own = self.of_use(labels, use) & (reading > 0)
@@ -184,11 +184,11 @@ class Ledger:
             if len(writing) == 0 or (len(writing) > 1 and bool((writing == writing[0]).all())):
                 continue
             met = Met(
-                "feeds" if known.head is None else "values",
+                "feeds" if writer.head is None else "values",
                 writing,
                 reading[own],
-                known.head,
-                next((i for o, i in known.inputs if bool((o == writing[0]).any())), None),
+                writer.head,
+                next((i for o, i in writer.inputs if bool((o == writing[0]).any())), None),
                 others,
             )
             self._keep(met)
@@ -198,7 +198,7 @@ class Ledger:
 
         Returns which of `met` these are.
         """
-        count, found = self.elements.count, set()
+        count, places = self.elements.count, set()
         for use in self.uses(labels):
             mine = self.of_use(labels, use)
             for other in self.uses(others):
@@ -206,8 +206,8 @@ class Ledger:
                 first, second = labels[own] - use * count, others[own] - other * count
                 # One output for all of the other, as a step size for a state, is a scale.
                 if all(len(x) > 1 and bool((x != x[0]).any()) for x in (first, second)):
-                    found.add(self._keep(Met("meet", first, second)))
-        return found
+                    places.add(self._keep(Met("meet", first, second)))
+        return places
 
     def reads_mixed(self, mixed: Iterable[tuple[int | None, str]], reader: int) -> None:
         """A weight reads what operations made of the outputs of others."""
@@ -230,10 +230,10 @@ class Ledger:
     def _keep(self, met: Met) -> int:
         first, second = met.first.numpy().tobytes(), met.second.numpy().tobytes()
         name = (met.kind, first, second)
-        if name not in self._known:
-            self._known[name] = len(self.met)
+        if name not in self._places:
+            self._places[name] = len(self.met)
             self.met.append(met)
-        return self._known[name]
+        return self._places[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,15 +333,15 @@ def reduced(ledger: Ledger, layer: Tensor, dims: Sequence[int], *, keepdim: bool
     if not layer.dim() or not layer.numel():
         return []
     kept, left = _common_label(layer, dims, keepdim)
-    found = [kept] if bool(kept.any()) else []
+    kept_layers = [kept] if bool(kept.any()) else []
     if left:
         for use in ledger.uses(layer):
             for part in ledger.by_matrix(torch.where(ledger.of_use(layer, use), layer, 0), use):
                 own, _ = _common_label(part, dims, keepdim)
                 own = torch.where(kept > 0, 0, own)
                 if bool(own.any()):
-                    found.append(own)
-    return _packed(found)
+                    kept_layers.append(own)
+    return _packed(kept_layers)
 
 
 def _common_label(layer: Tensor, dims: list[int], keepdim: bool) -> tuple[Tensor, bool]:

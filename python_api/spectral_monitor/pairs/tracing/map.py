@@ -120,11 +120,11 @@ class Trace:
             for name, count in self.ended.items()
         ]
         rows = [(last, _mixed(first, name)) for first, name, last in self.mixed]
-        told = together(rows, 1, "{cell} ({count} of these)")
-        lines += [f"{last}: {reason}" for last, reason in told]
+        lines_of_mixed = together(rows, 1, "{cell} ({count} of these)")
+        lines += [f"{last}: {reason}" for last, reason in lines_of_mixed]
         if self.unreached:
             lines.append(f"not reached by these inputs: {_some(self.unreached)}")
-        known = {side.parameter for edge in self.edges if not edge.inferred
+        seen = {side.parameter for edge in self.edges if not edge.inferred
                  for side in (edge.first, edge.second)}  # fmt: skip
         inferred = [edge for edge in self.edges if edge.inferred]
         if inferred:
@@ -132,7 +132,7 @@ class Trace:
                 side.parameter
                 for edge in inferred
                 for side in (edge.first, edge.second)
-                if side.parameter not in known
+                if side.parameter not in seen
             )
             of = f", of {_some(list(names))}" if names else " of stacked experts"
             lines.append(
@@ -149,8 +149,8 @@ class Trace:
                 one, ``layers.{0..31}.up.weight -> layers.{0..31}.down.weight``.
         """
         # Which experts no input reached follows no rule; in short, the notes alone say it.
-        told = (str(edge if full else replace(edge, inferred=False)) for edge in self.edges)
-        rows = [(text,) for text in dict.fromkeys(told)]
+        texts = (str(edge if full else replace(edge, inferred=False)) for edge in self.edges)
+        rows = [(text,) for text in dict.fromkeys(texts)]
         shown = rows if full else together(rows, 0, "{cell} ({count} of these)")
         lines = [repr(self), *(f"  {row}" for (row,) in shown)]
         if len(shown) < len(rows):

@@ -68,11 +68,11 @@ def _add(
         at = index[rows]
         ours = Written([x.index_select(dim, rows) for x in new])
         old = Written([x.index_select(dim, at) for x in layers])
-        found = joined(context.ledger, old, ours, is_sum=True).layers
-        while len(layers) < len(found):
+        sums = joined(context.ledger, old, ours, is_sum=True).layers
+        while len(layers) < len(sums):
             layers.append(torch.zeros(target.shape, dtype=torch.int64))
         layers = [
-            x.index_copy(dim, at, found[i]) if i < len(found) else x.index_fill(dim, at, 0)
+            x.index_copy(dim, at, sums[i]) if i < len(sums) else x.index_fill(dim, at, 0)
             for i, x in enumerate(layers)
         ]
     context.settle(call, layers, context.past(call))

@@ -33,16 +33,16 @@ def named_trace(ledger: Ledger, parameters: Mapping[str, Tensor]) -> Trace:
     inferred = _with_siblings(edges, shapes, reached, aliases)
     touched = torch.tensor(sorted(ledger.touched), dtype=torch.int64)
     seen = {name for name, *_ in ledger.elements.named(touched)}
-    known = {
+    traced = {
         *reached,
         *seen,
         *(side.parameter for edge in inferred for side in (edge.first, edge.second)),
     }
-    tied = {other for name in known for other in aliases.get(name, ())}
+    tied = {other for name in traced for other in aliases.get(name, ())}
     unreached = tuple(
         name
         for name, shape in shapes.items()
-        if name not in known and name not in tied and _is_matrix(shape)
+        if name not in traced and name not in tied and _is_matrix(shape)
     )
     mixed = tuple(
         (namer.name(writer), operation, namer.name(reader))
@@ -82,28 +82,28 @@ class _Namer:
 
     def name(self, number: int) -> str:
         """The parameter of an element; nothing of 0."""
-        found = self._elements.named(torch.tensor([number])) if number else []
-        return found[0][0] if found else ""
+        names = self._elements.named(torch.tensor([number])) if number else []
+        return names[0][0] if names else ""
 
     def _beside(self, numbers: Tensor | None, name: str) -> Indices | None:
         if numbers is None:
             return None
         key = (id(numbers), name)
         if key not in self._across:
-            found = [flat for other, _, flat in self._elements.named(numbers) if other == name]
-            self._across[key] = found[0].numpy() if found else None
+            indices = [flat for other, _, flat in self._elements.named(numbers) if other == name]
+            self._across[key] = indices[0].numpy() if indices else None
         return self._across[key]
 
 
 def _reached(ledger: Ledger, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, set[int]]:
     """Parameter -> which entries of a stack took part; of others 0."""
-    found: dict[str, set[int]] = {}
+    entries_of: dict[str, set[int]] = {}
     for numbers in ledger.used:
         for name, _, flat in ledger.elements.named(numbers):
             shape = shapes[name]
             entries = flat // (shape[1] * shape[2]) if len(shape) == 3 else flat[:1] * 0
-            found.setdefault(name, set()).update(torch.unique(entries).tolist())
-    return found
+            entries_of.setdefault(name, set()).update(torch.unique(entries).tolist())
+    return entries_of
 
 
 def _aliases(parameters: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
@@ -175,16 +175,16 @@ class _Index:
 
     def of(self, group: str, entry: int) -> list[Edge]:
         """The edges of one entry of a list."""
-        found = self._edges.get(group, [])
-        return [edge for edge, first, second in found if entry in first | second]
+        edges = self._edges.get(group, [])
+        return [edge for edge, first, second in edges if entry in first | second]
 
     def is_parallel(self, group: str) -> bool:
         """Whether no entry of a list feeds another, as layers do and experts do not."""
-        found = self._edges.get(group, [])
-        if any(first and second and first != second for _, first, second in found):
+        edges = self._edges.get(group, [])
+        if any(first and second and first != second for _, first, second in edges):
             return False
         # One entry alone may be the only layer that ran.
-        seen = {entry for _, first, second in found for entry in first | second}
+        seen = {entry for _, first, second in edges for entry in first | second}
         return len(seen) > 1 or "expert" in group.lower()
 
 
@@ -208,9 +208,9 @@ def _groups(
             indices.update(range(shape[0]))
             had.update(reached.get(name, ()))
     return {
-        path: found
-        for path, found in groups.items()
-        if path.startswith("[") or _alike(forms[path, i] for i in found[0])
+        path: members
+        for path, members in groups.items()
+        if path.startswith("[") or _alike(forms[path, i] for i in members[0])
     }
 
 

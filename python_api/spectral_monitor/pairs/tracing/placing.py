@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from spectral_monitor.model.matrix import Matrix
-from spectral_monitor.model.submatrices import Range, part_of
+from spectral_monitor.model.submatrices import Range, submatrix
 from spectral_monitor.pairs.ports import Port, entry_port, exit_port
 from spectral_monitor.pairs.tracing.map import Indices, Side, Trace
 
@@ -46,15 +46,15 @@ class _Layout:
     column_dims: tuple[int, ...]
     constant: Mapping[int, int]
 
-    known: dict[bytes, tuple[np.ndarray, Indices, Indices]]
+    ends_of: dict[bytes, tuple[np.ndarray, Indices, Indices]]
     """What `ends` found for which elements, of all matrices that lie alike, such as experts."""
 
     def ends(self, elements: Indices) -> tuple[np.ndarray, Indices, Indices]:
         """Which elements are in the matrix, and the row and the column of each, -1 outside."""
         key = elements.tobytes()
-        if key not in self.known:
-            self.known[key] = self._ends(elements)
-        return self.known[key]
+        if key not in self.ends_of:
+            self.ends_of[key] = self._ends(elements)
+        return self.ends_of[key]
 
     def _ends(self, elements: Indices) -> tuple[np.ndarray, Indices, Indices]:
         at = np.unravel_index(elements, self.shape)
@@ -86,10 +86,10 @@ class Places:
             is_known = False
             self.inner.update(name for name in _factors_of(matrix) if name.endswith("Sigma"))
             for name in _names_of(matrix, traced.shapes):
-                known = names.get(name, name)
-                layout = _layout(matrix, known, traced.shapes.get(known), plain)
+                first_name = names.get(name, name)
+                layout = _layout(matrix, first_name, traced.shapes.get(first_name), plain)
                 if layout is not None:
-                    self._by_name.setdefault(known, _Stack(layout.shape)).add(layout)
+                    self._by_name.setdefault(first_name, _Stack(layout.shape)).add(layout)
                     is_known = True
             if not is_known:
                 self.unmatched.append((matrix.name, _why_not(matrix, traced)))
@@ -103,7 +103,7 @@ class Places:
         stack = self._by_name.get(side.parameter)
         if stack is None:
             return []
-        found = []
+        placed = []
         here = stack.holding(side.elements)
         across = [] if side.across is None else stack.holding(side.across)
         for layout in here:
@@ -114,8 +114,8 @@ class Places:
                 indices = (rows if end == "U" else columns)[of]
                 # Those that lie along the other side act together with this one.
                 beside = [other for other in across if other not in here]
-                found += [Placed(x.matrix, end, indices, of) for x in (layout, *beside)]
-        return found
+                placed += [Placed(x.matrix, end, indices, of) for x in (layout, *beside)]
+        return placed
 
 
 class _Stack:
@@ -135,10 +135,10 @@ class _Stack:
 
     def holding(self, elements: Indices) -> list[_Layout]:
         """The matrices that may have some of the elements."""
-        found: list[_Layout] = []
-        for dims, layouts in self._layouts.items():
+        layouts: list[_Layout] = []
+        for dims, by_index in self._layouts.items():
             if not dims:
-                found += layouts[()]
+                layouts += by_index[()]
                 continue
             at = np.unravel_index(elements, self._shape)
             indices = np.stack([at[dim] for dim in dims], 1)
@@ -147,8 +147,8 @@ class _Stack:
                 indices[:1] if bool((indices == indices[0]).all()) else np.unique(indices, axis=0)
             )
             for values in apart.tolist():
-                found += layouts.get(tuple(values), [])
-        return found
+                layouts += by_index.get(tuple(values), [])
+        return layouts
 
 
 def _end(rows: Indices, columns: Indices, matrix: Matrix, *, writes: bool) -> End:
@@ -222,7 +222,7 @@ def _layout(
     column_dims = tuple(d for d, (_, c) in enumerate(coordinates) if (c != c[0]).any())
     constant = {d: int(r[0]) for d, (r, _) in enumerate(coordinates)
                 if d not in row_dims and d not in column_dims}  # fmt: skip
-    found = _Layout(
+    layout = _Layout(
         matrix,
         shape,
         _flat([r for r, _ in coordinates], row_dims, shape),
@@ -233,8 +233,8 @@ def _layout(
         {},
     )
     if is_plain:
-        plain[shape] = found
-    return found
+        plain[shape] = layout
+    return layout
 
 
 def _flat(at: Sequence[Indices], dims: Sequence[int], shape: Sequence[int]) -> Indices:
@@ -303,12 +303,12 @@ class PortMaker:
             return matrix
         cut = (matrix.name, end, tuple(ranges))
         if cut not in self._parts:
-            told = _named("outputs" if end == "U" else "inputs", ranges)
-            name = f"{matrix.name}[{label or told}]"
+            numbered = _named("outputs" if end == "U" else "inputs", ranges)
+            name = f"{matrix.name}[{label or numbered}]"
             if self._names.setdefault(name, cut) != cut:
-                label = f"{label}, {told}"
+                label = f"{label}, {numbered}"
             rows, columns = (ranges, None) if end == "U" else (None, ranges)
-            self._parts[cut] = part_of(matrix, label or told, rows=rows, columns=columns)
+            self._parts[cut] = submatrix(matrix, label or numbered, rows=rows, columns=columns)
         return self._parts[cut]
 
 

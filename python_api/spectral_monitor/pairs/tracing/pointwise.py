@@ -36,13 +36,13 @@ def pointwise(context: Context, call: Call) -> None:
     if name in _SCALED_SUMS:
         product = context.join(operands[1:], out.shape, is_sum=False)
         base = context.join(operands[:1], out.shape, is_sum=True)
-        found = joined(context.ledger, base, product, is_sum=True)
+        written = joined(context.ledger, base, product, is_sum=True)
     elif name == "where":
         _where(context, call)
         return
     else:
-        found = context.join(operands, out.shape, is_sum=name in _SUMS)
-    context.settle(call, found.layers, context.past(call), marks=_marks(context, call, operands))
+        written = context.join(operands, out.shape, is_sum=name in _SUMS)
+    context.settle(call, written.layers, context.past(call), marks=_marks(context, call, operands))
 
 
 def _marks(context: Context, call: Call, operands: list[Tensor]) -> Marks:
@@ -56,7 +56,7 @@ def _marks(context: Context, call: Call, operands: list[Tensor]) -> Marks:
         {use for layer in context.store.layers(t) for use in context.ledger.uses(layer)}
         for t in operands
     ]
-    written = [found for found in uses if found]
+    written = [writers for writers in uses if writers]
     if len(written) < 2 or name in _SUMS:
         return marks
     probable = any(context.store.marks(t).probabilities for t in operands)
@@ -87,8 +87,8 @@ def _weights(
     if whole or len(weights) == 1 or not is_sum:
         context.store.put_copied(out, (whole or weights)[0])
         return
-    found = context.join(weights, out.shape, is_sum=True)
-    context.settle(call, found.layers, context.past(call))
+    written = context.join(weights, out.shape, is_sum=True)
+    context.settle(call, written.layers, context.past(call))
 
 
 def _where(context: Context, call: Call) -> None:
@@ -161,8 +161,8 @@ def reduction(context: Context, call: Call) -> None:
         marks |= context.mixes(call, layers)
     for one in tensors_of(call.result):
         # Indices of a maximum are no outputs.
-        found = [x.expand(one.shape) for x in layers] if one.is_floating_point() else []
-        context.store.put(one, found, context.past(call), marks=marks)
+        left = [x.expand(one.shape) for x in layers] if one.is_floating_point() else []
+        context.store.put(one, left, context.past(call), marks=marks)
 
 
 _LINEAR_REDUCTIONS = ("aten::sum", "aten::mean")
@@ -219,8 +219,8 @@ def glu(context: Context, call: Call) -> None:
     assert given is not None
     assert out is not None
     halves = given.chunk(2, int(call.arguments.get("dim", -1)))
-    found = context.join(halves, out.shape, is_sum=False)
-    context.settle(call, found.layers, context.past(call))
+    written = context.join(halves, out.shape, is_sum=False)
+    context.settle(call, written.layers, context.past(call))
 
 
 _SAME = words(

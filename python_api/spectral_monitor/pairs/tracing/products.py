@@ -113,13 +113,13 @@ def _along(context: Context, layer: Tensor) -> list[Tensor]:
 
 def _meet(context: Context, x: Tensor, y: Tensor) -> set[int]:
     """Rows (B, M, K) of one with rows (B, N, K) of the other, in each batch (head)."""
-    found: set[int] = set()
+    met: set[int] = set()
     for batch in range(len(x)):
         for row in distinct(x[batch]):
             for other in distinct(y[batch]):
                 if bool((row != row[0]).any()) and bool((other != other[0]).any()):
-                    found |= context.ledger.meet(row, other)
-    return found
+                    met |= context.ledger.meet(row, other)
+    return met
 
 
 def contracted(
@@ -136,17 +136,17 @@ def contracted(
     rows = [x.permute(order).reshape(-1, count) for x in layers]
     # A third that is the same all along only scales; with one that is not, two do not meet.
     rows = [x for x in rows if varies(x, -1)]
-    found: set[int] = set()
+    met: set[int] = set()
     if len(rows) != 2:
-        return found
+        return met
     for row in distinct(torch.cat(rows, -1)):
         for first, second in factors:
             a, b = row[:count], row[count:]
             a = torch.where(ledger.of_use(a, first), a, 0)
             b = torch.where(ledger.of_use(b, second), b, 0)
             if varies(a, 0) and varies(b, 0):
-                found |= ledger.meet(a, b)
-    return found
+                met |= ledger.meet(a, b)
+    return met
 
 
 def _of_weights(context: Context, a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -195,10 +195,10 @@ def _product(context: Context, call: Call, a: Tensor, b: Tensor) -> None:
     if start is None and call.name == "aten::addmv":
         start = call.tensor("self")
     if start is not None and context.store.is_data(start):
-        found = joined(
+        written = joined(
             context.ledger, context.written(start, out.shape), Written(layers), is_sum=True
         )
-        layers, past = found.layers, past | context.store.past(start)
+        layers, past = written.layers, past | context.store.past(start)
     if layers or past:
         context.settle(call, layers, past, marks=marks)
 

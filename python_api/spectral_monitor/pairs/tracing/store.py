@@ -22,7 +22,7 @@ from spectral_monitor.pairs.tracing.elements import (
 )
 from torch import Tensor
 
-__all__ = ["Kept", "Marks", "Store"]
+__all__ = ["Marks", "MemoryRecord", "Store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Marks:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class MemoryRecord:
     """What is known of a piece of memory."""
 
     storage: torch.UntypedStorage
@@ -70,14 +70,14 @@ class Store:
     """What is known of each tensor by its memory."""
 
     def __init__(self, elements: Elements, parameters: Sequence[Tensor]) -> None:
-        self._kept: dict[tuple[int, int], Kept] = {}
+        self._kept: dict[tuple[int, int], MemoryRecord] = {}
         sources = elements.sources()
         for tensor in parameters:
             key = key_of(tensor)
             if key in sources:
-                self._kept[key] = Kept(tensor.untyped_storage(), source=sources[key])
+                self._kept[key] = MemoryRecord(tensor.untyped_storage(), source=sources[key])
 
-    def of(self, t: Tensor) -> Kept | None:
+    def of(self, t: Tensor) -> MemoryRecord | None:
         """What is known of a tensor's memory."""
         key = key_of(t)
         return None if key is None else self._kept.get(key)
@@ -145,7 +145,9 @@ class Store:
         key = key_of(t)
         if key is not None:
             sources = (Explicit(_array(x, t)) for x in (outputs, inputs))
-            self._kept[key] = Kept(t.untyped_storage(), source=next(sources), inner=next(sources))
+            self._kept[key] = MemoryRecord(
+                t.untyped_storage(), source=next(sources), inner=next(sources)
+            )
 
     def put(
         self,
@@ -158,7 +160,7 @@ class Store:
         """An activation in new memory."""
         key = key_of(t)
         if key is not None:
-            self._kept[key] = Kept(
+            self._kept[key] = MemoryRecord(
                 t.untyped_storage(),
                 tuple(_array(x, t) for x in layers if bool(x.any())),
                 past,
@@ -177,7 +179,7 @@ class Store:
         key = key_of(t)
         if key is None:
             return
-        kept = self._kept.get(key) or Kept(t.untyped_storage())
+        kept = self._kept.get(key) or MemoryRecord(t.untyped_storage())
         self._kept[key] = replace(
             kept,
             layers=_written(kept.layers, layers, t),
@@ -194,7 +196,7 @@ class Store:
             to, of = Geometry.of(t), Geometry.of(given.expand(t.shape))
             inner = None if kept.inner is None else Copied(to, of, kept.inner)
             source = Copied(to, of, kept.source)
-            self._kept[key] = Kept(t.untyped_storage(), source=source, inner=inner)
+            self._kept[key] = MemoryRecord(t.untyped_storage(), source=source, inner=inner)
 
     def put_beside(self, t: Tensor, layers: Sequence[Tensor]) -> None:
         """A weight that is read as an activation carries labels besides its numbers."""
@@ -207,7 +209,7 @@ class Store:
         """A weight's elements in new memory, by their numbers."""
         key = key_of(t)
         if key is not None:
-            self._kept[key] = Kept(t.untyped_storage(), source=Explicit(_array(numbers, t)))
+            self._kept[key] = MemoryRecord(t.untyped_storage(), source=Explicit(_array(numbers, t)))
 
     def mark(self, t: Tensor, use: int) -> None:
         """A weight took part as a table: what comes of it has this use in its past."""

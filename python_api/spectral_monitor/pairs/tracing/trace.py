@@ -62,20 +62,8 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
         TypeError: the model is no module (a state dict has no forward pass), or scripted.
         Exception: whatever the forward method raises, with the model as it was.
     """
-    module = unwrap(model)
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"model: expected a torch.nn.Module with a forward pass, got {type(model).__name__}; "
-            "trace the module and give the result with its state dict"
-        )
-    parameters = _parameters(module)
-    lazy = [name for name, p in parameters.items() if is_lazy(p)]
-    if lazy:
-        raise ValueError(
-            f"{lazy[0]} is not initialised yet (lazy): run the model once before it is traced"
-        )
-    passed = inputs, kwargs
-    tensors = _all_tensors(passed)
+    module, passed = _traceable(model), (inputs, kwargs)
+    parameters, tensors = _parameters(module), _all_tensors(passed)
     if tensors and not any(t.numel() for t in tensors):
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
         raise ValueError(f"inputs: expected one row at least, got tensors of shape {shapes}")
@@ -91,6 +79,26 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
         with _Wholes(context, operations), operations:
             module(*inputs, **kwargs)
     return named_trace(context.ledger, parameters)
+
+
+def _traceable(model: nn.Module) -> nn.Module:
+    """The module to run.
+
+    Raises:
+        ValueError, TypeError: see `trace`.
+    """
+    module = unwrap(model)
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"model: expected a torch.nn.Module with a forward pass, got {type(model).__name__}; "
+            "trace the module and give the result with its state dict"
+        )
+    lazy = [name for name, p in _parameters(module).items() if is_lazy(p)]
+    if lazy:
+        raise ValueError(
+            f"{lazy[0]} is not initialised yet (lazy): run the model once before it is traced"
+        )
+    return module
 
 
 def _parameters(module: nn.Module) -> dict[str, Tensor]:

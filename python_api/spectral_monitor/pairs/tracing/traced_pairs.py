@@ -173,8 +173,8 @@ class _AllHeads:
 
     def add(self, met: list[tuple[Placed, Placed]]) -> None:
         """One more edge; what is known already is left out."""
-        known = {_name(pair) for pair in self.met}
-        self.met += [pair for pair in met if _name(pair) not in known]
+        names = {_name(pair) for pair in self.met}
+        self.met += [pair for pair in met if _name(pair) not in names]
 
     def side(self, index: int) -> list[Placed]:
         """All of the first or of the second parameter."""
@@ -284,9 +284,9 @@ def _rows(placed: Placed) -> tuple[str, bytes]:
 
 def _heads(placed: list[Placed]) -> dict[tuple[str, bytes], int]:
     """Rows or columns of a head -> its number, in the order in which they lie."""
-    known = {_rows(p): (p.matrix.name, int(p.indices.min())) for p in placed}
+    places = {_rows(p): (p.matrix.name, int(p.indices.min())) for p in placed}
     order = {name: i for i, name in enumerate(dict.fromkeys(p.matrix.name for p in placed))}
-    ranked = sorted(known, key=lambda rows: (order[known[rows][0]], known[rows][1]))
+    ranked = sorted(places, key=lambda rows: (order[places[rows][0]], places[rows][1]))
     return {rows: head for head, rows in enumerate(ranked)}
 
 

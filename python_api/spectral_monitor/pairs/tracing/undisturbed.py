@@ -123,7 +123,7 @@ class Keeping:
     """
 
     def __init__(self) -> None:
-        self._known: dict[int, torch.UntypedStorage] = {}
+        self._storages: dict[int, torch.UntypedStorage] = {}
         self._saved: dict[int, torch.UntypedStorage] = {}
         self._restore: list[Callable[[], None]] = []
         self._seen: dict[int, Any] = {}
@@ -150,7 +150,7 @@ class Keeping:
         if key_of(t) is None or t.is_meta:
             return
         storage = t.untyped_storage()
-        self._known[storage._cdata] = storage
+        self._storages[storage._cdata] = storage
         self._copy(storage._cdata)
 
     def before(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -170,15 +170,15 @@ class Keeping:
         for put_back in self._restore:
             put_back()
         for name, values in self._saved.items():
-            storage = self._known[name]
+            storage = self._storages[name]
             if storage.nbytes() != values.nbytes():
                 storage.resize_(values.nbytes())
             # Not through a tensor, whose version autograd would find changed.
             storage.copy_(values)
 
     def _copy(self, name: int) -> None:
-        if name in self._known and name not in self._saved:
-            self._saved[name] = self._known[name].clone()  # type: ignore[no-untyped-call]
+        if name in self._storages and name not in self._saved:
+            self._saved[name] = self._storages[name].clone()  # type: ignore[no-untyped-call]
 
     def _generator(self, generator: torch.Generator) -> None:
         state = generator.get_state()
@@ -191,7 +191,7 @@ class Keeping:
     def _tensor(self, t: Tensor) -> None:
         if key_of(t) is not None and not t.is_meta:
             storage = t.untyped_storage()
-            self._known[storage._cdata] = storage
+            self._storages[storage._cdata] = storage
         if not t.is_leaf:
             return
         grad, needed = t.grad, t.requires_grad
@@ -252,20 +252,20 @@ def fixed_weights(model: nn.Module) -> Iterator[Fixed]:
 
     To be used where the attributes of modules are restored afterwards (`running.undisturbed`).
     """
-    found = Fixed()
-    known: dict[int, list[tuple[Parametrized, Tensor]]] = {}
+    fixed = Fixed()
+    by_module: dict[int, list[tuple[Parametrized, Tensor]]] = {}
     with parametrize.cached():
         for path, module in model.named_modules(remove_duplicate=False):
             # A shared module is met again, when its hooks are gone.
-            for made, weight in known.setdefault(id(module), _fixed_in(module)):
+            for made, weight in by_module.setdefault(id(module), _fixed_in(module)):
                 prefix = f"{path}." if path else ""
-                found.weights[without_wrappers(prefix + made.leaf)] = weight
-                found.parts.update(without_wrappers(prefix + part) for part in made.parts)
-        yield found
+                fixed.weights[without_wrappers(prefix + made.leaf)] = weight
+                fixed.parts.update(without_wrappers(prefix + part) for part in made.parts)
+        yield fixed
 
 
 def _fixed_in(module: nn.Module) -> list[tuple[Parametrized, Tensor]]:
-    found = []
+    weights = []
     for made in parametrized_in(module):
         # What is cached is computed when it is first asked for.
         weight = getattr(module, made.leaf)
@@ -273,11 +273,11 @@ def _fixed_in(module: nn.Module) -> list[tuple[Parametrized, Tensor]]:
             computed = None if made.effective is None else made.effective()
             assert computed is not None
             weight = module.__dict__[made.leaf] = computed
-        found.append((made, weight))
-    if any(made.leaf in module.__dict__ for made, _ in found):
+        weights.append((made, weight))
+    if any(made.leaf in module.__dict__ for made, _ in weights):
         hooks = module._forward_pre_hooks.items()
         # A new table: the old one is put back as it was.
         module.__dict__["_forward_pre_hooks"] = OrderedDict(
             (key, hook) for key, hook in hooks if not is_computing(hook)
         )
-    return found
+    return weights
