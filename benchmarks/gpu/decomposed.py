@@ -14,7 +14,7 @@ import spectral_kernels as sk
 from benchmarks.comparison import Comparison, Contender
 from benchmarks.gpu.case import OURS, Case, Target, times_faster
 from benchmarks.gpu.floors import Work
-from spectral_kernels.factored import model, plan, torch_backend
+from spectral_kernels.factored import cost, tiling, torch_backend
 
 # Rows, m = n, rank.
 GRID = list(itertools.product((512, 8192), (1024, 4096), (16, 64, 128)))
@@ -59,7 +59,7 @@ class _Products:
             "backward": torch.autograd.grad(product, wide, self._grad.double()),
         }
 
-    def case(self, direction: model.Direction) -> Case:
+    def case(self, direction: cost.Direction) -> Case:
         """Return the comparison of all ways."""
         p, n, k = self._shape
         contenders = tuple(self._contender(direction, *way) for way in self._ways(direction))
@@ -68,22 +68,22 @@ class _Products:
         comparison = Comparison(f"usv_matmul, {direction}", name, contenders, "of the largest")
         return Case(comparison, self._work(direction), self._targets(direction, name))
 
-    def _ways(self, direction: model.Direction) -> Iterator[tuple[str, Product, Setting]]:
+    def _ways(self, direction: cost.Direction) -> Iterator[tuple[str, Product, Setting]]:
         yield OURS, sk.usv_matmul, nullcontext
-        yield EQUAL, sk.usv_matmul, lambda: plan.overriding(direction, None)
+        yield EQUAL, sk.usv_matmul, lambda: tiling.overriding(direction, None)
         yield SINGLE, _in_float32, nullcontext
         yield ROUNDED, _chain, nullcontext
         if self._shape == LARGE and direction == "backward":
-            tiles = plan.backward_tiles(self._problem)
+            tiles = tiling.backward_tiles(self._problem)
             for chunk in CHUNKS:
                 if chunk % tiles["BLOCK_P"] == 0:
                     yield f"fused, chunks of {chunk} rows", sk.usv_matmul, _chunked(tiles, chunk)
 
     @property
-    def _problem(self) -> model.Problem:
+    def _problem(self) -> cost.Problem:
         p, n, k = self._shape
         split = self._dtype == torch.bfloat16
-        return model.Problem(1, p, n, n, k, self._dtype.itemsize, split=split, hopper=True)
+        return cost.Problem(1, p, n, n, k, self._dtype.itemsize, split=split, hopper=True)
 
     def _contender(self, direction: str, name: str, way: Product, setting: Setting) -> Contender:
         if direction == "forward":
@@ -133,8 +133,8 @@ class _Products:
         return tuple(targets)
 
 
-def _chunked(tiles: model.Tiles, chunk: int) -> Setting:
-    return lambda: plan.overriding("backward", tiles | {"CHUNK": chunk})
+def _chunked(tiles: cost.Tiles, chunk: int) -> Setting:
+    return lambda: tiling.overriding("backward", tiles | {"CHUNK": chunk})
 
 
 def _chain(x: Tensor, U: Tensor, Sigma: Tensor, Vh: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from spectral_kernels.entry.factors import enter_factors, is_single, spread
 from spectral_kernels.entry.results import Decomposed
 from spectral_kernels.factored import torch_backend
 from spectral_kernels.factored.gradients import UsvMatmul
-from spectral_kernels.factored.torch_gradients import core_times, times_core
+from spectral_kernels.factored.products import sigma_times, times_sigma
 from spectral_kernels.runtime import dispatch, schemas
 from spectral_kernels.runtime.numerics import (
     DTYPE_CODES,
@@ -31,7 +31,7 @@ _usv_matmul = schemas.operator("usv_matmul")
 def decompose(
     A: Array | Sequence[Array], k: int | None = None, *, check_finite: bool = False
 ) -> Decomposed | list[Decomposed]:
-    """Return A, or its best approximation of rank k, as U Sigma Vh with a dense core.
+    """Return A, or its best approximation of rank k, as U Sigma Vh with a dense Sigma.
 
     Args:
         A: (..., m, n) as for ``svd``; a list or tuple gives a list.
@@ -110,8 +110,8 @@ def _two_sides(U: Tensor, Sigma: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
     U, Sigma, Vh = U.to(dtype), Sigma.to(dtype), Vh.to(dtype)
     # Sigma goes to the side with fewer rows.
     if U.shape[-2] <= Vh.shape[-1]:
-        return times_core(U, Sigma), Vh
-    return U, core_times(Sigma, Vh)
+        return times_sigma(U, Sigma), Vh
+    return U, sigma_times(Sigma, Vh)
 
 
 def usv_matmul(
@@ -162,6 +162,30 @@ def usv_matmul(
     # Looking closely takes as long as a small product.
     if out is None and _plainly_fit(x, U, Sigma, Vh, bias):
         return _usv_matmul(x, U, Sigma, Vh, bias)
+    return _entered_product(x, U, Sigma, Vh, bias, out)
+
+
+def break_even_rank(m: int, n: int) -> int:
+    """Return the largest k for which U, Sigma and Vh have no more entries than A (m, n).
+
+    The largest k with k^2 + (m + n) k <= m n. (Eq. 5 of "Decomposed Learning" prints the
+    discriminant with the sign of 4 m n wrong.) 0 where not even one triplet fits.
+
+    Raises:
+        TypeError: m or n not an integer.
+        ValueError: m or n below 0.
+    """
+    checks.check_count(m, "m", 0)
+    checks.check_count(n, "n", 0)
+    s = m + n
+    # floor((isqrt(D) - s) / 2) is exact: the condition is (2k + s)^2 <= D = s^2 + 4 m n.
+    return (math.isqrt(s * s + 4 * m * n) - s) // 2
+
+
+def _entered_product(
+    x: Array, U: Array, Sigma: Array, Vh: Array, bias: Array | None, out: Array | None
+) -> Array:
+    """Return ``usv_matmul`` of arrays of any kind, checked."""
     arguments = {"x": x, "U": U, "Sigma": Sigma, "Vh": Vh}
     if bias is not None:
         arguments["bias"] = bias
@@ -181,23 +205,6 @@ def usv_matmul(
     with torch.no_grad(), autocast_off(xt.device.type):
         _kernel(rows, tensors["U"], tensors["Sigma"], tensors["Vh"], b, rows_out)
     return out
-
-
-def break_even_rank(m: int, n: int) -> int:
-    """Return the largest k for which U, Sigma and Vh have no more entries than A (m, n).
-
-    The largest k with k^2 + (m + n) k <= m n. (Eq. 5 of "Decomposed Learning" prints the
-    discriminant with the sign of 4 m n wrong.) 0 where not even one triplet fits.
-
-    Raises:
-        TypeError: m or n not an integer.
-        ValueError: m or n below 0.
-    """
-    checks.check_count(m, "m", 0)
-    checks.check_count(n, "n", 0)
-    s = m + n
-    # floor((isqrt(D) - s) / 2) is exact: the condition is (2k + s)^2 <= D = s^2 + 4 m n.
-    return (math.isqrt(s * s + 4 * m * n) - s) // 2
 
 
 def _plainly_fit(x: Array, U: Array, Sigma: Array, Vh: Array, bias: Array | None) -> bool:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels.factored.torch_backend import Gradients
+from spectral_kernels.factored.gradients import Gradients
 
 
 def usv_matmul(x: Tensor, U: Tensor, Sigma: Tensor, Vh: Tensor, bias: Tensor | None) -> Tensor:
     """Return x (U Sigma Vh)^T + bias (B, p, m) for x (B, p, n), bfloat16; bias (B, m)."""
-    h = times_core(exact(x, Vh.mT), Sigma, transposed=True)
+    h = times_sigma(exact(x, Vh.mT), Sigma, transposed=True)
     left, right = sides(h, U.mT)
     if bias is None:
         return torch.bmm(left, right)
@@ -35,16 +35,16 @@ def usv_backward(
     need_x, need_U, need_Sigma, need_Vh, need_bias = needed
     d_x = d_U = d_Sigma = d_Vh = d_bias = None
     if need_x or need_Vh:
-        d = times_core(exact(g, U), Sigma, transposed=False)
+        d = times_sigma(exact(g, U), Sigma, transposed=False)
         d_x = torch.bmm(*sides(d, Vh)) if need_x else None
         d_Vh = over_rows(d, x).bfloat16() if need_Vh else None
     if need_U or need_Sigma:
         G = over_rows(exact(x, Vh.mT), g).mT
-        d_U = times_core(G, Sigma, transposed=True).bfloat16() if need_U else None
+        d_U = times_sigma(G, Sigma, transposed=True).bfloat16() if need_U else None
     if need_Sigma:
         diagonal = Sigma.dim() < U.dim()
-        core = (U * G).sum(dim=-2) if diagonal else over_rows(G, U).mT
-        d_Sigma = core.bfloat16()
+        wide = (U * G).sum(dim=-2) if diagonal else over_rows(G, U).mT
+        d_Sigma = wide.bfloat16()
     if need_bias:
         d_bias = g.sum(dim=-2, dtype=torch.float32).bfloat16()
     return d_x, d_U, d_Sigma, d_Vh, d_bias
@@ -76,7 +76,7 @@ def over_rows(h: Tensor, x: Tensor) -> Tensor:
     return high + low
 
 
-def times_core(h: Tensor, Sigma: Tensor, *, transposed: bool) -> Tensor:
+def times_sigma(h: Tensor, Sigma: Tensor, *, transposed: bool) -> Tensor:
     """Return h Sigma^T (or h Sigma) in float32."""
     if Sigma.dim() < h.dim():
         return h * Sigma.unsqueeze(-2)

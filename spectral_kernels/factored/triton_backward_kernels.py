@@ -5,14 +5,14 @@ With a = x Vh^T, c = g U and d = c Sigma (p x k):
 Sums over rows need what sums over columns gave, so x and g are read twice: plain products read them
 twice from device memory; here rows go by in chunks, and a chunk's second reading finds it in the L2
 cache. Device memory: 2 p n + p m entries (x, dx, g); the cache: twice that, and what
-``launch_plan.py`` counts.
+``cost.py`` counts.
 
 A program does one piece of work, given by a ticket, and waits for lower tickets alone, which have
 all begun: no order of programs on the device can stop it. Per chunk: pieces that *project* (BLOCK_P
 rows of x or g, one of SPLITS parts of the columns, to a or d), then pieces that *reduce* (BLOCK_C
 columns of x or g over the rows of the chunk). The projections of a chunk come before the reductions
 of the chunk before it. Sums are float32 and their order is fixed: parts 0, 1, ... by whoever comes
-last, chunks 0, 1, ... by waiting. Precision of products: as in ``decomposed.triton_kernels``; a and
+last, chunks 0, 1, ... by waiting. Precision of products: as in ``triton_kernels.py``; a and
 d are kept as two planes of bfloat16 (SPLIT) or one of float32.
 """
 
@@ -48,7 +48,7 @@ def usv_backward(
     """Grid: B chunks (2 SPLITS CHUNK / BLOCK_P + column blocks of x and of g), by ticket."""
     TILES: tl.constexpr = CHUNK // BLOCK_P
     PROJECTIONS: tl.constexpr = 2 * SPLITS * TILES
-    CORE: tl.constexpr = BLOCK_K * (BLOCK_K if DENSE else 1)
+    SIGMA: tl.constexpr = BLOCK_K * (BLOCK_K if DENSE else 1)
     x_blocks = tl.cdiv(N, BLOCK_C)
     g_blocks = tl.cdiv(M, BLOCK_C)
     blocks = x_blocks + g_blocks
@@ -120,7 +120,7 @@ def usv_backward(
             reduce_g(
                 g_ptr, u_ptr, sigma_ptr, planes_ptr, ready_ptr, sums_ptr,
                 sums_ptr + BLOCK_C * BLOCK_K, done_ptr,
-                du_ptr + batch * M * K, dsigma_ptr + (batch * g_blocks + block) * CORE,
+                du_ptr + batch * M * K, dsigma_ptr + (batch * g_blocks + block) * SIGMA,
                 dbias_ptr + batch * M,
                 P, M, K, stride_gp, stride_gm, stride_um, stride_uk, plane_size,
                 block, chunk, chunks,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from spectral_kernels.factored.triton_kernels import PRECISION, load_tile, split, times_core
+from spectral_kernels.factored.triton_kernels import PRECISION, load_tile, split, times_sigma
 
 
 @triton.jit
@@ -66,7 +66,7 @@ def sum_of_parts(parts_ptr, places, PART: tl.constexpr, SPLITS: tl.constexpr):
 
 
 @triton.jit
-def core_product(
+def sigma_product(
     parts_ptr, sigma_ptr, rows, K, DENSE: tl.constexpr, TRANSPOSED: tl.constexpr,
     SPLIT: tl.constexpr, PART: tl.constexpr, SPLITS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -74,7 +74,7 @@ def core_product(
     ranks = tl.arange(0, BLOCK_K)
     if SPLIT or not DENSE:
         h = sum_of_parts(parts_ptr, rows[:, None] * BLOCK_K + ranks[None, :], PART, SPLITS)
-        total = times_core(h, sigma_ptr, K, DENSE, TRANSPOSED, SPLIT)
+        total = times_sigma(h, sigma_ptr, K, DENSE, TRANSPOSED, SPLIT)
     else:
         total = tl.zeros((rows.shape[0], BLOCK_K), dtype=tl.float32)
         stride_r = 1 if TRANSPOSED else K
@@ -85,8 +85,8 @@ def core_product(
             some = first + tl.arange(0, 16)
             places = rows[:, None] * BLOCK_K + some[None, :]
             h = sum_of_parts(parts_ptr, places, PART, SPLITS)
-            core = load_tile(sigma_ptr, some, ranks, stride_r, stride_c, K, K)
-            total = tl.dot(h, core.to(tl.float32), total, input_precision=PRECISION)
+            sigma = load_tile(sigma_ptr, some, ranks, stride_r, stride_c, K, K)
+            total = tl.dot(h, sigma.to(tl.float32), total, input_precision=PRECISION)
     return total
 
 
@@ -101,7 +101,7 @@ def finish_projection(
     for start in range(0, BLOCK_P, ROWS):
         tile = start * BLOCK_K + inside(ROWS, BLOCK_K)
         if side == 1:
-            h = core_product(
+            h = sigma_product(
                 parts_ptr, sigma_ptr, start + tl.arange(0, ROWS), K,
                 DENSE, False, SPLIT, PART, SPLITS, BLOCK_K,
             )  # fmt: skip

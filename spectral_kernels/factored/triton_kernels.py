@@ -51,21 +51,23 @@ def split(h, NARROW: tl.constexpr):
 
 
 @triton.jit
-def times_core(h, sigma_ptr, K, DENSE: tl.constexpr, TRANSPOSED: tl.constexpr, SPLIT: tl.constexpr):
+def times_sigma(
+    h, sigma_ptr, K, DENSE: tl.constexpr, TRANSPOSED: tl.constexpr, SPLIT: tl.constexpr
+):
     """Return h Sigma^T (or h Sigma) for float32 h (rows, ranks); Sigma is contiguous."""
     ranks = tl.arange(0, h.shape[1])
     if DENSE:
-        core = load_tile(
+        sigma = load_tile(
             sigma_ptr, ranks, ranks, 1 if TRANSPOSED else K, K if TRANSPOSED else 1, K, K
         )  # fmt: skip
         if SPLIT:
             high, low = split(h, sigma_ptr.dtype.element_ty)
-            h = tl.dot(high, core, tl.dot(low, core))
+            h = tl.dot(high, sigma, tl.dot(low, sigma))
         else:
-            h = tl.dot(h, core.to(tl.float32), input_precision=PRECISION)
+            h = tl.dot(h, sigma.to(tl.float32), input_precision=PRECISION)
     else:
-        core = tl.load(sigma_ptr + ranks, mask=ranks < K, other=0.0)
-        h = h * core.to(tl.float32)[None, :]
+        sigma = tl.load(sigma_ptr + ranks, mask=ranks < K, other=0.0)
+        h = h * sigma.to(tl.float32)[None, :]
     return h
 
 
@@ -97,7 +99,7 @@ def usv_forward(
     # An infinite x has made NaN of the zeros that ranks are padded with.
     h = tl.where(ranks[None, :] < K, h, 0.0)
     sigma_ptr += batch * K * (K if DENSE else 1)
-    h = times_core(h, sigma_ptr, K, DENSE, True, SPLIT)
+    h = times_sigma(h, sigma_ptr, K, DENSE, True, SPLIT)
     if SPLIT:
         high, low = split(h, x_ptr.dtype.element_ty)
     u_ptr += batch * stride_ub

@@ -13,10 +13,10 @@ import triton.language as tl
 from spectral_kernels.factored.triton_chunk_kernels import (
     add_rows,
     announce,
-    core_product,
     expand,
     inside,
     load_planes,
+    sigma_product,
     wait,
 )
 from spectral_kernels.factored.triton_kernels import (
@@ -24,7 +24,7 @@ from spectral_kernels.factored.triton_kernels import (
     load_tile,
     split,
     store_tile,
-    times_core,
+    times_sigma,
 )
 
 
@@ -106,12 +106,12 @@ def reduce_g(
             tl.store(dbias_ptr + cols, bias.to(dbias_ptr.dtype.element_ty), mask=cols < M)
         if SPLIT:
             u = load_tile(u_ptr, cols, ranks, stride_um, stride_uk, M, K)
-            du = times_core(total, sigma_ptr, K, DENSE, True, SPLIT)
+            du = times_sigma(total, sigma_ptr, K, DENSE, True, SPLIT)
             store_tile(du_ptr, du, cols, ranks, K, 1, M, K)
             if DENSE:
                 high, low = split(total, u_ptr.dtype.element_ty)
-                core = tl.dot(tl.trans(u), high, tl.dot(tl.trans(u), low))
-                tl.store(dsigma_ptr + inside(BLOCK_K, BLOCK_K), core)
+                d_sigma = tl.dot(tl.trans(u), high, tl.dot(tl.trans(u), low))
+                tl.store(dsigma_ptr + inside(BLOCK_K, BLOCK_K), d_sigma)
             else:
                 tl.store(dsigma_ptr + ranks, tl.sum(u.to(tl.float32) * total, axis=0))
         else:
@@ -129,19 +129,19 @@ def finish_g(
     DENSE: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """dU = G Sigma^T and dSigma = U^T G for BLOCK_C rows of U and G, float32 throughout."""
-    # A few rows at a time, for the registers' sake: see ``core_product``.
+    # A few rows at a time, for the registers' sake: see ``sigma_product``.
     ROWS: tl.constexpr = 16
     ranks = tl.arange(0, BLOCK_K)
-    core = tl.zeros((BLOCK_K, BLOCK_K if DENSE else 1), dtype=tl.float32)
+    d_sigma = tl.zeros((BLOCK_K, BLOCK_K if DENSE else 1), dtype=tl.float32)
     for start in range(0, BLOCK_C, ROWS):
         inner = start + tl.arange(0, ROWS)
         rows = block * BLOCK_C + inner
         G = tl.load(sums_ptr + start * BLOCK_K + inside(ROWS, BLOCK_K), cache_modifier=".cg")
         u = load_tile(u_ptr, rows, ranks, stride_um, stride_uk, M, K).to(tl.float32)
         if DENSE:
-            core = tl.dot(tl.trans(u), G, core, input_precision=PRECISION)
+            d_sigma = tl.dot(tl.trans(u), G, d_sigma, input_precision=PRECISION)
         else:
-            core += tl.sum(u * G, axis=0)[:, None]
-        du = core_product(sums_ptr, sigma_ptr, inner, K, DENSE, True, False, 0, 1, BLOCK_K)
+            d_sigma += tl.sum(u * G, axis=0)[:, None]
+        du = sigma_product(sums_ptr, sigma_ptr, inner, K, DENSE, True, False, 0, 1, BLOCK_K)
         store_tile(du_ptr, du, rows, ranks, K, 1, M, K)
-    tl.store(dsigma_ptr + inside(core.shape[0], core.shape[1]), core)
+    tl.store(dsigma_ptr + inside(d_sigma.shape[0], d_sigma.shape[1]), d_sigma)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectral_kernels.factored import model, plan
-from spectral_kernels.factored.model import Problem
+from spectral_kernels.factored import cost, tiling
+from spectral_kernels.factored.cost import Problem
 
 SIDES = st.integers(1, 20_000)
 PROBLEMS = st.builds(
@@ -30,30 +30,30 @@ def problem(p: int = 8192, m: int = 4096, n: int = 4096, k: int = 64, **changed:
 
 @given(given=PROBLEMS)
 def test_tiles_fit_together(given: Problem) -> None:
-    tiles = plan.backward_tiles(given)
+    tiles = tiling.backward_tiles(given)
     for name, size in tiles.items():
         assert name.startswith("num_") or size & (size - 1) == 0, f"{name} = {size}"
     for part, whole in (("BLOCK_P", "CHUNK"), ("BLOCK_R", "CHUNK"), ("BLOCK_F", "BLOCK_P")):
         assert tiles[whole] % tiles[part] == 0
     assert min(tiles[name] for name in ("BLOCK_F", "BLOCK_R", "BLOCK_S", "BLOCK_C")) >= 16
     assert tiles["BLOCK_K"] >= max(16, given.k)
-    fitting = plan.CHUNK_BYTES / ((given.m + given.n) * given.entry_bytes)
+    fitting = tiling.CHUNK_BYTES / ((given.m + given.n) * given.entry_bytes)
     assert tiles["BLOCK_P"] <= tiles["CHUNK"] <= max(fitting, tiles["BLOCK_P"])
     assert 1 <= tiles["SPLITS"] <= 8
-    assert plan.forward_tiles(given)["BLOCK_P"] >= 16
+    assert tiling.forward_tiles(given)["BLOCK_P"] >= 16
 
 
 def test_tiles_of_the_large_case() -> None:
     """1,024 rows of 8,192 numbers of two bytes are 16.8 MB; a round is 64 + 64 pieces."""
-    tiles = plan.backward_tiles(problem())
+    tiles = tiling.backward_tiles(problem())
     assert (tiles["CHUNK"], tiles["SPLITS"]) == (1024, 4)
     projections = 2 * tiles["SPLITS"] * tiles["CHUNK"] // tiles["BLOCK_P"]
     assert (projections, 8192 // tiles["BLOCK_C"]) == (64, 64)
 
 
 def test_bytes_of_the_large_case() -> None:
-    tiles = plan.backward_tiles(problem())
-    memory, cache = model.backward_bytes(problem(), tiles)
+    tiles = tiling.backward_tiles(problem())
+    memory, cache = cost.backward_bytes(problem(), tiles)
     block = 8192 * 4096 * 2
     factors = 64 * 8192 * 2
     # x, g and dx once; U, Vh and their gradients.
@@ -68,38 +68,38 @@ def test_bytes_of_the_large_case() -> None:
 def test_products_where_these_are_thought_faster() -> None:
     # float32, few rows: a program reads a whole side alone.
     few = problem(p=16, split=False, entry_bytes=4)
-    assert plan.choose("forward", few, fused=False) is None
-    assert plan.choose("forward", few, fused=True) is not None
-    assert plan.choose("forward", problem(), fused=False) == plan.forward_tiles(problem())
-    assert plan.choose("backward", problem(), fused=False) == plan.backward_tiles(problem())
+    assert tiling.choose("forward", few, fused=False) is None
+    assert tiling.choose("forward", few, fused=True) is not None
+    assert tiling.choose("forward", problem(), fused=False) == tiling.forward_tiles(problem())
+    assert tiling.choose("backward", problem(), fused=False) == tiling.backward_tiles(problem())
     # Beyond the widest tiles not even on demand.
     for wide in (problem(k=129), problem(k=65, split=False), problem(k=65, hopper=False)):
-        assert plan.choose("forward", wide, fused=True) is None
-        assert plan.choose("backward", wide, fused=True) is None
+        assert tiling.choose("forward", wide, fused=True) is None
+        assert tiling.choose("backward", wide, fused=True) is None
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("split", [True, False])
-def test_the_faster_of_the_model_is_chosen(direction: model.Direction, split: bool) -> None:
-    seconds = {"forward": model.forward_seconds, "backward": model.backward_seconds}[direction]
-    make = {"forward": plan.forward_tiles, "backward": plan.backward_tiles}[direction]
+def test_the_faster_by_the_count_is_chosen(direction: cost.Direction, split: bool) -> None:
+    seconds = {"forward": cost.forward_seconds, "backward": cost.backward_seconds}[direction]
+    make = {"forward": tiling.forward_tiles, "backward": tiling.backward_tiles}[direction]
     chosen = set()
     for p in (1, 64, 1024, 8192, 65536):
         for side in (128, 1024, 4096, 16384):
             for k in (8, 32, 64):
                 case = problem(p, side, side, k, split=split, entry_bytes=2 if split else 4)
                 tiles = make(case)
-                faster = seconds(case, tiles) <= model.products_seconds(direction, case)
-                assert (plan.choose(direction, case, fused=False) == tiles) == faster
+                faster = seconds(case, tiles) <= cost.products_seconds(direction, case)
+                assert (tiling.choose(direction, case, fused=False) == tiles) == faster
                 chosen.add(faster)
     assert True in chosen
 
 
 def test_overriding_ends() -> None:
-    with plan.overriding("forward", None):
-        assert plan.choose("forward", problem(), fused=True) is None
-        assert plan.choose("backward", problem(), fused=True) is not None
-        with plan.overriding("forward", {"BLOCK_P": 16}):
-            assert plan.choose("forward", problem(), fused=False) == {"BLOCK_P": 16}
-        assert plan.choose("forward", problem(), fused=True) is None
-    assert plan.choose("forward", problem(), fused=True) is not None
+    with tiling.overriding("forward", None):
+        assert tiling.choose("forward", problem(), fused=True) is None
+        assert tiling.choose("backward", problem(), fused=True) is not None
+        with tiling.overriding("forward", {"BLOCK_P": 16}):
+            assert tiling.choose("forward", problem(), fused=False) == {"BLOCK_P": 16}
+        assert tiling.choose("forward", problem(), fused=True) is None
+    assert tiling.choose("forward", problem(), fused=True) is not None

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import spectral_kernels as sk
-from spectral_kernels.factored import cpu_products, folding, torch_backend, torch_gradients, truth
+from spectral_kernels.factored import folding, gradients, products, torch_backend, truth
 from tests.support import matrices
 
 
@@ -65,6 +65,10 @@ def test_recompose(diagonal: bool, shape: tuple[int, int, int], batch: tuple[int
     want = truth.recompose(*as_numpy(*parts))
     np.testing.assert_allclose(sk.recompose(*parts).numpy(), want, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(sk.recompose(*as_numpy(*parts)), want, rtol=1e-12, atol=1e-12)
+    assert sk.recompose([sk.Decomposed(*parts)])[0].equal(sk.recompose(*parts))
+    for wrong in (parts[:2], parts[:1]):
+        with pytest.raises(TypeError, match="expected U, Sigma and Vh, "):
+            sk.recompose(*wrong)
     out = torch.empty(want.shape, dtype=torch.float64)
     assert sk.recompose(*parts, out=out) is out
     np.testing.assert_allclose(out.numpy(), want, rtol=1e-12, atol=1e-12)
@@ -87,6 +91,7 @@ def test_product(rows, shape, bias, diagonal) -> None:
     got = sk.usv_matmul(x, *parts, b)
     assert got.shape == (*rows, m)
     np.testing.assert_allclose(got.numpy(), want, rtol=1e-11, atol=1e-12)
+    assert sk.usv_matmul(x, sk.Decomposed(*parts), bias=b).equal(got)
     out = torch.empty(*rows, m, dtype=torch.float64)
     assert sk.usv_matmul(x, *parts, b, out=out) is out
     np.testing.assert_allclose(out.numpy(), want, rtol=1e-11, atol=1e-12)
@@ -138,7 +143,7 @@ def test_every_way_has_the_same_gradients(batch, diagonal, way) -> None:
     want = torch.autograd.grad(x @ Vh.mT @ core.mT @ U.mT, given, g)
     with torch.no_grad():
         for needed in MASKS:
-            found = torch_gradients.gradients(way, g, *given, needed)
+            found = gradients.by_way(way, g, *given, needed)
             for f, w, t, asked in zip(found, want, given, needed, strict=True):
                 assert (f is not None) == asked
                 if f is not None:
@@ -155,7 +160,7 @@ def test_operations_are_counted_right(sizes, way) -> None:
     given = [torch.randn(s) for s in ((p, m), (p, n), (m, k), (k, k), (k, n))]
     for needed in MASKS:
         with FlopCounterMode(display=False) as counter:
-            torch_gradients.gradients(way, *given, needed)
+            gradients.by_way(way, *given, needed)
         counted = folding.backward_operations(way, p, m, n, k, needed)
         assert counter.get_total_flops() == 2 * k * counted
 
@@ -184,8 +189,8 @@ def test_the_whole_count_of_a_step() -> None:
 @pytest.mark.parametrize("sizes", [(50, 20, 30, 7), (9, 20, 30, 7), (50, 30, 20, 7)], ids=str)
 def test_products_of_onednn(sizes, diagonal, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library that processors without MKL's AVX-512 kernels use, at every size here."""
-    monkeypatch.setattr(cpu_products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(cpu_products, "LEAST", 0)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(products, "LEAST", 0)
     p, m, n, k = sizes
     parts = factors(m, n, k, diagonal=diagonal, dtype=torch.float32)
     given = [t.requires_grad_() for t in (torch.randn(2, p, n), *parts, torch.randn(m))]

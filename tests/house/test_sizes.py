@@ -19,7 +19,6 @@ FUNCTION_LINES, FILE_LINES = 60, 400
 LONG_FILES = {
     "csrc/bindings.cpp",
     "python_api/spectral_monitor/monitor.py",
-    "spectral_kernels/tracking/op.py",
 }
 LONG_FUNCTIONS = {
     "csrc/cpu/values/dqds.h::qd_eigenvalues",
@@ -28,8 +27,6 @@ LONG_FUNCTIONS = {
     "python_api/spectral_monitor/explanation.py::explain",
     "python_api/spectral_monitor/monitor.py::__init__",
     "python_api/spectral_monitor/monitor.py::step",
-    "spectral_kernels/factored/op.py::usv_matmul",
-    "spectral_kernels/factored/triton_backend.py::usv_backward",
     "tests/step/test_changes.py::test_updates_and_gradients_are_rows_like_the_weights",
 }
 

@@ -16,7 +16,7 @@ import triton.language as tl
 
 import spectral_kernels as sk
 from spectral_kernels.factored import (
-    plan,
+    tiling,
     triton_backend,
     triton_backward_kernels,
     triton_kernels,
@@ -98,7 +98,7 @@ def test_odd_sizes(sizes, batch, dense, dtype) -> None:
 def test_chunks_and_parts(p: int, splits: int, dtype: torch.dtype) -> None:
     """A number of rows on both sides of a chunk's end; parts of columns, some of them empty."""
     given = arguments(p, 20, 38, 17, dtype=dtype)
-    with plan.overriding("backward", SMALL | {"SPLITS": splits, "BLOCK_K": 32}):
+    with tiling.overriding("backward", SMALL | {"SPLITS": splits, "BLOCK_K": 32}):
         check_all(given)
 
 
@@ -126,7 +126,7 @@ def test_split_products(batch, dense, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the plan takes torch's products of bfloat16, with all parts and with some frozen."""
     monkeypatch.setattr(triton_kernels, "usv_forward", None)
     monkeypatch.setattr(triton_backward_kernels, "usv_backward", None)
-    with plan.overriding("forward", None), plan.overriding("backward", None):
+    with tiling.overriding("forward", None), tiling.overriding("backward", None):
         sizes = {"batch": batch, "dense": dense, "dtype": torch.bfloat16}
         check_all(arguments(70, 41, 37, 9, bias=dense, **sizes))
         for frozen in range(4):
@@ -241,7 +241,7 @@ def test_programs_in_any_order(dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
     given = arguments(70, 20, 40, 5, batch=(2,), dtype=dtype)
     grad = torch.randn(2, 70, 20).to(dtype)
     kernel = triton_backward_kernels.usv_backward
-    with plan.overriding("backward", SMALL | {"BLOCK_K": 16}):
+    with tiling.overriding("backward", SMALL | {"BLOCK_K": 16}):
         want = gradients(given, grad)
         for seed in range(3):
             interleaved = Interleaved(kernel, seed)
@@ -258,7 +258,7 @@ def _no_wait(counter_ptr, count):
 
 def test_a_missing_wait_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     given, grad = arguments(70, 20, 40, 5), torch.randn(70, 20)
-    with plan.overriding("backward", SMALL | {"BLOCK_K": 16}):
+    with tiling.overriding("backward", SMALL | {"BLOCK_K": 16}):
         want = gradients(given, grad)
         monkeypatch.setattr(triton_reduce_kernels, "wait", _no_wait)
         # In the interpreter's own order nobody has to wait.

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from spectral_kernels.factored import plan, triton_backward_kernels, triton_kernels
+from spectral_kernels.factored import tiling, triton_backward_kernels, triton_kernels
 from tests.support.triton_variants import Variant
 
 _TYPES = {"bf16": ("*bf16", 2), "fp16": ("*fp16", 2), "fp32": ("*fp32", 4)}
 _STRIDES = ("xb", "xp", "ub", "um", "vb", "vk")
 
 
-def _problem(dtype: str, k: int, architecture: int, p: int = 8192) -> plan.Problem:
-    return plan.Problem(
+def _problem(dtype: str, k: int, architecture: int, p: int = 8192) -> tiling.Problem:
+    return tiling.Problem(
         batch=1, p=p, m=4096, n=4096, k=k, entry_bytes=_TYPES[dtype][1],
         split=dtype == "bf16", hopper=architecture == 90,
     )  # fmt: skip
 
 
 def _variant(
-    name: str, kernel: object, tiles: plan.Tiles, dtype: str, signature: dict[str, str],
+    name: str, kernel: object, tiles: tiling.Tiles, dtype: str, signature: dict[str, str],
     units: tuple[str, ...], dense: bool, architecture: int,
 ) -> Variant:  # fmt: skip
     fixed = {"DENSE": dense, "BIAS": True, "SPLIT": dtype == "bf16", **dict.fromkeys(units, 1)}
@@ -38,7 +38,7 @@ def forward(dtype: str, k: int, architecture: int, *, p: int = 8192, dense: bool
     signature |= {f"stride_{s}": "i32" for s in (*_STRIDES, "yb", "yp")}
     units = ("stride_xn", "stride_uk", "stride_vn", "stride_ym")
     name = f"forward {dtype} {k}{' dense' if dense else ''}, {p} rows, sm_{architecture}"
-    tiles = plan.forward_tiles(_problem(dtype, k, architecture, p))
+    tiles = tiling.forward_tiles(_problem(dtype, k, architecture, p))
     kernel = triton_kernels.usv_forward
     return _variant(name, kernel, tiles, dtype, signature, units, dense, architecture)
 
@@ -53,7 +53,7 @@ def backward(dtype: str, k: int, architecture: int, *, dense: bool = True) -> Va
     signature |= {f"stride_{s}": "i32" for s in (*_STRIDES, "gb", "gp")}
     units = ("stride_xn", "stride_uk", "stride_vn", "stride_gm")
     name = f"backward {dtype} {k}{' dense' if dense else ''}, sm_{architecture}"
-    tiles = plan.backward_tiles(_problem(dtype, k, architecture))
+    tiles = tiling.backward_tiles(_problem(dtype, k, architecture))
     kernel = triton_backward_kernels.usv_backward
     return _variant(name, kernel, tiles, dtype, signature, units, dense, architecture)
 

@@ -1,4 +1,4 @@
-"""Products of float32 matrices on a CPU, by whichever of torch's two libraries is the faster one.
+"""Products with matrices and with Sigma; on a CPU by the faster of torch's two libraries.
 
 ``torch.mm`` calls MKL, which gives processors of other makers its AVX2 kernels. oneDNN, which torch
 carries too, uses AVX-512 on all of them: twice the rate on an AMD EPYC (190 to 210 instead of 90 to
@@ -33,6 +33,20 @@ def mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.mT, bias, "none", [], "")
         return product
     return a @ b if bias is None else torch.addmm(bias, a, b)
+
+
+def times_sigma(A: Tensor, Sigma: Tensor, *, transposed: bool = False) -> Tensor:
+    """Return A Sigma, or A Sigma^T, for a dense Sigma (..., k, k) or a diagonal (..., k)."""
+    if Sigma.dim() < A.dim():
+        return A * Sigma.unsqueeze(-2)
+    return mm(A, Sigma.mT if transposed else Sigma)
+
+
+def sigma_times(Sigma: Tensor, A: Tensor, *, transposed: bool = False) -> Tensor:
+    """Return Sigma A, or Sigma^T A."""
+    if Sigma.dim() < A.dim():
+        return Sigma.unsqueeze(-1) * A
+    return mm(Sigma.mT if transposed else Sigma, A)
 
 
 def uses_onednn(a: Tensor, b: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """Which way a product with a decomposed matrix goes on a GPU, and with which tiles. Not measured.
 
-The decision compares the times of ``model``. Tiles are the largest of those tried ahead of time
+The decision compares the times of ``cost``. Tiles are the largest of those tried ahead of time
 that compile without spilling a register (tests/data/triton_resources). ``overriding`` puts other
 tiles in place, for benchmarks.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from spectral_kernels.factored.model import (
+from spectral_kernels.factored.cost import (
     MULTIPROCESSORS,
     Direction,
     Problem,

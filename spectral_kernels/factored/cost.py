@@ -64,7 +64,7 @@ class Problem:
 
 
 def forward_seconds(problem: Problem, tiles: Tiles) -> float:
-    """Return the model's time of ``usv_forward``: programs in waves, each reads all factors."""
+    """Return the time of ``usv_forward``: programs in waves, each reads all factors."""
     programs = problem.batch * cdiv(problem.p, tiles["BLOCK_P"])
     factors = problem.factors // problem.batch * problem.entry_bytes
     own = tiles["BLOCK_P"] * (problem.m + problem.n) * problem.entry_bytes + factors
@@ -92,7 +92,7 @@ def backward_bytes(problem: Problem, tiles: Tiles) -> tuple[float, float]:
 
 
 def backward_seconds(problem: Problem, tiles: Tiles) -> float:
-    """Return the model's time of ``usv_backward``, with the launches for counters and dSigma."""
+    """Return the time of ``usv_backward``, with the launches for counters and dSigma."""
     memory, cache = backward_bytes(problem, tiles)
     m, n = problem.m, problem.n
     return 4 * LAUNCH_SECONDS + max(
@@ -112,7 +112,7 @@ def _operations_seconds(problem: Problem, exact: int, with_float32: int) -> floa
 
 
 def products_seconds(direction: Direction, problem: Problem) -> float:
-    """Return the model's time of torch's products, which the fused kernel must beat.
+    """Return the time of torch's products, which the fused kernel must beat.
 
     Those of ``split_products`` for bfloat16, of ``torch_backend`` in float32 otherwise, where
     tensors of float16 are converted first.
@@ -132,7 +132,7 @@ def products_seconds(direction: Direction, problem: Problem) -> float:
         )
         for side, times in launches
     )
-    # What is k wide: products with the core, halves, conversions; launches more than work.
+    # What is k wide: products with Sigma, halves, conversions; launches more than work.
     small = {"forward": 1, "backward": 3}[direction]
     if problem.split:
         small *= 7
