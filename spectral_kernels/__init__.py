@@ -70,16 +70,18 @@ if TYPE_CHECKING:
         plot_scores,
         plot_work,
     )
+    from spectral_monitor.figures.overviews import (
+        plot_agreements,
+        plot_clusters,
+        plot_run,
+        plot_runs,
+    )
     from spectral_monitor.figures.plots import (
         plot_agreement,
-        plot_agreements,
         plot_alignment,
-        plot_clusters,
         plot_effective_rank,
         plot_errors,
         plot_identifiable,
-        plot_run,
-        plot_runs,
         plot_singular_values,
     )
     from spectral_monitor.figures.report import write_report
@@ -120,16 +122,13 @@ _TRAINING_SIDE = {
         "plot_scores",
         "plot_work",
     ),
+    "figures.overviews": ("plot_agreements", "plot_clusters", "plot_run", "plot_runs"),
     "figures.plots": (
         "plot_agreement",
-        "plot_agreements",
         "plot_alignment",
-        "plot_clusters",
         "plot_effective_rank",
         "plot_errors",
         "plot_identifiable",
-        "plot_run",
-        "plot_runs",
         "plot_singular_values",
     ),
     "figures.report": ("write_report",),

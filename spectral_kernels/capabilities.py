@@ -54,6 +54,10 @@ def capabilities() -> Capabilities:
 
     Raises:
         ValueError: ``SPECTRAL_KERNELS_BACKEND`` names an unknown backend.
+
+    Example:
+        >>> sk.capabilities()["torch"].available
+        True
     """
     rows = (_compiled(), _torch(), _cuda(), _triton(), _cupy())
     return Capabilities(rows, dispatch.forced())

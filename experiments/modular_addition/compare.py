@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spectral_monitor.figures.plots import plot_runs
+from spectral_monitor.figures.overviews import plot_runs
 from spectral_monitor.figures.report import write_report
 from spectral_monitor.run.reader import load_run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from spectral_monitor.figures.plots import plot_run
+from spectral_monitor.figures.overviews import plot_run
 from spectral_monitor.figures.report import write_report
 from spectral_monitor.run.reader import load_run
 from spectral_monitor.step.frame import pair_name

@@ -57,14 +57,6 @@ _CAPTURED = (
 class SpectralMonitor(CopiedByState):
     """Watches the weight matrices of a model while it trains.
 
-    ::
-
-        monitor = SpectralMonitor(model, recorder=Recorder("runs/first"))
-        for step in range(1000):
-            loss = train_step()
-            frame = monitor.step(step, loss=loss)  # None where the step is not measured
-        monitor.close()
-
     The model gains no hook and no attribute; its parameters are read when ``step`` is called. A
     decomposed layer (`spectral_kernels.DecomposedLayer`) is one matrix with the name and the shape
     that its weight would have, ``fc1.weight``, and k singular values; the product is not formed.
@@ -127,6 +119,17 @@ class SpectralMonitor(CopiedByState):
     Raises:
         ValueError: an unknown option, a pattern that fits nothing, a pair that does not chain,
             or a model without matrices.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Linear(32, 8))
+        >>> monitor = sk.SpectralMonitor(model, every=10, recorder=sk.Recorder("runs/example"))
+        >>> for step in range(20):
+        ...     with torch.no_grad():  # in place of a training step
+        ...         model[0].weight += 0.001
+        ...     frame = monitor.step(step, loss=1 / (step + 1))  # None where the step is not due
+        >>> monitor.close()
+        >>> monitor.frame.step, list(monitor.frame.matrices)
+        (10, ['0.weight', '1.weight'])
     """
 
     @uncollected()
@@ -284,6 +287,11 @@ class SpectralMonitor(CopiedByState):
         Also what chance would give for each comparison, the memory that is kept between steps
         (`memory`), whether a step waits for its numbers and why, and the cadence as chosen so far;
         before steps were timed, what a measurement will take by a dry run (`cost`).
+
+        Example:
+            >>> monitor = sk.SpectralMonitor(torch.nn.Linear(4, 3), every=1)
+            >>> print(monitor.explain().splitlines()[0])
+            1 matrices:
         """
         told = explain(
             self._matrices,
@@ -343,7 +351,13 @@ class SpectralMonitor(CopiedByState):
         return told.described(self._cadence.overhead).splitlines()
 
     def memory(self) -> MemoryPlan:
-        """What the monitor keeps between steps, in bytes, and what a step adds to the disk."""
+        """What the monitor keeps between steps, in bytes, and what a step adds to the disk.
+
+        Example:
+            >>> monitor = sk.SpectralMonitor(torch.nn.Linear(64, 64), every=1)
+            >>> monitor.memory().total > 0
+            True
+        """
         return MemoryPlan.of(
             self._matrices,
             self._parts,
@@ -379,6 +393,11 @@ class SpectralMonitor(CopiedByState):
         Raises:
             ValueError: a scalar of more than one element or with a name of the monitor's own
                 ("every", "overhead", "not_finite", "reasons").
+
+        Example:
+            >>> monitor = sk.SpectralMonitor(torch.nn.Linear(4, 3), every=1)
+            >>> monitor.step(0, loss=0.5).scalars
+            {'loss': 0.5}
         """
         if is_being_captured():
             warnings.warn(_CAPTURED, stacklevel=2)
@@ -475,7 +494,14 @@ class SpectralMonitor(CopiedByState):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Inside, ``step`` counts steps but measures nothing."""
+        """Inside, ``step`` counts steps but measures nothing.
+
+        Example:
+            >>> monitor = sk.SpectralMonitor(torch.nn.Linear(4, 3), every=1)
+            >>> with monitor.paused():
+            ...     monitor.step() is None
+            True
+        """
         self._paused += 1
         try:
             yield
@@ -521,8 +547,20 @@ class SpectralMonitor(CopiedByState):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict` of a monitor with the same method and matrices.
 
+        Args:
+            state: of the other monitor, maybe from ``torch.load``.
+
         Raises:
             ValueError: the method, the names or the shapes differ; the message tells which.
+
+        Example:
+            >>> model = torch.nn.Linear(4, 3)
+            >>> before = sk.SpectralMonitor(model, every=1)
+            >>> after = sk.SpectralMonitor(model, every=1)
+            >>> frame = before.step()
+            >>> after.load_state_dict(before.state_dict())
+            >>> after.step().step
+            1
         """
         check_state(state, self.method, self._matrices)
         self._device.forget()

@@ -47,6 +47,12 @@ def chance_alignment(
 
     Raises:
         ValueError: d < 1, or a whole that is shorter than its parts.
+
+    Example:
+        >>> round(sk.chance_alignment(128), 4)
+        0.0707
+        >>> round(sk.chance_alignment(32, 128, 128), 4)  # one head of four, of both
+        0.0351
     """
     checks.check_count(d, "d", 1)
     if same_vector:
@@ -70,6 +76,10 @@ def chance_agreement(m: int, n: int) -> float:
 
     Raises:
         ValueError: m < 1 or n < 1.
+
+    Example:
+        >>> round(sk.chance_agreement(128, 128), 4)
+        0.005
     """
     return chance_alignment(m) * chance_alignment(n)
 
@@ -84,6 +94,10 @@ def chance_overlap(d: int, k: int, next_k: int | None = None) -> float:
 
     Raises:
         ValueError: a dimension below 1, or a subspace larger than the space.
+
+    Example:
+        >>> sk.chance_overlap(100, 10)
+        0.1
     """
     other = k if next_k is None else next_k
     checks.check_count(d, "d", 1)

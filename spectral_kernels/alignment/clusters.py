@@ -54,6 +54,10 @@ def singular_value_clusters(
     Raises:
         TypeError: integer or complex dtype.
         ValueError: a negative radius, shapes that do not fit, S without dimension.
+
+    Example:
+        >>> sk.singular_value_clusters(np.array([3.0, 1.01, 1.0]), 0.02)
+        array([0, 1, 1])
     """
     tensors, radii, likes = _enter(S, radius)
     labels = [from_tensor(find_clusters(s, r)[0], like)
@@ -78,6 +82,10 @@ def identifiable_vectors(
 
     Raises:
         TypeError, ValueError: as for ``singular_value_clusters``.
+
+    Example:
+        >>> sk.identifiable_vectors(np.array([3.0, 1.01, 1.0]), 0.02)
+        array([ True, False, False])
     """
     tensors, radii, likes = _enter(S, radius)
     flags = [from_tensor(find_clusters(s, r)[1], like)
@@ -106,6 +114,13 @@ def subspace_agreement(
         TypeError: integer or complex dtype, an argument without U and Vh, clusters that are not
             int64.
         ValueError: m or n differ, fewer than k triplets, mixed devices or kinds.
+
+    Example:
+        >>> a, b = sk.svd(np.diag([3.0, 1.01, 1.0])), sk.svd(np.diag([3.0, 1.0, 1.01]))
+        >>> sk.singular_vector_agreement(a, b).round(6)  # two vectors have changed places
+        array([1., 0., 0.])
+        >>> sk.subspace_agreement(a, b, sk.singular_value_clusters(a.S, 0.02)).round(6)
+        array([1., 1., 1.])
     """
     left, right, leave = agreement_pairs(svd_a, svd_b)
     given = list(clusters) if isinstance(clusters, (list, tuple)) else [clusters]

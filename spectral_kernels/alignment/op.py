@@ -34,6 +34,11 @@ def alignment_matrix(
     Raises:
         TypeError: integer or complex dtype.
         ValueError: the sides m differ, fewer than two dimensions, mixed devices or kinds.
+
+    Example:
+        >>> U = sk.svd(np.random.default_rng(0).standard_normal((6, 4))).U
+        >>> np.allclose(sk.alignment_matrix(U, U.T), np.eye(4))
+        True
     """
     pairs, leave = _enter_pairs(U=U, Vh_next=Vh_next)
     return leave([(u.mT @ v.mT).abs() for u, v in pairs])
@@ -54,6 +59,11 @@ def alignment_diagonal(
 
     Raises:
         TypeError, ValueError: as for ``alignment_matrix``; k < 1.
+
+    Example:
+        >>> first, second = np.random.default_rng(0).standard_normal((2, 8, 8))
+        >>> sk.alignment_diagonal(sk.svd(first).U, sk.svd(second).Vh, k=5).shape
+        (5,)
     """
     checks.check_count(k, "k", 1)
     pairs, leave = _enter_pairs(U=U, Vh_next=Vh_next)
@@ -73,6 +83,10 @@ def alignment_score(diagonal: Array | Sequence[Array], top: int = 10) -> Array |
     Raises:
         TypeError: integer or complex dtype.
         ValueError: top < 1, or a diagonal without dimension.
+
+    Example:
+        >>> float(sk.alignment_score(np.array([1.0, 0.5, 0.0]), top=2))
+        0.75
     """
     checks.check_count(top, "top", 1)
     tensors, leave = enter(diagonal, "diagonal")
@@ -102,6 +116,11 @@ def singular_vector_agreement(
     Raises:
         TypeError: integer or complex dtype, or an argument without U and Vh.
         ValueError: m or n differ, k < 1, mixed devices or kinds.
+
+    Example:
+        >>> A = np.random.default_rng(0).standard_normal((6, 4))
+        >>> sk.singular_vector_agreement(sk.svd(A), sk.svd(-2 * A), k=3).round(6)
+        array([1., 1., 1.])
     """
     checks.check_count(k, "k", 1)
     left, right, leave = agreement_pairs(svd_a, svd_b)
@@ -142,6 +161,11 @@ def subspace_overlap(
 
     Raises:
         TypeError, ValueError: as for ``alignment_matrix``.
+
+    Example:
+        >>> Q = np.eye(4)
+        >>> float(sk.subspace_overlap(Q[:, :2], Q[:, 1:3]))
+        0.5
     """
     (A, B), leave = enter_together(Q_a=Q_a, Q_b=Q_b)
     transposed = [x.mT for x in _matrices(B, "Q_b")]

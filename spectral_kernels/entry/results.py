@@ -11,6 +11,11 @@ class SVD(NamedTuple):
     """A = U @ diag(S) @ Vh, the singular values descending.
 
     ``U`` (..., m, k), ``S`` (..., k), ``Vh`` (..., k, n); k = min(m, n) unless truncated.
+
+    Example:
+        >>> found = sk.svd(np.eye(3, 2))
+        >>> found.U.shape, found.S.shape, found.Vh.shape
+        ((3, 2), (2,), (2, 2))
     """
 
     U: Array
@@ -24,6 +29,10 @@ class SpectralSummary(NamedTuple):
     ``singular_values`` (..., r), descending; every other field (...), of the same dtype.
     ``effective_rank`` is the entropy of sigma / sum(sigma) in nats, ``effective_rank_exp`` its
     exponential. ``numerical_rank`` is floating, so that a matrix with NaN has a NaN here too.
+
+    Example:
+        >>> sk.spectral_summary(torch.ones(5, 4, 3)).effective_rank.shape
+        torch.Size([5])
     """
 
     singular_values: Array
@@ -41,7 +50,13 @@ METRICS = SpectralSummary._fields[1:]
 
 
 class Decomposed(NamedTuple):
-    """A = U @ Sigma @ Vh with a dense core: ``U`` (..., m, k), ``Sigma`` (..., k, k), ``Vh``."""
+    """A = U @ Sigma @ Vh with a dense core: ``U`` (..., m, k), ``Sigma`` (..., k, k), ``Vh``.
+
+    Example:
+        >>> factors = sk.Decomposed(np.eye(3, 2), np.diag([2.0, 1.0]), np.eye(2, 4))
+        >>> sk.svdvals(factors).round(6)  # of the 3 x 4 product, which is not formed
+        array([2., 1.])
+    """
 
     U: Array
     Sigma: Array

@@ -45,6 +45,14 @@ def decompose(
     Raises:
         TypeError: integer or complex dtype, k not an integer.
         ValueError: k out of range, fewer than two dimensions, mixed devices.
+
+    Example:
+        >>> U, Sigma, Vh = sk.decompose(np.diag([3.0, 2.0, 1.0]), 2)
+        >>> U.shape, Vh.shape
+        ((3, 2), (2, 3))
+        >>> Sigma.round(6)
+        array([[3., 0.],
+               [0., 2.]])
     """
     tensors, leave = enter(A)
     checks.check_matrices(tensors)
@@ -88,6 +96,11 @@ def recompose(
     Raises:
         TypeError: integer or complex dtype.
         ValueError: shapes that do not chain, mixed devices or kinds, ``out`` that does not fit.
+
+    Example:
+        >>> A = np.random.default_rng(0).standard_normal((5, 3))
+        >>> np.allclose(sk.recompose(*sk.decompose(A)), A)
+        True
     """
     factors, leave = enter_factors(U, Sigma, Vh)
     if out is None:
@@ -156,6 +169,11 @@ def usv_matmul(
         ValueError: dtypes differ (after autocast), shapes that do not chain, mixed devices or
             kinds.
         RuntimeError: ``out`` together with an argument that requires a gradient.
+
+    Example:
+        >>> x, A = torch.ones(2, 3), torch.arange(12.0).reshape(4, 3)
+        >>> torch.allclose(sk.usv_matmul(x, *sk.decompose(A)), x @ A.mT, atol=1e-4)
+        True
     """
     if Vh is None:
         U, Sigma, Vh = spread(U, Sigma, Vh)
@@ -174,6 +192,10 @@ def break_even_rank(m: int, n: int) -> int:
     Raises:
         TypeError: m or n not an integer.
         ValueError: m or n below 0.
+
+    Example:
+        >>> sk.break_even_rank(512, 512)
+        212
     """
     checks.check_count(m, "m", 0)
     checks.check_count(n, "n", 0)

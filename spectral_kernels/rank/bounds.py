@@ -63,6 +63,12 @@ def bounds_from_leading_values(
     Raises:
         TypeError: integer or complex dtype.
         ValueError: k > r, k < 1, shapes that do not match, mixed devices or kinds.
+
+    Example:
+        >>> S = np.array([2.0, 1.0, 1.0, 0.5])  # the norm is 2.5
+        >>> low, high = sk.bounds_from_leading_values(S[:2], 2.5, 4)
+        >>> bool(low < sk.summarize_singular_values(S).effective_rank < high)
+        True
     """
     (S,), leave = enter(S_k, "S_k")
     checks.check_dtype(S, "S_k")

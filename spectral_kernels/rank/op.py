@@ -51,6 +51,13 @@ def effective_rank(
     Raises:
         ValueError: unknown ``form``, or as for ``svd``.
         TypeError: as for ``svd``.
+
+    Example:
+        >>> A = np.diag([1.0, 1.0, 1.0, 0.0])
+        >>> round(float(sk.effective_rank(A, form="exponential")), 6)
+        3.0
+        >>> round(float(sk.effective_rank(A, normalized=True)), 6)  # ln(3) / 4
+        0.274653
     """
     columns = {"entropy": "effective_rank", "exponential": "effective_rank_exp"}
     if form not in columns:
@@ -76,6 +83,10 @@ def stable_rank(
 
     Raises:
         TypeError, ValueError: as for ``svd``.
+
+    Example:
+        >>> round(float(sk.stable_rank(np.diag([2.0, 1.0, 1.0]))), 6)
+        1.5
     """
     return _metric(A, "stable_rank", normalized=normalized, check_finite=check_finite)
 
@@ -99,6 +110,11 @@ def numerical_rank(
     Raises:
         ValueError: negative ``rtol``, or as for ``svd``.
         TypeError: as for ``svd``.
+
+    Example:
+        >>> A = np.diag([1.0, 0.1, 1e-20])
+        >>> float(sk.numerical_rank(A)), float(sk.numerical_rank(A, rtol=0.5))
+        (2.0, 1.0)
     """
     return _metric(A, "numerical_rank", rtol=_threshold(rtol), check_finite=check_finite)
 
@@ -127,6 +143,12 @@ def feature_rank(
     Raises:
         ValueError: negative ``rtol``, or as for ``svd``.
         TypeError: as for ``svd``.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> H = rng.standard_normal((100, 2)) @ rng.standard_normal((2, 8))
+        >>> float(sk.feature_rank(H))
+        2.0
     """
     tensors, leave = enter(H, "H")
     checks.check_matrices(tensors, "H")
@@ -151,6 +173,11 @@ def spectral_summary(
 
     Raises:
         TypeError, ValueError: as for ``svd``.
+
+    Example:
+        >>> summary = sk.spectral_summary(np.diag([2.0, 1.0]))
+        >>> round(float(summary.stable_rank), 6), round(float(summary.nuclear_norm), 6)
+        (1.25, 3.0)
     """
     matrices = enter_matrices(A, check_finite=check_finite)
     spectra, tables = _spectra_and_tables(matrices, _DEFAULT_RTOL)
@@ -174,6 +201,11 @@ def summarize_singular_values(
     Raises:
         TypeError: integer or complex dtype.
         ValueError: S has no dimension, or min(shape) < r.
+
+    Example:
+        >>> summary = sk.summarize_singular_values(np.array([2.0, 1.0, 0.0]), shape=(5, 3))
+        >>> round(float(summary.stable_rank), 6), float(summary.numerical_rank)
+        (1.25, 2.0)
     """
     tensors, leave = enter(S, "S")
     for tensor, told in zip(

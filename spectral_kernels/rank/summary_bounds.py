@@ -84,6 +84,11 @@ def bounds_from_value_bounds(
         TypeError: integer or complex dtype.
         ValueError: shapes of S, bounds and error_norms that do not match, min(shape) other than r,
             mixed devices or kinds.
+
+    Example:
+        >>> bounds = sk.bounds_from_value_bounds(np.array([2.0, 1.0]), np.array([0.01, 0.01]))
+        >>> round(float(bounds.spectral_norm), 6), round(float(bounds.nuclear_norm), 6)
+        (0.01, 0.02)
     """
     named: dict[str, Any] = {"S": S, "bounds": bounds}
     if error_norms is not None:

@@ -56,6 +56,13 @@ def rsvd(
     Raises:
         TypeError: integer or complex dtype, k not an integer.
         ValueError: k or the start out of range, fewer than two dimensions, mixed devices.
+
+    Example:
+        >>> U, S, Vh = sk.rsvd(np.diag([5.0, 3.0, 1.0, 0.5]), 2)
+        >>> S.round(6)
+        array([5., 3.])
+        >>> U.shape, Vh.shape
+        ((4, 2), (2, 4))
     """
     tensors, leave = enter(A)
     checks.check_matrices(tensors)

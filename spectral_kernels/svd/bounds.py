@@ -79,6 +79,13 @@ def bounds_from_residuals(
     Raises:
         TypeError: integer or complex dtype.
         ValueError: shapes that do not chain, mixed devices or kinds.
+
+    Example:
+        >>> A = np.random.default_rng(0).standard_normal((6, 4))
+        >>> U, S, Vh = sk.svd(A)
+        >>> bounds = sk.bounds_from_residuals(A, U, S, Vh)
+        >>> bounds.shape, bool((bounds < 1e-12).all())
+        ((4,), True)
     """
     (As, Us, Ss, Vhs), leave = enter_together(A=A, U=U, S=S, Vh=Vh)
     with torch.no_grad():

@@ -38,6 +38,16 @@ def svd(
         TypeError: integer or complex dtype.
         ValueError: fewer than two dimensions, factors that do not chain, mixed devices, or NaN/Inf
             with ``check_finite``.
+
+    Example:
+        >>> A = np.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+        >>> U, S, Vh = sk.svd(A)
+        >>> S.round(6)
+        array([3., 2.])
+        >>> np.allclose(U * S @ Vh, A)
+        True
+        >>> [found.S.shape for found in sk.svd([np.ones((8, 3)), np.ones((2, 5))])]
+        [(3,), (2,)]
     """
     matrices = enter_matrices(A, vectors=None, check_finite=check_finite)
     parts = _svd(matrices.tensors) if matrices.tensors else ([], [], [])
@@ -69,6 +79,14 @@ def svdvals(
 
     Raises:
         TypeError, ValueError: as for ``svd``.
+
+    Example:
+        >>> sk.svdvals(np.diag([1.0, 4.0, 2.0])).round(6)
+        array([4., 2., 1.])
+        >>> W = torch.eye(2, requires_grad=True)
+        >>> sk.svdvals(W).sum().backward()  # the nuclear norm, whose gradient is U V^T
+        >>> torch.allclose(W.grad, torch.eye(2))
+        True
     """
     matrices = enter_matrices(A, check_finite=check_finite)
     return matrices.leave(matrices.whole(singular_values(matrices.tensors)))

@@ -66,6 +66,18 @@ class SpectrumTracker:
     Raises:
         TypeError, ValueError: the tolerance is not a positive finite number, k not an integer of
             at least 1.
+
+    Example:
+        >>> A = np.random.default_rng(0).standard_normal((32, 16))
+        >>> tracker = sk.SpectrumTracker()
+        >>> S = tracker.update(A).S
+        >>> tracker.work
+        ['solved']
+        >>> S = tracker.update(A + 1e-6).S
+        >>> bool((np.abs(S - np.linalg.svd(A + 1e-6)[1]) <= tracker.bounds).all())
+        True
+        >>> tracker.resolves
+        0
     """
 
     def __init__(
@@ -331,7 +343,7 @@ class SpectrumTracker:
         return {"shapes": shapes, "ranks": list(self._ranks), **self._tracker.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the ``state_dict()`` of a tracker; updates then equal its own bit by bit.
+        """Go on from ``state``, a tracker's ``state_dict()``: updates equal its own bit by bit.
 
         Vectors of other matrices cost a new solution, never a wrong result.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from spectral_monitor.figures import line_plots, panels, plots
+from spectral_monitor.figures import line_plots, overviews, panels, plots
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.reader import Run, load_run
 from spectral_monitor.run.recorder import Recorder
@@ -192,7 +192,7 @@ def test_scores_stand_beside_chance(run: Run) -> None:
 
 
 def test_clusters_of_one_matrix(run: Run) -> None:
-    figure = plots.plot_clusters(run, "up.weight")
+    figure = overviews.plot_clusters(run, "up.weight")
     single, whole, flags = figure.axes[:3]
     assert "by chance" in single.get_title()
     assert whole.get_title() == "Agreement of up in clusters"

@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.figure import Figure
-from spectral_monitor.figures import plots
+from spectral_monitor.figures import overviews, plots
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.reader import Run, load_run
 from spectral_monitor.run.recorder import Recorder
@@ -172,7 +172,7 @@ def test_given_axes_are_used_and_returned(run: Run) -> None:
 
 
 def test_figure_2_has_four_panels(run: Run, tmp_path: Path) -> None:
-    figure = plots.plot_run(run, title="a run")
+    figure = overviews.plot_run(run, title="a run")
     titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
     assert len(titles) == 4
     for title, words in zip(titles, ("Errors", "Singular", "Effective", "Alignment"), strict=True):
@@ -186,9 +186,9 @@ def test_nan_and_missing_panels_can_be_drawn(tmp_path: Path) -> None:
         watch = SpectralMonitor(weights, every=1, pairs=None, recorder=recorder)
         watch.step()
         one = load_run(tmp_path)
-        render(plots.plot_run(one), tmp_path / "one.png")
+        render(overviews.plot_run(one), tmp_path / "one.png")
         watch.step()
-    figure = plots.plot_run(load_run(tmp_path))
+    figure = overviews.plot_run(load_run(tmp_path))
     texts = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert texts == ["no errors recorded", "no alignment recorded"]
     render(figure, tmp_path / "two.png")
@@ -196,7 +196,7 @@ def test_nan_and_missing_panels_can_be_drawn(tmp_path: Path) -> None:
 
 def test_runs_are_compared_on_the_same_scales(run: Run, tmp_path: Path) -> None:
     other = record(tmp_path / "other", seed=1, steps=4)
-    figure = plots.plot_runs({"first": run, "second": other})
+    figure = overviews.plot_runs({"first": run, "second": other})
     panels = [ax for ax in figure.axes if ax.get_title()]
     assert len(panels) == 8
     for index in (2, 3):
@@ -207,7 +207,7 @@ def test_runs_are_compared_on_the_same_scales(run: Run, tmp_path: Path) -> None:
     assert mesh(panels[3]).get_clim()[1] == pytest.approx(top)
     render(figure, tmp_path / "compare.png")
     with pytest.raises(ValueError, match="at least one run"):
-        plots.plot_runs({})
+        overviews.plot_runs({})
 
 
 def test_pyplot_is_not_needed() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from spectral_monitor.decomposed.layers.layer import DecomposedLayer
 from spectral_monitor.decomposed.layers.linear import DecomposedLinear
-from spectral_monitor.figures.plots import plot_run
+from spectral_monitor.figures.overviews import plot_run
 from spectral_monitor.figures.report import write_report
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.final_agreement import agreement_with_final

@@ -63,6 +63,14 @@ def decomposition_drift(model: nn.Module) -> Drifts:
     Raises:
         TypeError: not a module.
         ValueError: no decomposed layer.
+
+    Example:
+        >>> model = sk.decompose_model(torch.nn.Sequential(torch.nn.Linear(8, 4)), {"*": None})
+        >>> drifts = sk.decomposition_drift(model)
+        >>> max(drifts["0"]) < 1e-5  # nothing was trained yet
+        True
+        >>> sorted(drifts.scalars())  # for monitor.step(step, **scalars)
+        ['drift/0.Sigma', 'drift/0.U', 'drift/0.Vh']
     """
     inner = unwrap(model)
     if not isinstance(inner, nn.Module):

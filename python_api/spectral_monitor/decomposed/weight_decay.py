@@ -31,10 +31,6 @@ def parameter_groups(
     Grokking", appendix E and figure 24). Over all factors of one matrix, ||U||_F^2 + ||Sigma||_F^2
     + ||Vh||_F^2 is at least 3 sum sigma_i^(2/3), so that what decays is the rank.
 
-    ::
-
-        optimizer = torch.optim.AdamW(sk.parameter_groups(model, 0.1, no_decay="*.bias"), lr=1e-3)
-
     Args:
         model: a module, also compiled or wrapped for data parallelism.
         weight_decay: of the parameters that decay.
@@ -49,6 +45,13 @@ def parameter_groups(
         TypeError: not a module, a decay that is no number.
         ValueError: a negative or infinite decay, a pattern that fits no parameter, or a model
             without trainable parameters.
+
+    Example:
+        >>> model = torch.nn.Sequential(sk.DecomposedLinear(8, 4), torch.nn.Linear(4, 2))
+        >>> groups = sk.parameter_groups(model, 0.1, no_decay="*.bias")
+        >>> [(group["weight_decay"], group["param_names"]) for group in groups]
+        [(0.1, ['1.weight']), (0.0, ['0.U', '0.Sigma', '0.Vh', '0.bias', '1.bias'])]
+        >>> optimizer = torch.optim.AdamW(groups, lr=1e-3)
     """
     inner = unwrap(model)
     if not isinstance(inner, nn.Module):

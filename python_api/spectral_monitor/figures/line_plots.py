@@ -68,8 +68,18 @@ def plot_metric(run: Run, metric: str = "effective_rank", ax: Axes | None = None
     The title tells the largest bound, as a share of the value, and how many times as wide as the
     bounds the bands are drawn, where they are too narrow to be seen.
 
+    Args:
+        run: the recorded run.
+        metric: a key of ``run.metrics``, such as "effective_rank" (nats) or "stable_rank".
+        ax: axes to draw on.
+
     Raises:
         ValueError: this metric was not recorded.
+
+    Example:
+        >>> ax = sk.plot_metric(sk.load_run("runs/first"), "stable_rank")
+        >>> ax.get_xlabel()
+        'training step'
     """
     if metric not in run.metrics:
         others = ", ".join(name for name in _LABELS if name in run.metrics)
@@ -106,6 +116,15 @@ def plot_bounds(run: Run, ax: Axes | None = None) -> Axes:
     A tracker's bounds grow while its vectors hold and fall when it turns them, so that of many
     neighbouring steps the largest is drawn. After a new solution they are rounding alone, far
     below the panel.
+
+    Args:
+        run: the recorded run.
+        ax: axes to draw on.
+
+    Example:
+        >>> ax = sk.plot_bounds(sk.load_run("runs/first"))
+        >>> ax.get_yscale()
+        'log'
     """
     ax = panel(ax)
     when = run.steps[_middles(len(run.steps))]
@@ -127,8 +146,17 @@ def plot_bounds(run: Run, ax: Axes | None = None) -> Axes:
 def plot_work(run: Run, ax: Axes | None = None) -> Axes:
     """How many matrices the tracker kept, rotated or solved anew at each step.
 
+    Args:
+        run: the recorded run, of a monitor with method "tracked".
+        ax: axes to draw on.
+
     Raises:
         ValueError: the run was not tracked.
+
+    Example:
+        >>> ax = sk.plot_work(sk.load_run("runs/first"))
+        >>> ax.get_xlabel()
+        'training step'
     """
     if not run.work:
         raise ValueError(f"{run.path}: no work of a tracker was recorded")
@@ -155,7 +183,17 @@ def plot_work(run: Run, ax: Axes | None = None) -> Axes:
 
 
 def plot_alignment_scores(run: Run, ax: Axes | None = None) -> Axes:
-    """Mean of the ten leading alignments of each pair (Eq. 4), dashed what chance would give."""
+    """Mean of the ten leading alignments of each pair (Eq. 4), dashed what chance would give.
+
+    Args:
+        run: the recorded run.
+        ax: axes to draw on.
+
+    Example:
+        >>> ax = sk.plot_alignment_scores(sk.load_run("runs/first"))
+        >>> ax.get_xlabel()
+        'training step'
+    """
     lines = {
         pair_name((short(a), short(b))): scores(diagonal)
         for (a, b), diagonal in run.alignment.items()
@@ -167,21 +205,49 @@ def plot_alignment_scores(run: Run, ax: Axes | None = None) -> Axes:
 
 
 def plot_agreement_scores(run: Run, ax: Axes | None = None) -> Axes:
-    """Mean of the ten leading agreements of each matrix, dashed what chance would give."""
+    """Mean of the ten leading agreements of each matrix, dashed what chance would give.
+
+    Args:
+        run: the recorded run.
+        ax: axes to draw on.
+
+    Example:
+        >>> ax = sk.plot_agreement_scores(sk.load_run("runs/first"))
+        >>> ax.get_xlabel()
+        'training step'
+    """
     lines = {short(name): scores(values) for name, values in run.agreement.items()}
     chance = {short(name): value for name, value in run.chance.agreement.items()}
     return _beside_chance(run, lines, chance, "agreement score", ax)
 
 
 def plot_overlaps(run: Run, ax: Axes | None = None) -> Axes:
-    """Overlap of updates and gradients with the weights, left side, dashed what chance gives."""
+    """Overlap of updates and gradients with the weights, left side, dashed what chance gives.
+
+    Args:
+        run: the recorded run, of a monitor with ``watch=("weights", "updates")`` or "gradients".
+        ax: axes to draw on.
+
+    Example:
+        >>> ax = sk.plot_overlaps(sk.load_run("runs/first"))  # of a monitor with watch="updates"
+        >>> ax.get_xlabel()
+        'training step'
+    """
     lines = {short(name): np.asarray(sides)[:, 0] for name, sides in run.overlap.items()}
     chance = {short(name): sides[0] for name, sides in run.chance.overlap.items()}
     return _beside_chance(run, lines, chance, "overlap of ten left directions", ax)
 
 
 def plot_certainty(run: Run) -> Figure:
-    """Effective and stable rank in their bounds, the bounds and, of a tracked run, the work."""
+    """Effective and stable rank in their bounds, the bounds and, of a tracked run, the work.
+
+    Args:
+        run: the recorded run.
+
+    Example:
+        >>> figure = sk.plot_certainty(sk.load_run("runs/first"))
+        >>> figure.savefig("certainty.png")
+    """
     figure = grid(2, 2, width=_PAGE / 2, height=5.0) if run.work else grid(1, 3, width=_PAGE / 3)
     ranks, stable, bounds, *work = figure.axes
     plot_metric(run, "effective_rank", ranks)
@@ -195,8 +261,16 @@ def plot_certainty(run: Run) -> Figure:
 def plot_scores(run: Run) -> Figure:
     """Alignment, agreement and overlap scores over time, each beside chance.
 
+    Args:
+        run: the recorded run.
+
     Raises:
         ValueError: none was recorded.
+
+    Example:
+        >>> figure = sk.plot_scores(sk.load_run("runs/first"))
+        >>> len(figure.axes)
+        3
     """
     panels: list[tuple[bool, Callable[[Run, Axes], Axes]]] = [
         (bool(run.alignment), plot_alignment_scores),

@@ -7,22 +7,15 @@ singular value, or with the size of what a heat map shows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 from spectral_monitor.figures.panels import (
     VISIBLE,
     Axes,
-    Figure,
     colours,
-    figure_of,
-    grid,
     heatmap,
     line,
     lines_by_index,
     panel,
-    say,
     short,
     time_axis,
 )
@@ -32,14 +25,10 @@ from spectral_monitor.step.frame import Array, pair_name
 __all__ = [
     "chosen_matrix",
     "plot_agreement",
-    "plot_agreements",
     "plot_alignment",
-    "plot_clusters",
     "plot_effective_rank",
     "plot_errors",
     "plot_identifiable",
-    "plot_run",
-    "plot_runs",
     "plot_singular_values",
 ]
 
@@ -57,11 +46,21 @@ def plot_errors(run: Run, ax: Axes | None = None, *, losses: bool = True) -> Axe
     Reads the scalars ``{train,validation,val,test}_{error,accuracy,acc,loss}``, also written
     ``train/loss``. Where there are no errors or accuracies the losses stand alone.
 
+    Args:
+        run: the recorded run.
+        ax: axes to draw on.
+        losses: whether losses are drawn beside errors, on a scale of their own.
+
     Raises:
         ValueError: none of these scalars was recorded.
+
+    Example:
+        >>> ax = sk.plot_errors(sk.load_run("runs/first"))
+        >>> ax.get_title()
+        'Errors'
     """
     ax = panel(ax)
-    error, loss = _split_scalars(run, "error"), _split_scalars(run, "loss")
+    error, loss = split_scalars(run, "error"), split_scalars(run, "loss")
     if not error and not loss:
         raise ValueError(
             f"{run.path}: no error, accuracy or loss among the scalars "
@@ -98,6 +97,10 @@ def plot_singular_values(run: Run, matrix: str | None = None, ax: Axes | None = 
         run: the recorded run.
         matrix: its name; the first attention weight, or else the second matrix, by default.
         ax: axes to draw on.
+
+    Example:
+        >>> ax = sk.plot_singular_values(sk.load_run("runs/first"), "0.weight")
+        >>> ax.figure.savefig("values.png")
     """
     ax = panel(ax)
     name = chosen_matrix(run, matrix)
@@ -140,6 +143,11 @@ def plot_effective_rank(
         form: "exponential", exp(H) / r, which is 1 for a flat spectrum of any size (what the
             authors' code plots); "entropy", H / r (Eq. 2).
         limit: value of the lightest colour; the largest one shown by default.
+
+    Example:
+        >>> ax = sk.plot_effective_rank(sk.load_run("runs/first"), form="entropy")
+        >>> ax.get_title()
+        'Effective rank of every matrix'
     """
     ax = panel(ax)
     if form not in ("exponential", "entropy"):
@@ -176,9 +184,14 @@ def plot_alignment(
 
     Raises:
         ValueError: the run has no alignment, or not this pair.
+
+    Example:
+        >>> ax = sk.plot_alignment(sk.load_run("runs/first"), ("0.weight", "2.weight"))
+        >>> ax.get_title()
+        'Alignment 0 → 2'
     """
     ax = panel(ax)
-    name, diagonal = _alignment(run, pair)
+    name, diagonal = alignment_of(run, pair)
     heatmap(ax, run, np.asarray(diagonal).T, "alignment  |⟨uᵢ, v′ᵢ⟩|", limit)
     ax.set_ylabel("index i of the diagonal")
     ax.set_title(f"Alignment {short(name[0])} → {short(name[1])}")
@@ -205,6 +218,11 @@ def plot_agreement(
 
     Raises:
         ValueError: the run has no agreement of this matrix.
+
+    Example:
+        >>> ax = sk.plot_agreement(sk.load_run("runs/first"), "0.weight", clusters=True)
+        >>> ax.get_title()
+        'Agreement of 0 in clusters'
     """
     ax = panel(ax)
     name = chosen_matrix(run, matrix)
@@ -225,8 +243,18 @@ def plot_agreement(
 def plot_identifiable(run: Run, matrix: str | None = None, ax: Axes | None = None) -> Axes:
     """Which singular vectors of a matrix could be told apart, over time.
 
+    Args:
+        run: the recorded run.
+        matrix: its name; as for `plot_singular_values` by default.
+        ax: axes to draw on.
+
     Raises:
         ValueError: this was not recorded for the matrix.
+
+    Example:
+        >>> ax = sk.plot_identifiable(sk.load_run("runs/first"), "0.weight")
+        >>> ax.get_ylabel()
+        'index i of the singular vectors'
     """
     ax = panel(ax)
     name = chosen_matrix(run, matrix)
@@ -241,106 +269,7 @@ def plot_identifiable(run: Run, matrix: str | None = None, ax: Axes | None = Non
     return ax
 
 
-def plot_clusters(run: Run, matrix: str | None = None) -> Figure:
-    """One matrix: agreement of single vectors, of clusters, and which vectors are identifiable.
-
-    Raises:
-        ValueError: the run has no agreement of this matrix.
-    """
-    figure = grid(1, 3, width=4.4, height=4.0)
-    single, whole, flags = figure.axes
-    plot_agreement(run, matrix, single)
-    plot_agreement(run, matrix, whole, clusters=True)
-    plot_identifiable(run, matrix, flags)
-    return figure
-
-
-def plot_run(
-    run: Run,
-    *,
-    matrix: str | None = None,
-    pair: tuple[str, str] | None = None,
-    title: str = "",
-    columns: int = 4,
-) -> Figure:
-    """Four panels: errors, singular values, effective ranks, alignment; in 1, 2 or 4 columns."""
-    width = 5.25 if columns == 4 else 6.5
-    figure = grid(4 // columns, columns, width=width, height=4.6)
-    _row(run, list(figure.axes), matrix, pair, {})
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def plot_agreements(run: Run) -> Figure:
-    """Agreement with the reference of the first twelve matrices, one panel each.
-
-    Raises:
-        ValueError: the run has no agreement.
-    """
-    names = list(run.agreement)[:12]
-    if not names:
-        raise ValueError(f"{run.path}: no agreement was recorded")
-    columns = min(len(names), 3)
-    lines = -(-len(names) // columns)
-    figure = grid(lines, columns, width=4.4, height=3.4)
-    for name, ax in zip(names, figure.axes, strict=False):
-        plot_agreement(run, name, ax)
-    for ax in figure.axes[len(names) :]:
-        ax.set_axis_off()
-    return figure
-
-
-def plot_runs(
-    runs: Mapping[str, Run], *, matrix: str | None = None, pair: tuple[str, str] | None = None
-) -> Figure:
-    """The four panels of `plot_run` for several runs, one row each, on the same scales.
-
-    Raises:
-        ValueError: no run was given.
-    """
-    if not runs:
-        raise ValueError("plot_runs: expected at least one run")
-    figure = figure_of(21, 4.8 * len(runs))
-    parts = figure.subfigures(len(runs), 1, squeeze=False)[:, 0]
-    limits = {"effective_rank": 1.0, "alignment": _common_limit(runs.values(), pair)}
-    rows = []
-    for (label, run), part in zip(runs.items(), parts, strict=True):
-        part.suptitle(label, fontweight="bold", x=0.01, ha="left")
-        axes = list(part.subplots(1, 4))
-        _row(run, axes, matrix, pair, limits)
-        rows.append(axes)
-    top = max(axes[1].get_ylim()[1] for axes in rows)
-    for axes in rows:
-        axes[1].set_ylim(0, top)
-    return figure
-
-
-def _row(
-    run: Run,
-    axes: Sequence[Axes],
-    matrix: str | None,
-    pair: tuple[str, str] | None,
-    limits: Mapping[str, float | None],
-) -> None:
-    if _split_scalars(run, "error") or _split_scalars(run, "loss"):
-        plot_errors(run, axes[0])
-    else:
-        say(axes[0], "no errors recorded")
-    plot_singular_values(run, matrix, axes[1])
-    plot_effective_rank(run, axes[2], limit=limits.get("effective_rank"))
-    if run.alignment:
-        plot_alignment(run, pair, axes[3], limit=limits.get("alignment"))
-    else:
-        say(axes[3], "no alignment recorded")
-
-
-def _common_limit(runs: Any, pair: tuple[str, str] | None) -> float | None:
-    tops = [np.nanmax(_alignment(run, pair)[1], initial=0.0) for run in runs if run.alignment]
-    return float(max(tops)) if tops else None
-
-
-def _split_scalars(run: Run, what: str) -> list[tuple[str, str, Array]]:
+def split_scalars(run: Run, what: str) -> list[tuple[str, str, Array]]:
     """(label, colour, values) of the training and the validation errors, or losses."""
     lines = []
     for splits, label, colour in _SPLITS:
@@ -385,7 +314,7 @@ def chosen_matrix(run: Run, matrix: str | None = None) -> str:
     return attention[0] if attention else names[min(1, len(names) - 1)]
 
 
-def _alignment(run: Run, pair: tuple[str, str] | None) -> tuple[tuple[str, str], Array]:
+def alignment_of(run: Run, pair: tuple[str, str] | None) -> tuple[tuple[str, str], Array]:
     if not run.alignment:
         raise ValueError(f"{run.path}: no alignment was recorded")
     if pair is None:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from plotly import graph_objects as go
 from plotly.colors import qualitative
 from plotly.offline import get_plotlyjs
-from spectral_monitor.figures import line_plots, plots
+from spectral_monitor.figures import line_plots, overviews, plots
 from spectral_monitor.figures.panels import to_png
 from spectral_monitor.run.files import write_atomically
 from spectral_monitor.run.final_agreement import agreement_with_final, is_stale
@@ -84,6 +84,10 @@ def write_report(
 
     Raises:
         ValueError: the run has no frame.
+
+    Example:
+        >>> sk.write_report("runs/first").as_posix()
+        'runs/first/report.html'
     """
     run = run if isinstance(run, Run) else load_run(run)
     if len(run.steps) and is_stale(run.path):
@@ -193,7 +197,7 @@ def _images(
 ) -> list[dict[str, str]]:
     figures = [
         (
-            plots.plot_run(run, matrix=matrix, pair=pair, columns=2),
+            overviews.plot_run(run, matrix=matrix, pair=pair, columns=2),
             "Errors; all singular values of one matrix, coloured by index; normalised effective "
             "rank of every matrix; diagonal of the alignment of two layers.",
         )
@@ -203,12 +207,12 @@ def _images(
     if run.alignment or run.agreement or run.overlap:
         figures.append((line_plots.plot_scores(run), _COMPARISONS))
     if run.agreement:
-        figures.append((plots.plot_agreements(run), _AGREEMENTS))
+        figures.append((overviews.plot_agreements(run), _AGREEMENTS))
     if _has_clusters(run, matrix):
-        figures.append((plots.plot_clusters(run, matrix), _CLUSTERS))
+        figures.append((overviews.plot_clusters(run, matrix), _CLUSTERS))
     if others:
         figures.append(
-            (plots.plot_runs({title: run, **others}, matrix=matrix, pair=pair),
+            (overviews.plot_runs({title: run, **others}, matrix=matrix, pair=pair),
              "The same four panels of several runs, on the same scales.")
         )  # fmt: skip
     return [

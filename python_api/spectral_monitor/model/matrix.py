@@ -59,6 +59,15 @@ class MatrixView:
 
     The matrix maps inputs (columns) to outputs (rows). A part of a layer, such as one group of
     a convolution, carries which channels of the whole layer it reads and writes.
+
+    Example:
+        >>> registry = sk.default_registry()
+        >>> halves = [sk.MatrixView("linear", lambda t: t[:2], "[top]"),
+        ...           sk.MatrixView("linear", lambda t: t[2:], "[bottom]")]
+        >>> registry.register(torch.nn.Linear, lambda info: halves)
+        >>> monitor = sk.SpectralMonitor(torch.nn.Linear(4, 6), pairs=None, registry=registry)
+        >>> [(matrix.name, matrix.shape) for matrix in monitor.matrices]
+        [('weight[top]', (2, 4)), ('weight[bottom]', (4, 4))]
     """
 
     kind: str

@@ -41,7 +41,12 @@ __all__ = ["Block", "Kept", "Matrix", "MatrixRegistry", "MatrixView", "Parameter
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A rule's answer for a parameter that is not watched."""
+    """A rule's answer for a parameter that is not watched.
+
+    Example:
+        >>> registry = sk.default_registry()
+        >>> registry.register("head.weight", lambda info: sk.Skip("not of interest"))
+    """
 
     reason: str
     is_layer: bool = False
@@ -50,7 +55,12 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class ParameterInfo:
-    """What a rule sees of one parameter."""
+    """What a rule sees of one parameter.
+
+    Example:
+        >>> registry = sk.default_registry()
+        >>> registry.register("*", lambda info: sk.Skip(f"{info.leaf} of no interest"))
+    """
 
     name: str
     """Qualified name, ``layers.0.attn.in_proj_weight``."""
@@ -89,12 +99,18 @@ Rule = Callable[[ParameterInfo], "Sequence[MatrixView] | Skip"]
 class MatrixRegistry:
     """Finds the rule of a parameter: by name pattern first, then by the owner's type.
 
-    Later registrations win, so a user's rule overrides a built-in one::
+    Later registrations win, so a user's rule overrides a built-in one.
 
-        registry = default_registry()
-        registry.register(MyLinear, lambda p: [MatrixView("linear", lambda t: t.mT)])
-        registry.register("*.lora_A*", lambda p: Skip("adapter"))
-        SpectralMonitor(model, registry=registry)
+    Args:
+        fallback: the rule of parameters that no registration fits; `default_registry` has one.
+
+    Example:
+        >>> registry = sk.default_registry()
+        >>> registry.register(torch.nn.Linear, lambda p: [sk.MatrixView("linear", lambda t: t.mT)])
+        >>> registry.register("*.head.*", lambda p: sk.Skip("an adapter"))
+        >>> monitor = sk.SpectralMonitor(torch.nn.Linear(4, 3), registry=registry)
+        >>> monitor.matrices[0].shape
+        (4, 3)
     """
 
     def __init__(self, fallback: Rule) -> None:
@@ -114,7 +130,8 @@ class MatrixRegistry:
         )
 
     def register(self, target: type[nn.Module] | str, rule: Rule) -> None:
-        """Use ``rule`` for parameters of a module type, or with names that fit a pattern."""
+        """Use ``rule`` for parameters of a module type ``target``, or with names that fit it as a
+        pattern; it turns a `ParameterInfo` into a list of `MatrixView`, or into a `Skip`."""
         if isinstance(target, str):
             self._names.insert(0, (target, rule))
         elif isinstance(target, type) and issubclass(target, nn.Module):
@@ -123,7 +140,7 @@ class MatrixRegistry:
             raise TypeError(f"expected a module type or a name pattern, got {target!r}")
 
     def rule_for(self, info: ParameterInfo) -> Rule:
-        """The rule that reads this parameter."""
+        """The rule that reads the parameter of this ``info``."""
         for pattern, rule in self._names:
             if matches(info.name, pattern):
                 return rule

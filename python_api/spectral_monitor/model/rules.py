@@ -44,7 +44,13 @@ _CONTENT_GATE = 2
 
 
 def default_registry() -> MatrixRegistry:
-    """A fresh registry with the rules of this file; register on it to override them."""
+    """A fresh registry with the rules of this file; register on it to override them.
+
+    Example:
+        >>> registry = sk.default_registry()
+        >>> registry.register("*.lora_A", lambda info: sk.Skip("an adapter"))
+        >>> monitor = sk.SpectralMonitor(torch.nn.Linear(4, 3), registry=registry)
+    """
     registry = MatrixRegistry(_plain)
     for linear in (nn.Linear, nn.Bilinear):
         registry.register(linear, _of_layer(_linear))

@@ -41,6 +41,11 @@ def agreement_with_final(run_dir: str | os.PathLike[str], step: int | None = Non
     Raises:
         FileNotFoundError: no vectors were saved.
         ValueError: none of this step.
+
+    Example:
+        >>> run = sk.agreement_with_final("runs/final")  # its monitor had reference="final"
+        >>> np.allclose(run.agreement["0.weight"][-1], 1, atol=1e-2)
+        True
     """
     path = Path(run_dir)
     saved = SavedVectors(path)

@@ -30,7 +30,17 @@ _WORK = "work"
 
 @dataclass(slots=True)
 class Run:
-    """Everything that was recorded, T frames in order of steps."""
+    """Everything that was recorded, T frames in order of steps.
+
+    Example:
+        >>> run = sk.load_run("runs/first")
+        >>> run.weights
+        ['0.weight', '2.weight']
+        >>> run.metrics["stable_rank"]["0.weight"].shape
+        (5,)
+        >>> run.bound("stable_rank", "0.weight").shape
+        (5,)
+    """
 
     path: Path
     steps: np.ndarray[Any, np.dtype[np.int64]]
@@ -80,7 +90,11 @@ class Run:
 
     def value_bounds(self, matrix: str) -> Array:
         """(T, r) bounds of the singular values, 8 eps sigma_1 where none are recorded; with what
-        they were rounded by when they were recorded."""
+        they were rounded by when they were recorded.
+
+        Args:
+            matrix: its name.
+        """
         recorded = self.singular_value_bounds.get(matrix)
         if recorded is not None:
             return recorded
@@ -94,6 +108,10 @@ class Run:
         """(T,) values divided by r, as the normalised effective rank is H / r.
 
         So r is known even where fewer singular values were computed; NaN where H is 0.
+
+        Args:
+            matrix: its name.
+            values: (T,), such as bounds of its effective rank.
         """
         share, entropy = (
             self.metrics[name][matrix] for name in ("normalized_effective_rank", "effective_rank")
@@ -102,7 +120,12 @@ class Run:
             return np.asarray(values * (share / entropy))
 
     def bound(self, metric: str, matrix: str) -> Array | None:
-        """(T,) bounds of a metric; ``None`` where it is rounding, which is not recorded."""
+        """(T,) bounds of a metric; ``None`` where it is rounding, which is not recorded.
+
+        Args:
+            metric: its name, such as "effective_rank".
+            matrix: the matrix's.
+        """
         return self.metrics.get("bound", {}).get(f"{metric}/{matrix}")
 
 
@@ -112,8 +135,18 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     Frames that were recorded short (see `run.recorder`) are left out. The arrays are views
     of a memory map of ``spectra.bin``, or decoded from it: nothing is read before it is used.
 
+    Args:
+        run_dir: the folder that a `Recorder` wrote.
+
     Raises:
         FileNotFoundError: the folder has no ``metrics.jsonl``.
+
+    Example:
+        >>> run = sk.load_run("runs/first")
+        >>> run.steps
+        array([0, 1, 2, 3, 4])
+        >>> run.singular_values["0.weight"].shape
+        (5, 16)
     """
     path = Path(run_dir)
     rows = _read_lines(path / METRICS_FILE)

@@ -86,6 +86,13 @@ class Recorder:
     Raises:
         ValueError: another writer has the folder, it holds something that this class did not write,
             or another dtype.
+
+    Example:
+        >>> model = torch.nn.Linear(4, 3)
+        >>> with sk.Recorder("runs/recorder") as recorder:
+        ...     frame = sk.SpectralMonitor(model, every=1, recorder=recorder).step(0)
+        >>> sk.load_run("runs/recorder").steps
+        array([0])
     """
 
     def __init__(

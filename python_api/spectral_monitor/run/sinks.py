@@ -59,6 +59,14 @@ class LoggerSink:
         logger: the object whose ``log`` is called, once per frame.
         per_layer: every layer too.
         prefix: first part of the keys.
+
+    Example:
+        >>> class Tracker:  # anything with this method, such as a run of wandb
+        ...     def log(self, values, step):
+        ...         print(step, sorted(values)[0])
+        >>> logger = sk.LoggerSink(Tracker(), per_layer=True)
+        >>> frame = sk.SpectralMonitor(torch.nn.Linear(4, 3), every=1, recorder=logger).step(0)
+        0 spectral/agreement_score/all
     """
 
     def __init__(self, logger: Any, *, per_layer: bool = False, prefix: str = "spectral") -> None:

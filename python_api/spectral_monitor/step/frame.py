@@ -23,7 +23,15 @@ Array = npt.NDArray[np.floating[Any]]
 
 @dataclass(slots=True)
 class MatrixRow:
-    """What one step says about one matrix. Values are NaN where the matrix is not finite."""
+    """What one step says about one matrix. Values are NaN where the matrix is not finite.
+
+    Example:
+        >>> row = sk.SpectralMonitor(torch.nn.Linear(4, 3), every=1).step(0).matrices["weight"]
+        >>> row.shape, row.kind, row.finite
+        ((3, 4), 'linear', True)
+        >>> row.bounds["stable_rank"] < 1e-2
+        True
+    """
 
     name: str
     shape: tuple[int, int]
@@ -115,6 +123,17 @@ class SpectralFrame:
 
     On a GPU the step is only issued: the frame is there before its numbers are, and looking at one
     of them waits for all. `arrived` tells whether it would.
+
+    Example:
+        >>> frame = sk.SpectralMonitor(torch.nn.Linear(4, 3), every=1).step(0, loss=0.5)
+        >>> frame.matrices["weight"].singular_values.shape
+        (3,)
+        >>> frame.mean("effective_rank") == frame.matrices["weight"].effective_rank
+        True
+        >>> frame.to_dict()["scalars"]
+        {'loss': 0.5}
+        >>> frame.to_dataframe().columns.tolist()
+        ['step', 'matrix', 'metric', 'value', 'bound', 'reason']
     """
 
     step: int

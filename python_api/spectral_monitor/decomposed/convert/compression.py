@@ -45,12 +45,6 @@ def compress_model(
 ) -> nn.Module:
     """Cut decomposed layers of ``model`` to the leading triplets of U Sigma Vh, in place.
 
-    ::
-
-        sk.compress_model(model, rank={"head": 8, "blocks.*": 0.25})
-        sk.compress_model(model, energy=0.99)
-        sk.compress_model(model, parameters=1_000_000)
-
     A dense model gets the ranks that an energy or a number of parameters asks for by
     ``decompose_model(model, {"*": None})`` before.
 
@@ -80,6 +74,16 @@ def compress_model(
             layer; a rank above the layer's; fewer parameters than ranks of 1 have; factors with
             NaN or Inf, parametrizations or hooks, or shared with something that is not meant; a
             wrapped model.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 8))
+        >>> model = sk.decompose_model(model, {"*": None})
+        >>> model = sk.compress_model(model, rank={"0": 8, "1": 0.5})
+        >>> model[0].rank, model[1].rank
+        (8, 4)
+        >>> model = sk.compress_model(model, parameters=1000)
+        >>> sum(p.numel() for p in model.parameters()) <= 1000
+        True
     """
     _check_options(rank, energy, parameters)
     sites = find_sites(model)

@@ -35,12 +35,6 @@ def decompose_model(
 ) -> nn.Module:
     """Replace layers of ``model`` by decomposed ones, in place, and return it.
 
-    ::
-
-        sk.decompose_model(model, {"head": 16, "blocks.*": 0.5})
-        sk.decompose_model(model, {"*": 1.0}, exclude="position")
-        optimizer = torch.optim.AdamW(sk.parameter_groups(model, 0.1))
-
     Each weight A becomes its best approximation of the given rank, U Sigma Vh, and all three
     factors train ("Decomposed Learning and Grokking", section 3). Training mode, device, dtype
     and requires_grad stay, biases stay the same parameters. Optimizers, ``torch.compile`` and
@@ -68,6 +62,13 @@ def decompose_model(
             that an earlier one leaves nothing; a layer with hooks or parametrizations, which the
             new one would not have, or without values (lazy, meta); a rank out of range; a weight
             that is tied to one that is not decomposed or to another rank; a wrapped model.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 8))
+        >>> model = sk.decompose_model(model, {"*": 0.5}, exclude="1")
+        >>> model[0].rank, type(model[1]).__name__
+        (32, 'Linear')
+        >>> optimizer = torch.optim.AdamW(sk.parameter_groups(model, 0.1))
     """
     sites = find_sites(model)
     chosen = _choose(sites, ranks, as_patterns("exclude", exclude))

@@ -57,6 +57,13 @@ def recompose_model(
         ValueError: an unknown form; a pattern that fits no decomposed layer; a layer with hooks,
             which the new one would not have; factors shared with a layer that is not meant; a
             wrapped model.
+
+    Example:
+        >>> dense = torch.nn.Linear(8, 4)
+        >>> weight = dense.weight.detach().clone()
+        >>> model = sk.recompose_model(sk.decompose_model(dense, {"*": None}))
+        >>> torch.allclose(model.weight, weight, atol=1e-5)
+        True
     """
     if form not in ("dense", "smallest"):
         raise ValueError(f"form is {form!r}; expected 'dense' or 'smallest'")

@@ -44,6 +44,12 @@ class DecomposedMultiheadAttention(nn.Module):
     ``forward`` forms no weight. ``nn.TransformerEncoderLayer``, in evaluation without gradients,
     does not call it: its fused kernel asks for the weights, and ``in_proj_weight`` and
     ``out_proj.weight`` form them.
+
+    Example:
+        >>> layer = sk.DecomposedMultiheadAttention(16, num_heads=4, rank=8, batch_first=True)
+        >>> x = torch.ones(2, 5, 16)
+        >>> layer(x, x, x)[0].shape
+        torch.Size([2, 5, 16])
     """
 
     dense_type = nn.MultiheadAttention
@@ -109,6 +115,12 @@ class DecomposedMultiheadAttention(nn.Module):
                 a rank of another type than ``resolve_rank`` takes.
             ValueError: hooks, parametrizations, a weight without values or with NaN or Inf; a
                 rank out of range.
+
+        Example:
+            >>> dense = torch.nn.MultiheadAttention(8, 2)
+            >>> layer = sk.DecomposedMultiheadAttention.from_attention(dense)
+            >>> torch.allclose(layer.to_attention().in_proj_weight, dense.in_proj_weight, atol=1e-5)
+            True
         """
         made = cls.__new__(cls)
         nn.Module.__init__(made)

@@ -106,6 +106,12 @@ class DecomposedConv(DecomposedLayer):
                 with a forward of its own; a rank of another type than ``resolve_rank`` takes.
             ValueError: hooks, parametrizations, a kernel without values or with NaN or Inf; a
                 rank out of range.
+
+        Example:
+            >>> dense = torch.nn.Conv2d(3, 8, 3)
+            >>> layer = sk.DecomposedConv2d.from_conv(dense)
+            >>> torch.allclose(layer.to_conv().weight, dense.weight, atol=1e-5)
+            True
         """
         made = cls._blank(layer)
         made._take(layer, rank)
@@ -125,7 +131,11 @@ class DecomposedConv(DecomposedLayer):
         self._set_bias(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the convolution: (batch, c_in, *sizes) or (c_in, *sizes) to c_out channels."""
+        """Return the convolution: (batch, c_in, *sizes) or (c_in, *sizes) to c_out channels.
+
+        Args:
+            x: in the dtype of the factors.
+        """
         m, n = self.shape
         # Sigma goes to the side with fewer entries; the convolutions cast, not this product.
         with autocast_off(self.U.device.type):
@@ -194,21 +204,54 @@ class DecomposedConv(DecomposedLayer):
 
 
 class DecomposedConv1d(DecomposedConv):
-    """``nn.Conv1d`` with a kernel that is U Sigma Vh; see `DecomposedConv`."""
+    """``nn.Conv1d`` with a kernel that is U Sigma Vh; see `DecomposedConv`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype: as of ``nn.Conv1d``.
+        rank: an int, a share of the full rank, "break-even", or None for the full rank.
+
+    Example:
+        >>> layer = sk.DecomposedConv1d(3, 8, kernel_size=5, rank=4)
+        >>> layer(torch.ones(2, 3, 20)).shape
+        torch.Size([2, 8, 16])
+    """
 
     dense_type = nn.Conv1d
     _convolve = staticmethod(functional.conv1d)
 
 
 class DecomposedConv2d(DecomposedConv):
-    """``nn.Conv2d`` with a kernel that is U Sigma Vh; see `DecomposedConv`."""
+    """``nn.Conv2d`` with a kernel that is U Sigma Vh; see `DecomposedConv`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype: as of ``nn.Conv2d``.
+        rank: an int, a share of the full rank, "break-even", or None for the full rank.
+
+    Example:
+        >>> layer = sk.DecomposedConv2d(3, 8, kernel_size=3, padding=1, rank=4)
+        >>> layer(torch.ones(2, 3, 10, 10)).shape
+        torch.Size([2, 8, 10, 10])
+    """
 
     dense_type = nn.Conv2d
     _convolve = staticmethod(functional.conv2d)
 
 
 class DecomposedConv3d(DecomposedConv):
-    """``nn.Conv3d`` with a kernel that is U Sigma Vh; see `DecomposedConv`."""
+    """``nn.Conv3d`` with a kernel that is U Sigma Vh; see `DecomposedConv`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype: as of ``nn.Conv3d``.
+        rank: an int, a share of the full rank, "break-even", or None for the full rank.
+
+    Example:
+        >>> layer = sk.DecomposedConv3d(1, 4, kernel_size=2, rank=2)
+        >>> layer(torch.ones(2, 1, 3, 3, 3)).shape
+        torch.Size([2, 4, 2, 2, 2])
+    """
 
     dense_type = nn.Conv3d
     _convolve = staticmethod(functional.conv3d)

@@ -35,6 +35,11 @@ class DecomposedEmbedding(DecomposedLayer):
     The factors are the SVD of what ``nn.Embedding`` would draw, from the same random numbers.
     ``max_norm``, ``scale_grad_by_freq`` and ``sparse`` change rows of a table, or of its
     gradient, one by one; no row of a product stands alone, and there are no such options.
+
+    Example:
+        >>> layer = sk.DecomposedEmbedding(100, 16, rank=4)
+        >>> layer(torch.tensor([[3, 1, 4]])).shape
+        torch.Size([1, 3, 16])
     """
 
     dense_type = nn.Embedding
@@ -68,6 +73,12 @@ class DecomposedEmbedding(DecomposedLayer):
             ValueError: ``max_norm``, ``scale_grad_by_freq`` or ``sparse``; a row ``padding_idx``
                 that is not zero; hooks, parametrizations, a weight without values or with NaN or
                 Inf; a rank out of range.
+
+        Example:
+            >>> dense = torch.nn.Embedding(10, 4)
+            >>> layer = sk.DecomposedEmbedding.from_embedding(dense)
+            >>> torch.allclose(layer.to_embedding().weight, dense.weight, atol=1e-5)
+            True
         """
         made = cls._blank(layer)
         made._take(layer, rank)
@@ -87,6 +98,9 @@ class DecomposedEmbedding(DecomposedLayer):
         """Return rows of U Sigma Vh: integers (...) to (..., embedding_dim), in U's dtype.
 
         That dtype under autocast too, as ``nn.Embedding``.
+
+        Args:
+            ids: (...) int32 or int64, indices of rows.
         """
         with autocast_off(ids.device.type):
             return self._rows(ids)

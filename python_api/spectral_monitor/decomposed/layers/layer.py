@@ -33,6 +33,16 @@ class DecomposedLayer(nn.Module):
         Sigma: (k, k) or (groups, k, k), dense; diagonal at first.
         Vh: (k, n) or (groups, k, n).
         dense_type: the type of the layer with a weight that it stands for.
+
+    Example:
+        >>> layer = sk.DecomposedLinear(6, 4, rank=2)
+        >>> isinstance(layer, sk.DecomposedLayer), layer.rank, layer.shape
+        (True, 2, (4, 6))
+        >>> layer.set_factors(*sk.decompose(layer.weight, 1))
+        >>> layer.factors().Sigma.shape
+        torch.Size([1, 1])
+        >>> type(layer.to_dense()).__name__, type(layer.smallest()).__name__
+        ('Linear', 'Sequential')
     """
 
     dense_type: ClassVar[type[nn.Module]]

@@ -35,6 +35,13 @@ class DecomposedLinear(DecomposedLayer):
         dtype: of the parameters: float16, bfloat16, float32 or float64.
 
     The factors are the SVD of what ``nn.Linear`` would draw, from the same random numbers.
+
+    Example:
+        >>> layer = sk.DecomposedLinear(64, 32, rank=8)
+        >>> layer.U.shape, layer.Sigma.shape, layer.Vh.shape
+        (torch.Size([32, 8]), torch.Size([8, 8]), torch.Size([8, 64]))
+        >>> layer(torch.ones(5, 64)).shape
+        torch.Size([5, 32])
     """
 
     dense_type = nn.Linear
@@ -65,6 +72,12 @@ class DecomposedLinear(DecomposedLayer):
                 another type than ``resolve_rank`` takes.
             ValueError: hooks, parametrizations, a weight without values or with NaN or Inf; a
                 rank out of range.
+
+        Example:
+            >>> dense = torch.nn.Linear(6, 4)
+            >>> layer = sk.DecomposedLinear.from_linear(dense)
+            >>> torch.allclose(layer.to_linear().weight, dense.weight, atol=1e-5)
+            True
         """
         made = cls._blank(layer)
         made._take(layer, rank)
@@ -78,6 +91,9 @@ class DecomposedLinear(DecomposedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (U Sigma Vh)^T + bias: (..., in_features) to (..., out_features).
+
+        Args:
+            x: (..., in_features), in the dtype of the factors.
 
         Raises:
             ValueError: x of another last size, or of another dtype than the factors (with
@@ -95,6 +111,10 @@ class DecomposedLinear(DecomposedLayer):
 
     def outputs(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Return the outputs ``start`` to ``stop - 1`` of ``forward`` alone.
+
+        Args:
+            x: as for ``forward``.
+            start, stop: the range of outputs.
 
         Raises:
             ValueError: not 0 <= start < stop <= out_features; what ``forward`` refuses.

@@ -67,6 +67,15 @@ class Trace:
     It names parameters and their elements alone, so it serves a state dict of the same model or
     another process too: `to_dict` and `from_dict` are for saving it as JSON, as in
     ``sk.Trace.from_dict(json.loads(text))``.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+        >>> traced = sk.trace(model, torch.ones(1, 4))
+        >>> print(traced.explain())
+        Trace(1 edges between 1 pairs of parameters, 0 not reached, 0 unknown operations)
+          0.weight -> 1.weight: feeds
+        >>> sk.Trace.from_dict(traced.to_dict()).notes()
+        []
     """
 
     edges: tuple[Edge, ...]
@@ -98,6 +107,9 @@ class Trace:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Trace:
         """The trace that `to_dict` wrote.
+
+        Args:
+            values: what `to_dict` returned, maybe by way of JSON.
 
         Raises:
             ValueError: of another version.

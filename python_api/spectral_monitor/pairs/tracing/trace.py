@@ -30,12 +30,6 @@ __all__ = ["trace"]
 def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -> Trace:
     """Run ``model(*inputs, **kwargs)`` once, and record which weight feeds which.
 
-    ::
-
-        traced = sk.trace(model, tokens)
-        print(traced)
-        monitor = sk.SpectralMonitor(model, pairs=traced)
-
     The pass is made in evaluation mode and without gradients. It leaves the model as it was: flags,
     attributes, weights, buffers, caches, gradients and random states; inputs are left as they were,
     too. No hook is placed; those that are there run. Every activation carries which output of which
@@ -61,6 +55,13 @@ def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -
         ValueError: a lazy parameter without a shape, or inputs without a row.
         TypeError: the model is no module (a state dict has no forward pass), or scripted.
         Exception: whatever the forward method raises, with the model as it was.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+        >>> traced = sk.trace(model, torch.ones(1, 4))
+        >>> monitor = sk.SpectralMonitor(model, pairs=traced)
+        >>> [(pair.first, pair.second) for pair in monitor.pairs]
+        [('0.weight', '1.weight')]
     """
     module, passed = _traceable(model), (inputs, kwargs)
     parameters, tensors = _parameters(module), _all_tensors(passed)
