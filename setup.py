@@ -156,7 +156,8 @@ class BuildPerInstructionSet(build_ext):
             output_dir=str(Path(self.build_temp) / isa),
             macros=[*macros, ("SK_X86", str(int(X86)))],
             include_dirs=ext.include_dirs,
-            extra_postargs=[*flags, "-fvisibility=hidden", "-Wno-psabi"],
+            # Without the lines for debuggers that Python's own flags ask for.
+            extra_postargs=[*flags, "-g0", "-fvisibility=hidden", "-Wno-psabi"],
             depends=ext.depends,
         )
 
@@ -169,7 +170,7 @@ def extensions() -> list[Pybind11Extension]:
         Pybind11Extension(
             "spectral_kernels._C",
             [
-                "csrc/bindings.cpp",
+                *sorted(str(p) for p in Path("csrc/bindings").glob("*.cpp")),
                 *sorted(str(p) for p in Path("csrc/cpu").glob("*/*.cpp") if str(p) not in PER_ISA),
             ],
             include_dirs=["csrc"],

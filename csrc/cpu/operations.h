@@ -1,4 +1,4 @@
-// What bindings.cpp calls: an operation on a ragged list of jobs, spread over threads; small
+// What the bindings call: an operation on a ragged list of jobs, spread over threads; small
 // matrices over the lanes of vectors as well.
 #pragma once
 

@@ -229,6 +229,40 @@ inline int64_t qd_workspace(int64_t longest, int count) {
   return 3 * (longest + 1) * (count > kLanes ? 2 : 1) * kLanes;
 }
 
+// Where the blocks of this pass lie, for all lanes and for each.
+template <int kVectors>
+inline QdSpan place_blocks(QdLanes<kVectors>& s, const QdLane* place, const bool* active,
+                           int64_t longest) {
+  QdSpan span = {longest, 0, 0, longest};
+  for (int lane = 0; lane < kVectors * kLanes; ++lane) {
+    const QdLane& at = place[lane];
+    s.low[lane] = active[lane] ? static_cast<double>(at.low) : HUGE_VAL;
+    s.high[lane] = active[lane] ? static_cast<double>(at.high) : -HUGE_VAL;
+    if (!active[lane]) continue;
+    span.first = at.low < span.first ? at.low : span.first;
+    span.last = at.high > span.last ? at.high : span.last;
+    span.from = at.low > span.from ? at.low : span.from;
+    span.to = at.high < span.to ? at.high : span.to;
+  }
+  return span;
+}
+
+// Notes what a pass did to a lane and chooses its next shift; false when the matrix is done.
+template <int kVectors>
+inline bool advance(QdLanes<kVectors>& s, int lane, QdLane& at, double* eigenvalues) {
+  at.add_shift(s.shift[lane]);
+  const int64_t low = at.low, split = static_cast<int64_t>(s.split[lane]);
+  if (split >= low) {
+    s.mark[split * kVectors * kLanes + lane] = at.sigma;
+    at.low = split + 1;
+  }
+  s.shift[lane] = laguerre_bound(at.high - at.low + 1, s.t1[lane], s.t2[lane]);
+  const bool going_on = take_finished(s, lane, at, eigenvalues);
+  if (going_on && split >= low && at.high == split)
+    s.shift[lane] = laguerre_bound(split - low + 1, s.upper_t1[lane], s.upper_t2[lane]);
+  return going_on;
+}
+
 // Solves up to kVectors * kLanes problems.
 template <int kVectors>
 inline void qd_eigenvalues(QdProblem* problems, int count, double* work) {
@@ -256,38 +290,14 @@ inline void qd_eigenvalues(QdProblem* problems, int count, double* work) {
     remaining += active[lane];
   }
   for (int64_t pass = 0; remaining > 0 && pass < 40 * longest + 100; ++pass) {
-    QdSpan span = {longest, 0, 0, longest};
+    qd_pass(s, place_blocks(s, place, active, longest));
     for (int lane = 0; lane < kCount; ++lane) {
-      const QdLane& at = place[lane];
-      s.low[lane] = active[lane] ? static_cast<double>(at.low) : HUGE_VAL;
-      s.high[lane] = active[lane] ? static_cast<double>(at.high) : -HUGE_VAL;
-      if (!active[lane]) continue;
-      span.first = at.low < span.first ? at.low : span.first;
-      span.last = at.high > span.last ? at.high : span.last;
-      span.from = at.low > span.from ? at.low : span.from;
-      span.to = at.high < span.to ? at.high : span.to;
-    }
-    qd_pass(s, span);
-    for (int lane = 0; lane < kCount; ++lane) {
-      if (!active[lane]) continue;
-      QdLane& at = place[lane];
-      at.add_shift(s.shift[lane]);
-      const int64_t low = at.low, split = static_cast<int64_t>(s.split[lane]);
-      if (split >= low) {
-        s.mark[split * kCount + lane] = at.sigma;
-        at.low = split + 1;
-      }
-      s.shift[lane] = laguerre_bound(at.high - at.low + 1, s.t1[lane], s.t2[lane]);
-      const bool going_on = take_finished(s, lane, at, problems[lane].q);
-      if (going_on && split >= low && at.high == split)
-        s.shift[lane] = laguerre_bound(split - low + 1, s.upper_t1[lane], s.upper_t2[lane]);
-      if (!going_on) {
-        // Numbers that no pass can grow or shrink.
-        load_lane(s, lane, nullptr, rows);
-        active[lane] = false;
-        problems[lane].converged = true;
-        --remaining;
-      }
+      if (!active[lane] || advance(s, lane, place[lane], problems[lane].q)) continue;
+      // Numbers that no pass can grow or shrink.
+      load_lane(s, lane, nullptr, rows);
+      active[lane] = false;
+      problems[lane].converged = true;
+      --remaining;
     }
   }
 }

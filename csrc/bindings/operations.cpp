@@ -1,113 +1,11 @@
-// The module spectral_kernels._C. Addresses and sizes come as plain integers, so that no header of
-// PyTorch is needed and one binary serves every release of it; spectral_kernels/_C.pyi describes
-// the jobs. The checks of shapes and types are made in Python before a pointer is taken.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+// How the jobs of each operation are read.
+#include "bindings/operations.h"
 
-#include <cstdint>
-#include <functional>
-#include <map>
-#include <string>
-#include <utility>
-#include <vector>
-
-#include "cpu/common/instruction_sets.h"
 #include "cpu/operations.h"
 #include "cpu/program/moves.h"
 
-namespace py = pybind11;
-using namespace spectral;
-
+namespace spectral {
 namespace {
-
-// Reads one job, a tuple of integers (and at most one float), in order.
-class Fields {
- public:
-  explicit Fields(PyObject* job, Py_ssize_t expected) : job_(job) {
-    if (!PyTuple_Check(job) || PyTuple_GET_SIZE(job) != expected)
-      throw py::value_error("each job must be a tuple of " + std::to_string(expected) +
-                            " numbers, got " + std::string(py::str(py::handle(job))));
-  }
-  int64_t integer() {
-    const long long value = PyLong_AsLongLong(PyTuple_GET_ITEM(job_, at_++));
-    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
-    return value;
-  }
-  double real() {
-    const double value = PyFloat_AsDouble(PyTuple_GET_ITEM(job_, at_++));
-    if (value == -1.0 && PyErr_Occurred()) throw py::error_already_set();
-    return value;
-  }
-  template <class T = void>
-  T* pointer() {
-    return reinterpret_cast<T*>(static_cast<intptr_t>(integer()));
-  }
-  DType dtype() {
-    const int64_t code = integer();
-    if (code < 0 || code > 3)
-      throw py::value_error("dtype code must be 0 to 3, got " + std::to_string(code));
-    return static_cast<DType>(code);
-  }
-  DType result_dtype() {
-    const DType found = dtype();
-    if (found != DType::kFloat32 && found != DType::kFloat64)
-      throw py::value_error("dtype code of results must be 2 or 3, got " +
-                            std::to_string(static_cast<int>(found)));
-    return found;
-  }
-  MatrixView matrix() {
-    MatrixView a;
-    a.data = pointer<const void>();
-    a.dtype = dtype();
-    a.batch = integer();
-    a.m = integer();
-    a.n = integer();
-    a.stride_b = integer();
-    a.stride_m = integer();
-    a.stride_n = integer();
-    return a;
-  }
-  SvdOutput svd_output() {
-    SvdOutput out;
-    out.ut = pointer();
-    out.s = pointer();
-    out.vh = pointer();
-    return out;
-  }
-
- private:
-  PyObject* job_;
-  Py_ssize_t at_ = 0;
-};
-
-// Jobs of one kernel that were read, to be run on so many threads.
-using Call = std::function<void(int)>;
-
-template <class Job, class Parse, class Run>
-Call parsed(const py::list& list, Py_ssize_t fields, Parse parse, Run run) {
-  std::vector<Job> jobs;
-  jobs.reserve(list.size());
-  for (const py::handle& item : list) {
-    Fields f(item.ptr(), fields);
-    jobs.push_back(parse(f));
-  }
-  return [jobs = std::move(jobs), run](int threads) { run(jobs, threads); };
-}
-
-// A run of jobs one after the other, which are too small to be shared out.
-template <class Job>
-auto each(void (*run)(const Job&)) {
-  return [run](const std::vector<Job>& jobs, int) {
-    for (const Job& job : jobs)
-      run(job);
-  };
-}
-
-void require_supported(bool supported, const char* what, const MatrixView& a) {
-  if (!supported)
-    throw py::value_error(std::string(what) + " does not take " + std::to_string(a.m) + " x " +
-                          std::to_string(a.n) + " of this dtype; ask " + what + "_supported first");
-}
 
 Call svdvals(const py::list& list) {
   return parsed<ValuesJob>(
@@ -151,12 +49,6 @@ Call rsvd(const py::list& list) {
         return job;
       },
       run_rsvd);
-}
-
-void normals(int64_t seed, uint32_t matrix, uint32_t entry, int64_t n, int64_t columns,
-             intptr_t out) {
-  kernels<VectorsKernels>().normals({static_cast<uint64_t>(seed), entry, matrix}, n, 0, columns,
-                                    reinterpret_cast<float*>(out), n);
 }
 
 Call track(const py::list& list) {
@@ -380,7 +272,8 @@ Call product(const py::list& list) {
       each(run_product));
 }
 
-// What a list of jobs of each name is read by.
+}  // namespace
+
 const std::map<std::string, Call (*)(const py::list&)>& operations() {
   static const std::map<std::string, Call (*)(const py::list&)> table = {
       {"svdvals", svdvals},     {"svd", svd},
@@ -394,62 +287,4 @@ const std::map<std::string, Call (*)(const py::list&)>& operations() {
   return table;
 }
 
-// Calls that were read once, run one after the other without a word to the interpreter.
-class Program {
- public:
-  void add(const std::string& name, const py::list& jobs) {
-    const auto found = operations().find(name);
-    if (found == operations().end()) throw py::value_error("no operation is called '" + name + "'");
-    calls_.push_back(found->second(jobs));
-  }
-  void run(int threads) const {
-    py::gil_scoped_release release;
-    for (const Call& call : calls_)
-      call(threads);
-  }
-
- private:
-  std::vector<Call> calls_;
-};
-
-DType checked(int code) {
-  if (code < 0 || code > 3)
-    throw py::value_error("dtype code must be 0 to 3, got " + std::to_string(code));
-  return static_cast<DType>(code);
-}
-
-}  // namespace
-
-PYBIND11_MODULE(_C, module) {
-  module.doc() = "Compiled CPU kernels of spectral_kernels; see _C.pyi.";
-  for (const auto& [name, read] : operations())
-    module.def(
-        name.c_str(),
-        [read = read](const py::list& jobs, int threads) {
-          const Call call = read(jobs);
-          py::gil_scoped_release release;
-          call(threads);
-        },
-        py::arg("jobs"), py::arg("threads") = 1);
-  py::class_<Program>(module, "Program")
-      .def(py::init<>())
-      .def("add", &Program::add, py::arg("operation"), py::arg("jobs"))
-      .def("run", &Program::run, py::arg("threads"));
-  module.def("normals", &normals, py::arg("seed"), py::arg("matrix"), py::arg("entry"),
-             py::arg("n"), py::arg("columns"), py::arg("out"));
-  module.def(
-      "svdvals_supported",
-      [](int d, int64_t m, int64_t n) { return values_supported(checked(d), m, n); },
-      py::arg("dtype"), py::arg("m"), py::arg("n"));
-  module.def(
-      "svd_supported",
-      [](int d, int64_t m, int64_t n) { return vectors_supported(checked(d), m, n); },
-      py::arg("dtype"), py::arg("m"), py::arg("n"));
-  module.def(
-      "track_supported",
-      [](int d, int64_t m, int64_t n) { return track_supported(checked(d), m, n); },
-      py::arg("dtype"), py::arg("m"), py::arg("n"));
-  module.def("isa", [] { return name_of(instruction_set()); });
-  module.def("isas", &usable_instruction_sets);
-  module.def("set_isa", &use_instruction_set, py::arg("name"));
-}
+}  // namespace spectral
