@@ -9,7 +9,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 KERNEL_FILES := $(shell find csrc -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh")
 CXX_FILES := $(KERNEL_FILES) $(wildcard tests/native/*.cpp tests/native/*.h)
 PYTHON_DIRS := spectral_kernels python_api experiments benchmarks tests docs setup.py README.md
-# What the installed package and the compiled module are made from.
+# What environments are made from, and the compiled module.
+PACKAGE_INPUTS := pyproject.toml constraints.txt
 BUILD_INPUTS := pyproject.toml constraints.txt setup.py $(KERNEL_FILES)
 # The module may have been deleted since the stamp was made.
 REBUILD := $(if $(wildcard spectral_kernels/_C*.so),,missing-module)
@@ -30,6 +31,9 @@ GROWTH_TABLE ?= benchmarks/results/growth
 BENCH_ENV := OMP_NUM_THREADS=$(BENCH_THREADS) MKL_NUM_THREADS=$(BENCH_THREADS) \
   OPENBLAS_NUM_THREADS=$(BENCH_THREADS)
 
+# $(call timed,NAME,COMMAND): runs it, then says how long that took.
+timed = @start=$$(date +%s) && { $(2); } && printf '%-12s %3d s\n' '$(1)' $$(($$(date +%s) - start))
+
 .DELETE_ON_ERROR:
 .PHONY: help demo compare verify decomposed test lint typecheck format bench docs clean missing-module
 
@@ -37,7 +41,7 @@ help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
 
 demo: $(VENV)/installed ## train a small Transformer until it groks, with its spectra at every step
-	$(BIN)/python -m experiments.modular_addition --preset demo --again
+	$(call timed,demo,$(BIN)/python -m experiments.modular_addition --preset demo --again)
 
 compare: $(VENV)/installed ## the demo with and without weight decay, in one figure
 	$(BIN)/python -m experiments.modular_addition.compare
@@ -59,16 +63,16 @@ lint: $(VENV)/installed-strict ## ruff and clang-format, without changing a file
 typecheck: $(VENV)/installed-strict ## mypy --strict on the three packages
 	$(BIN)/mypy --strict -p spectral_kernels -p spectral_monitor -p experiments
 
-format: $(VENV)/installed ## rewrite files as lint wants them
+format: $(VENV)/installed-strict ## rewrite files as lint wants them
 	$(BIN)/ruff check --fix-only --quiet $(PYTHON_DIRS)
 	$(BIN)/ruff format $(PYTHON_DIRS)
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-bench: $(VENV)/installed ## time the kernels beside their peers; tables in benchmarks/results
+bench: $(VENV)/installed-strict ## time the kernels beside their peers; tables in benchmarks/results
 	$(BENCH_ENV) $(BIN)/python -m pytest benchmarks --benchmark-only -q --table $(BENCH_TABLE)
 	$(BENCH_ENV) $(BIN)/python -m benchmarks.growth --out $(GROWTH_TABLE)
 
-docs: $(VENV)/installed-docs ## build the documentation into site/; a broken link or anchor fails
+docs: $(VENV)/packages-docs ## build the documentation into site/; a broken link or anchor fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
@@ -80,24 +84,48 @@ clean: ## delete .venv, caches and compiled files; runs/ stays
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is not Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(call timed,environment,$(PYTHON) -m venv $(VENV))
 
 # Without build isolation pip would not fetch what setup.py imports, so that comes first; with it,
-# pip would fetch versions that constraints.txt does not pin.
-$(VENV)/build-tools: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install -q -c constraints.txt pip setuptools wheel pybind11
+# pip would fetch versions that constraints.txt does not pin. Files are compiled when they are first
+# imported: most of them never are.
+INSTALL := $(PIP) install -q -c constraints.txt --no-compile
+# Python files alone: kernels are compiled beside it. setuptools warns that an installation is
+# editable.
+INSTALL_PACKAGES := SPECTRAL_KERNELS_NO_EXTENSION=1 PYTHONWARNINGS=ignore $(INSTALL) --no-build-isolation -e
+BUILD_KERNELS := $(BIN)/python setup.py -q build_ext --inplace
+
+$(VENV)/build-tools: $(PACKAGE_INPUTS) | $(BIN)/python
+	$(call timed,build tools,$(INSTALL) pip setuptools wheel pybind11)
 	@touch $@
 
-$(VENV)/installed: $(BUILD_INPUTS) $(REBUILD) | $(VENV)/build-tools
-	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+$(VENV)/packages: $(PACKAGE_INPUTS) | $(VENV)/build-tools
+	$(call timed,packages,$(INSTALL_PACKAGES) '.[demo]')
+	@touch $@
+
+$(VENV)/kernels: $(BUILD_INPUTS) $(REBUILD) | $(VENV)/build-tools
+	$(call timed,kernels,$(BUILD_KERNELS))
+	@touch $@
+
+# Both at once: one waits for the network and the disk, the other for the processors.
+$(VENV)/installed: $(BUILD_INPUTS) $(REBUILD)
+	@$(MAKE) --no-print-directory -j2 $(VENV)/packages $(VENV)/kernels
 	@touch $@
 
 # The same with warnings as errors: for `make test`, so that a newer compiler's new warning cannot
 # stop `make demo`. Tests also want the models that people have, 45 s and 400 MB more, and mkdocs.
-$(VENV)/installed-strict: $(BUILD_INPUTS) $(REBUILD) | $(VENV)/build-tools
-	SPECTRAL_KERNELS_WERROR=1 $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev,architectures,docs]'
-	@touch $@ $(VENV)/installed $(VENV)/installed-docs
+$(VENV)/packages-strict: $(PACKAGE_INPUTS) | $(VENV)/build-tools
+	$(call timed,packages,$(INSTALL_PACKAGES) '.[dev,architectures,docs]')
+	@touch $@ $(VENV)/packages $(VENV)/packages-docs
 
-$(VENV)/installed-docs: $(VENV)/installed
-	$(PIP) install -q -c constraints.txt 'spectral-kernels[docs]'
+$(VENV)/kernels-strict: $(BUILD_INPUTS) $(REBUILD) | $(VENV)/build-tools
+	$(call timed,kernels,SPECTRAL_KERNELS_WERROR=1 $(BUILD_KERNELS))
+	@touch $@ $(VENV)/kernels
+
+$(VENV)/installed-strict: $(BUILD_INPUTS) $(REBUILD)
+	@$(MAKE) --no-print-directory -j2 $(VENV)/packages-strict $(VENV)/kernels-strict
+	@touch $@ $(VENV)/installed
+
+$(VENV)/packages-docs: $(PACKAGE_INPUTS) | $(VENV)/installed
+	$(call timed,mkdocs,$(INSTALL) 'spectral-kernels[docs]')
 	@touch $@

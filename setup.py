@@ -1,12 +1,12 @@
 """Builds spectral_kernels._C: the same kernels once per instruction set, chosen at run time.
 
-Where nvcc is found (in $CUDA_HOME/bin or on the path) the CUDA kernels are compiled beside it, an
-image for each source; without nvcc they are compiled at run time from the sources, which every
-wheel carries.
+Where nvcc is found (in $CUDA_HOME/bin or on the path) the CUDA kernels are compiled beside it for
+every wheel, and in a checkout where the machine has a GPU: an image for each source. Without images
+they are compiled at run time from the sources, which every wheel carries.
 
 SPECTRAL_KERNELS_WERROR=1 turns warnings into errors; SPECTRAL_KERNELS_NO_EXTENSION=1 leaves the
-compiled module and the images out (the package then runs on plain PyTorch);
-SPECTRAL_KERNELS_NO_CUDA=1 leaves out the images.
+compiled module and the images out (the package then runs on plain PyTorch); SPECTRAL_KERNELS_CUDA=0
+leaves out the images, SPECTRAL_KERNELS_CUDA=1 makes them wherever nvcc is.
 """
 
 import importlib.util
@@ -66,11 +66,20 @@ def cuda_sources() -> ModuleType:
 
 
 def nvcc() -> str | None:
-    """Return the path of nvcc, None where there is none or it is not wanted."""
-    if os.environ.get("SPECTRAL_KERNELS_NO_CUDA") == "1":
-        return None
+    """Return the path of nvcc, None where there is none."""
     home = os.environ.get("CUDA_HOME")
     return (shutil.which("nvcc", path=f"{home}/bin") if home else None) or shutil.which("nvcc")
+
+
+def has_gpu() -> bool:
+    """Whether Linux, or Linux under Windows, shows an NVIDIA GPU."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def wants_images(in_checkout: bool) -> bool:
+    """Whether images are made where nvcc is: they take as long as all the rest."""
+    wish = os.environ.get("SPECTRAL_KERNELS_CUDA", "")
+    return wish == "1" or (wish != "0" and (not in_checkout or has_gpu()))
 
 
 def build_image(compiler: str, source: str, folder: Path) -> None:
@@ -141,8 +150,8 @@ class BuildPerInstructionSet(build_ext):
         super().build_extension(ext)
 
     def start_images(self, pool: ThreadPoolExecutor) -> list[Future[None]]:
-        """Start nvcc, where it is found, on every .cu file."""
-        compiler = nvcc()
+        """Start nvcc, where it is found and images are wanted, on every .cu file."""
+        compiler = nvcc() if wants_images(self.in_checkout) else None
         if compiler is None:
             return []
         folder = Path("." if self.in_checkout else self.build_lib, CUDA, "images")

@@ -43,7 +43,7 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     functions = setup_script.functions()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(functions, "cuda_sources", lambda: sources)
-    for name in ("SPECTRAL_KERNELS_NO_CUDA", "SPECTRAL_KERNELS_WERROR", "CUDA_HOME"):
+    for name in ("SPECTRAL_KERNELS_CUDA", "SPECTRAL_KERNELS_WERROR", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
     return functions
 
@@ -111,8 +111,20 @@ def test_where_nvcc_is_looked_for(
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "none"))
     monkeypatch.setenv("PATH", str(compiler.parent))
     assert script["nvcc"]() == str(compiler)
-    monkeypatch.setenv("SPECTRAL_KERNELS_NO_CUDA", "1")
-    assert script["nvcc"]() is None
+
+
+@pytest.mark.parametrize(("wish", "anywhere", "for_a_checkout"),
+                         [(None, None, False), ("1", True, True), ("0", False, False)])  # fmt: skip
+@pytest.mark.parametrize("gpu", [False, True])
+def test_what_images_are_made_for(
+    script: dict[str, Any], monkeypatch: pytest.MonkeyPatch,
+    wish: str | None, anywhere: bool | None, for_a_checkout: bool, gpu: bool,
+) -> None:  # fmt: skip
+    if wish is not None:
+        monkeypatch.setenv("SPECTRAL_KERNELS_CUDA", wish)
+    monkeypatch.setitem(script, "has_gpu", lambda: gpu)
+    assert script["wants_images"](False) == (anywhere is not False)
+    assert script["wants_images"](True) == (gpu if anywhere is None else for_a_checkout)
 
 
 @pytest.mark.slow
