@@ -1,4 +1,4 @@
-"""What `make docs` does beyond mkdocs: names of the API by their public path, and literal blocks.
+"""What `make docs` does beyond mkdocs: names of the API by their public path, code in docstrings.
 
 ``::: sk.svd`` on a page becomes the path of the module that defines the function, which the pages
 need not know, and which differs from ``spectral_kernels.svd``, the package of that name.
@@ -14,6 +14,7 @@ import griffe
 
 _IDENTIFIER = re.compile(r"^::: (\S+)$", flags=re.MULTILINE)
 _LITERAL = re.compile(r"^( *)(.*)::\n\n((?:\1 +\S.*\n|\n)+)", flags=re.MULTILINE)
+_EXAMPLE = re.compile(r"^( *)Example:$", flags=re.MULTILINE)
 _PACKAGES = {"sk": "spectral_kernels"}
 
 
@@ -33,13 +34,15 @@ def defined_at(public: str) -> str:
     return f"{value.__module__}.{value.__qualname__}"
 
 
-class LiteralBlocks(griffe.Extension):
-    """Docstrings with ``::`` before an indented block, as Markdown with a fence around it."""
+class CodeInDocstrings(griffe.Extension):
+    """Docstrings whose code is shown as code: examples, and what is indented after ``::``."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite one docstring."""
         if obj.docstring is not None:
-            obj.docstring.value = fenced(obj.docstring.value)
+            # griffe knows the plural alone as a section; "Example:" would be a note of its own.
+            text = _EXAMPLE.sub(r"\1Examples:", obj.docstring.value)
+            obj.docstring.value = fenced(text)
 
 
 def fenced(text: str) -> str:

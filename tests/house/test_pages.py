@@ -181,5 +181,7 @@ def test_the_documentation_builds_without_a_warning_and_loads_nothing(tmp_path):
     assert len(pages) >= len(DOCS)
     loaded = r"<(?:script|img|iframe)[^>]* src=\"https?:|<link[^>]* href=\"https?:"
     assert {name for name, page in pages.items() if re.search(loaded, page)} == set()
-    # From the docstring of a function, so that signatures alone are not what is shown.
+    # Docstrings are there, not signatures alone, and their examples as code behind prompts.
     assert "entropy-based effective rank" in pages["api/arrays.html"]
+    prompts = {name for name, page in pages.items() if '<span class="gp">' in page}
+    assert prompts == {f"api/{page.stem}.html" for page in (ROOT / "docs/api").glob("*.md")}
