@@ -16,7 +16,7 @@ from spectral_monitor.pairs.tracing.ledger import Ledger, Written, joined, varie
 from spectral_monitor.pairs.tracing.store import Marks, Store
 from torch import Tensor
 
-__all__ = ["Call", "Context", "Rule", "here", "tensors_of", "words"]
+__all__ = ["Call", "Context", "NotFollowedError", "Rule", "here", "tensors_of", "words"]
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -31,6 +31,10 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple)):
         for entry in value:
             yield from tensors_of(entry)
+
+
+class NotFollowedError(Exception):
+    """No rule knows what an operation did: labels end there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,11 @@ class Call:
         return str(self.function._schema.name)
 
     @property
+    def base_name(self) -> str:
+        """Name alone, ``add_``."""
+        return self.name.rpartition("::")[2]
+
+    @property
     def is_pointwise(self) -> bool:
         """Whether PyTorch says that each output depends on the inputs at its own index alone.
 
@@ -85,6 +94,31 @@ class Call:
         """An argument if it is a tensor."""
         value = self.arguments.get(name)
         return value if isinstance(value, Tensor) else None
+
+    def tensors(self, *names: str) -> tuple[Tensor, ...]:
+        """Arguments that have to be tensors.
+
+        Raises:
+            NotFollowedError: one is none.
+        """
+        values = [self.arguments.get(name) for name in names]
+        tensors = tuple(value for value in values if isinstance(value, Tensor))
+        if len(tensors) < len(values):
+            raise NotFollowedError
+        return tensors
+
+    @property
+    def out(self) -> Tensor:
+        """The tensor that has the result: the one written to, or the first that came out.
+
+        Raises:
+            NotFollowedError: there is none.
+        """
+        written = self.writes
+        out = self.output() if written is None else written
+        if out is None:
+            raise NotFollowedError
+        return out
 
     def inputs(self) -> list[Tensor]:
         """All tensors among the arguments, but for one that is only written to."""

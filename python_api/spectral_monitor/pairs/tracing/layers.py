@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from spectral_monitor.pairs.tracing.context import Call, Context, Rule, tensors_of
+from spectral_monitor.pairs.tracing.context import Call, Context, NotFollowedError, Rule, tensors_of
 from spectral_monitor.pairs.tracing.pointwise import resized
 from spectral_monitor.pairs.tracing.products import distinct, read
 from spectral_monitor.pairs.tracing.store import Marks
@@ -23,9 +23,7 @@ __all__ = ["FUNCTION_RULES", "RULES"]
 
 def embedding(context: Context, call: Call) -> None:
     """Rows of a table: its columns are what is written."""
-    table, out = call.tensor("weight"), call.output()
-    assert table is not None
-    assert out is not None
+    (table,), out = call.tensors("weight"), call.out
     if context.store.is_weight(table):
         layers = [x[0].expand(out.shape) for x in context.table(table)]
     else:
@@ -35,11 +33,7 @@ def embedding(context: Context, call: Call) -> None:
 
 def convolution(context: Context, call: Call) -> None:
     """Channels meet a kernel at its centre tap; each output channel is written by its row."""
-    x, weight = call.tensor("input"), call.tensor("weight")
-    out = call.output()
-    assert x is not None
-    assert weight is not None
-    assert out is not None
+    (x, weight), out = call.tensors("input", "weight"), call.out
     groups = int(call.arguments.get("groups", 1))
     turned = bool(call.arguments.get("transposed", False))
     inside = weight.shape[0] // groups if turned else weight.shape[1]
@@ -53,8 +47,7 @@ def convolution(context: Context, call: Call) -> None:
             numbers = context.store.numbers(_centre(weight)).flatten()
             past |= 1 << context.ledger.use(past, numbers, pixels=pixels)
         if not depthwise:
-            context.end(call)
-            return
+            raise NotFollowedError
         layers = [resized(layer, out.shape) for layer in context.store.layers(x)]
         context.settle(call, layers, past)
         return
@@ -91,37 +84,29 @@ def _read_pixels(context: Context, x: Tensor, reading: Tensor, reader: int) -> N
 
 def decomposed(context: Context, call: Call) -> None:
     """x @ (U Sigma Vh)^T: inputs at the columns of Vh, outputs at the rows of U."""
-    x, U, Vh, out = call.tensor("x"), call.tensor("U"), call.tensor("Vh"), call.output()
-    if x is None or U is None or Vh is None or out is None or U.dim() != 2:
-        context.end(call)
-        return
+    x, U, sigma, Vh = call.tensors("x", "U", "Sigma", "Vh")
+    if U.dim() != 2:
+        raise NotFollowedError
     store = context.store
     reading, writing = store.numbers(Vh[:1])[0], store.numbers(U[:, :1])[:, 0]
-    sigma = call.tensor("Sigma")
-    assert sigma is not None
     every = torch.cat([reading, writing, store.numbers(sigma).flatten()])
     use = context.ledger.use(store.past(x), every)
     context.reads(x, use)
     read(context, context.reshaped(x, (-1, x.shape[-1])), reading, use)
-    labels = context.ledger.label(use, writing).expand(out.shape)
+    labels = context.ledger.label(use, writing).expand(call.out.shape)
     context.settle(call, [labels], store.past(x) | 1 << use, marks=Marks())
 
 
 def bilinear(context: Context, call: Call) -> None:
     """x^T A y for each matrix A of a stack, as `nn.Bilinear`: x meets rows, y meets columns."""
-    x, stack, y = (call.tensor(name) for name in ("i1", "i2", "i3"))
-    store, out = context.store, call.output()
+    x, stack, y = call.tensors("i1", "i2", "i3")
+    store = context.store
     if (
-        x is None
-        or stack is None
-        or y is None
-        or out is None
-        or not store.is_weight(stack)
+        not store.is_weight(stack)
         or stack.dim() != 3
         or [list(call.arguments[f"expand{i}"]) for i in (1, 2, 3)] != [[1, 3], [0], [1, 2]]
     ):
-        context.end(call)
-        return
+        raise NotFollowedError
     use = context.ledger.use(store.past(x, y), store.numbers(stack[:, :1, :1]))
     every = store.line(stack, 0)
     for given, dim in ((x, 1), (y, 2)):
@@ -134,10 +119,8 @@ def bilinear(context: Context, call: Call) -> None:
 
 def bag(context: Context, call: Call) -> None:
     """Sums of rows of a table."""
-    table, out = call.tensor("weight"), call.output()
-    assert table is not None
-    assert out is not None
-    layers = [x[0].expand(out.shape) for x in context.table(table)]
+    (table,) = call.tensors("weight")
+    layers = [x[0].expand(call.out.shape) for x in context.table(table)]
     context.settle(call, layers, context.past(call))
 
 

@@ -6,11 +6,20 @@ graph.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from spectral_monitor.pairs.tracing.context import Call, Context, Rule, here, tensors_of, words
+from spectral_monitor.pairs.tracing.context import (
+    Call,
+    Context,
+    NotFollowedError,
+    Rule,
+    here,
+    tensors_of,
+    words,
+)
 from spectral_monitor.pairs.tracing.ledger import Written, joined
 from torch import Tensor
 
@@ -19,19 +28,15 @@ __all__ = ["RULES", "copy"]
 
 def add_rows(context: Context, call: Call) -> None:
     """``index_add`` and ``index_reduce``: an index for each row."""
-    target, source, index = (call.tensor(name) for name in ("self", "source", "index"))
-    if target is None or source is None or index is None:
-        context.end(call)
-        return
+    target, source, index = call.tensors("self", "source", "index")
     _add(context, call, target, source, here(index), int(call.arguments["dim"]))
 
 
 def scatter_rows(context: Context, call: Call) -> None:
     """``scatter_add`` and ``scatter_reduce``, where all entries of a row have its index."""
-    target, source, index = (call.tensor(name) for name in ("self", "src", "index"))
-    if target is None or source is None or index is None or not index.numel():
-        context.end(call)
-        return
+    target, source, index = call.tensors("self", "src", "index")
+    if not index.numel():
+        raise NotFollowedError
     dim, places = int(call.arguments["dim"]) % index.dim(), here(index)
     row = places
     for other in range(index.dim()):
@@ -40,23 +45,20 @@ def scatter_rows(context: Context, call: Call) -> None:
     if not bool((places == row).all()) or any(
         index.shape[d] != target.shape[d] for d in range(index.dim()) if d != dim
     ):
-        context.end(call)
-        return
+        raise NotFollowedError
     used = source[tuple(slice(size) for size in index.shape)]
     _add(context, call, target, used, row.flatten(), dim)
 
 
 def _accumulate(context: Context, call: Call) -> None:
     """``index_put`` that adds, by one index for each row."""
-    target, source = call.tensor("self"), call.tensor("values")
+    target, source = call.tensors("self", "values")
     indices = [(d, i) for d, i in enumerate(call.arguments["indices"]) if i is not None]
-    if target is None or source is None or len(indices) != 1 or indices[0][1].dim() != 1:
-        context.end(call)
-        return
+    if len(indices) != 1 or indices[0][1].dim() != 1:
+        raise NotFollowedError
     dim, index = indices[0]
     if index.dtype == torch.bool or source.dim() != target.dim():
-        context.end(call)
-        return
+        raise NotFollowedError
     _add(context, call, target, source, here(index).long(), dim)
 
 
@@ -140,25 +142,20 @@ _MOVES = {
 
 def move(context: Context, call: Call) -> None:
     """Run the operation on labels in place of what it moves."""
-    named = _MOVES[call.name.rpartition("::")[2]]
+    named = _MOVES[call.base_name]
     given = [t for name in named for t in tensors_of(call.arguments.get(name))]
-    out = call.writes if call.writes is not None else call.output()
-    if out is None:
-        return
     if call.arguments.get("accumulate"):
         _accumulate(context, call)
         return
     data = [t for t in given if context.store.is_data(t)]
     if not data:
         if call.writes is None and any(context.store.is_weight(t) for t in given):
-            _weights(context, call, named, out)
+            with contextlib.suppress(NotFollowedError):
+                _weights(context, call, named)
         return
     parts = [context.written(t, t.shape) for t in given]
     past = context.past(call)
     layers = _moved(call, named, [part.layers for part in parts])
-    if layers is None:
-        context.end(call)
-        return
     outs = list(tensors_of(call.result))
     if call.writes is None and len(outs) > 1:
         for index, one in enumerate(outs):
@@ -167,45 +164,42 @@ def move(context: Context, call: Call) -> None:
     context.settle(call, [x[0] for x in layers], past, marks=context.marks(call))
 
 
-def _weights(context: Context, call: Call, named: Sequence[str], out: Tensor) -> None:
+def _weights(context: Context, call: Call, named: Sequence[str]) -> None:
     """Elements of a weight in other places; rows that the inputs chose are a table's outputs."""
-    given = call.tensor(named[0])
-    if call.name == "aten::index" and given is not None and given.dim() == 2:
-        indices = call.arguments["indices"]
-        if len(indices) == 1 and context.store.is_data(indices[0]):
-            _looked_up(context, call, given, out)
-            return
-    is_rows = call.name == "aten::index_select" and call.arguments["dim"] in (0, -2)
-    if (
-        is_rows
-        and given is not None
-        and given.dim() == 2
-        and (context.store.is_data(call.arguments["index"]))
-    ):
-        _looked_up(context, call, given, out)
+    given, out = call.tensor(named[0]), call.out
+    if given is not None and given.dim() == 2 and _is_looked_up(context, call):
+        layers = [x[0].expand(out.shape) for x in context.table(given)]
+        context.settle(call, layers, context.past(call))
         return
-    if given is not None and given.shape == out.shape and call.name in _COPIES:
+    if given is not None and given.shape == out.shape and call.base_name in _COPIES:
         context.store.put_copied(out, given)
         return
     every = [t for name in named for t in tensors_of(call.arguments.get(name))]
     moved = _moved(call, named, [[context.store.numbers(t)] for t in every])
-    if moved:
-        for one, numbers in zip(tensors_of(call.result), moved[0], strict=False):
-            context.store.put_numbers(one, numbers)
+    for one, numbers in zip(tensors_of(call.result), moved[0], strict=False):
+        context.store.put_numbers(one, numbers)
 
 
-_COPIES = ("aten::clone", "aten::_to_copy", "aten::contiguous", "aten::_unsafe_view")
+_COPIES = words("clone _to_copy contiguous _unsafe_view")
 
 
-def _looked_up(context: Context, call: Call, table: Tensor, out: Tensor) -> None:
-    layers = context.table(table)
-    context.settle(call, [x[0].expand(out.shape) for x in layers], context.past(call))
+def _is_looked_up(context: Context, call: Call) -> bool:
+    """Whether the inputs chose rows."""
+    if call.base_name == "index":
+        indices = call.arguments["indices"]
+        return len(indices) == 1 and context.store.is_data(indices[0])
+    is_rows = call.base_name == "index_select" and call.arguments["dim"] in (0, -2)
+    return is_rows and context.store.is_data(call.arguments["index"])
 
 
 def _moved(
     call: Call, named: Sequence[str], layers: Sequence[Sequence[Tensor]]
-) -> list[list[Tensor]] | None:
-    """The results of the operation on the i-th layer of every input, for every i."""
+) -> list[list[Tensor]]:
+    """The results of the operation on the i-th layer of every input, for every i.
+
+    Raises:
+        NotFollowedError: the operation takes no whole numbers.
+    """
     results = []
     for index in range(max(map(len, layers), default=0)):
         ours = iter([x[index] if index < len(x) else None for x in layers])
@@ -213,10 +207,7 @@ def _moved(
             name: _replaced(value, ours) if name in named else _plain(value)
             for name, value in call.arguments.items()
         }
-        result = _run(call, arguments)
-        if result is None:
-            return None
-        results.append(result)
+        results.append(_run(call, arguments))
     return results
 
 
@@ -237,7 +228,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _run(call: Call, arguments: dict[str, Any]) -> list[Tensor] | None:
+def _run(call: Call, arguments: dict[str, Any]) -> list[Tensor]:
     """The operation on whole numbers; through float64, which holds them, where it must be."""
     ints = {k: v for k, v in arguments.items() if k not in ("dtype", "device", "layout",
             "pin_memory", "memory_format", "non_blocking", "value")}  # fmt: skip
@@ -254,7 +245,7 @@ def _run(call: Call, arguments: dict[str, Any]) -> list[Tensor] | None:
         except (RuntimeError, NotImplementedError, IndexError):
             continue
         return [x.long() for x in tensors_of(result)]
-    return None
+    raise NotFollowedError
 
 
 def _float(value: Any) -> Any:
@@ -266,9 +257,7 @@ def _float(value: Any) -> Any:
 
 def copy(context: Context, call: Call) -> None:
     """Copying into a place: a weight stays one where it fills new memory."""
-    target, src = call.tensor("self"), call.tensor("src")
-    assert target is not None
-    assert src is not None
+    target, src = call.tensors("self", "src")
     fills = target.numel() * target.element_size() == target.untyped_storage().nbytes()
     if fills and context.store.is_weight(src) and not context.store.is_data(target):
         context.store.put_copied(target, src)
@@ -283,23 +272,17 @@ def copy(context: Context, call: Call) -> None:
 
 def packed(context: Context, call: Call) -> None:
     """Sequences of a batch, padded to one length, as one row for each token of each."""
-    given, out = call.tensor("input"), call.output()
-    if given is None or out is None or not context.store.is_data(given):
-        context.end(call)
-        return
+    (given,) = call.tensors("input")
+    if not context.store.is_data(given):
+        raise NotFollowedError
     moved = _moved(call, ("input",), [context.store.layers(given)])
-    if moved is None:
-        context.end(call)
-        return
-    context.store.put(out, [x[0] for x in moved], context.past(call))
+    context.store.put(call.out, [x[0] for x in moved], context.past(call))
 
 
 def chosen(context: Context, call: Call) -> None:
     """The largest or sorted values: elements at the indices that came out."""
-    given = call.tensor("self")
+    (given,) = call.tensors("self")
     values, indices = list(tensors_of(call.result))[:2]
-    if given is None:
-        return
     dim = int(call.arguments.get("dim", -1))
     places = here(indices)
     layers = [x.gather(dim, places) for x in context.store.layers(given)]
@@ -309,24 +292,21 @@ def chosen(context: Context, call: Call) -> None:
 
 def as_complex(context: Context, call: Call) -> None:
     """Pairs of numbers as one complex number, which carries the labels of both, in two layers."""
-    given, out = call.tensor("self"), call.output()
-    if given is not None and out is not None:
-        layers = [x[..., part] for x in context.store.layers(given) for part in (0, 1)]
-        context.store.put_as(out, layers, given)
+    (given,) = call.tensors("self")
+    layers = [x[..., part] for x in context.store.layers(given) for part in (0, 1)]
+    context.store.put_as(call.out, layers, given)
 
 
 def as_real(context: Context, call: Call) -> None:
     """Complex numbers as pairs again: the two labels of each use of a weight."""
-    given, out = call.tensor("self"), call.output()
-    if given is None or out is None:
-        return
+    (given,) = call.tensors("self")
     ledger, layers = context.ledger, context.store.layers(given)
     pairs = []
     for use in sorted({use for layer in layers for use in ledger.uses(layer)}):
         own = [torch.where(ledger.of_use(layer, use), layer, 0) for layer in layers]
         parts = [layer for layer in own if bool(layer.any())]
         pairs.append(torch.stack((parts[0], parts[-1]), -1))
-    context.store.put_as(out, pairs, given)
+    context.store.put_as(call.out, pairs, given)
 
 
 def clear(context: Context, call: Call) -> None:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from spectral_monitor.pairs.tracing.context import Call, Context, Rule, here, tensors_of, words
+from spectral_monitor.pairs.tracing.context import (
+    Call,
+    Context,
+    NotFollowedError,
+    Rule,
+    here,
+    tensors_of,
+    words,
+)
 from spectral_monitor.pairs.tracing.ledger import joined, reduced, varies
 from spectral_monitor.pairs.tracing.products import contracted
 from spectral_monitor.pairs.tracing.store import Marks
@@ -21,11 +29,8 @@ _SCALED_SUMS = {"addcmul", "addcmul_", "addcdiv", "addcdiv_"}
 
 def pointwise(context: Context, call: Call) -> None:
     """Sums and products of any number of operands, and functions of one."""
-    name = call.name.rpartition("::")[2]
+    name, out = call.base_name, call.out
     operands = [t for key, t in call.arguments.items() if isinstance(t, Tensor) and key != "out"]
-    out = call.writes if call.writes is not None else call.output()
-    if out is None:
-        return
     # A number computed from a weight, as its spectral norm, only scales.
     if not any(context.store.is_data(t) and _is_activation(context, t, out) for t in operands):
         _weights(context, call, operands, out, is_sum=name in _SUMS)
@@ -47,7 +52,7 @@ def pointwise(context: Context, call: Call) -> None:
 
 def _marks(context: Context, call: Call, operands: list[Tensor]) -> Marks:
     """Those of all operands, and which outputs were multiplied."""
-    name = call.name.rpartition("::")[2]
+    name = call.base_name
     marks = context.marks(call)
     if name not in _PRODUCTS | _SUMS | _SCALES:
         # What is summed after another function is no product of the two.
@@ -94,8 +99,7 @@ def _weights(
 def _where(context: Context, call: Call) -> None:
     """A choice between two activations, element by element."""
     condition, a, b = (call.arguments.get(key) for key in ("condition", "self", "other"))
-    out = call.output()
-    assert out is not None
+    out = call.out
     parts = [context.written(t, out.shape).layers if isinstance(t, Tensor) else [] for t in (a, b)]
     layers = parts[0] or parts[1]
     if parts[0] and parts[1] and isinstance(condition, Tensor):
@@ -112,26 +116,18 @@ def _where(context: Context, call: Call) -> None:
 
 def same(context: Context, call: Call) -> None:
     """The first tensor's labels for the first output, as of norms and dropout."""
-    given = next(tensors_of(list(call.arguments.values())), None)
-    out = call.writes if call.writes is not None else call.output()
-    if given is None or out is None:
-        return
+    given, out = next(tensors_of(list(call.arguments.values()))), call.out
     if context.store.is_weight(given) and call.writes is None:
         context.store.put_copied(out, given)
     elif given.shape == out.shape:
-        context.settle(
-            call,
-            context.store.layers(given),
-            context.past(call),
-        )
+        context.settle(call, context.store.layers(given), context.past(call))
     else:
-        context.end(call)
+        raise NotFollowedError
 
 
 def softmax(context: Context, call: Call) -> None:
     """Outputs of a layer that compete keep their labels; scores of a table along keys do not."""
-    given = call.tensor("self")
-    assert given is not None
+    (given,) = call.tensors("self")
     dim = int(call.arguments["dim"])
     layers = [x for x in context.store.layers(given) if x.dim() and varies(x, dim)]
     scores = context.store.marks(given).scores
@@ -141,8 +137,8 @@ def softmax(context: Context, call: Call) -> None:
 
 def reduction(context: Context, call: Call) -> None:
     """A sum, mean, maximum or norm over some dimensions."""
-    given, out = call.tensor("self"), call.output()
-    if given is None or out is None or not context.store.is_data(given):
+    (given,) = call.tensors("self")
+    if not context.store.is_data(given):
         return
     dims = call.arguments.get("dim")
     dims = [] if dims is None else [dims] if isinstance(dims, int) else list(dims)
@@ -176,14 +172,13 @@ def _through(context: Context, layer: Tensor) -> Tensor:
 
 def fourier(context: Context, call: Call) -> None:
     """A transform along some dimensions; a writer along others, such as channels, stays."""
-    given, out = call.tensor("self"), call.output()
-    if given is None or out is None or not context.store.is_data(given):
-        context.end(call)
-        return
+    (given,) = call.tensors("self")
+    if not context.store.is_data(given):
+        raise NotFollowedError
     layers: list[Tensor] = []
     for layer in context.store.layers(given):
         layers += reduced(context.ledger, layer, list(call.arguments["dim"]), keepdim=True)
-    layers = [x.expand(out.shape) for x in layers]
+    layers = [x.expand(call.out.shape) for x in layers]
     marks = context.marks(call) | context.mixes(call, layers)
     context.settle(call, layers, context.past(call), marks=marks)
 
@@ -200,12 +195,10 @@ def resized(layer: Tensor, shape: torch.Size) -> Tensor:
 
 def resize(context: Context, call: Call) -> None:
     """Pooling and interpolation over the last dimensions."""
-    given, out = call.tensor("self"), call.output()
-    if given is None:
-        given = call.tensor("input")
-    if given is None or out is None or given.dim() != out.dim():
-        context.end(call)
-        return
+    (given,) = call.tensors("self" if "self" in call.arguments else "input")
+    out = call.out
+    if given.dim() != out.dim():
+        raise NotFollowedError
     if context.store.is_weight(given):
         context.store.put_numbers(out, resized(context.store.numbers(given), out.shape))
         return
@@ -215,11 +208,9 @@ def resize(context: Context, call: Call) -> None:
 
 def glu(context: Context, call: Call) -> None:
     """Half of the outputs times the other half."""
-    given, out = call.tensor("self"), call.output()
-    assert given is not None
-    assert out is not None
+    (given,) = call.tensors("self")
     halves = given.chunk(2, int(call.arguments.get("dim", -1)))
-    written = context.join(halves, out.shape, is_sum=False)
+    written = context.join(halves, call.out.shape, is_sum=False)
     context.settle(call, written.layers, context.past(call))
 
 

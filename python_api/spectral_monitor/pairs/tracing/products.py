@@ -7,7 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from spectral_monitor.pairs.tracing.context import Call, Context, Rule, here, words
+from spectral_monitor.pairs.tracing.context import (
+    Call,
+    Context,
+    NotFollowedError,
+    Rule,
+    here,
+    words,
+)
 from spectral_monitor.pairs.tracing.ledger import Written, joined, reduced, varies
 from spectral_monitor.pairs.tracing.store import Marks
 from torch import Tensor
@@ -164,10 +171,9 @@ def _of_weights(context: Context, a: Tensor, b: Tensor, out: Tensor) -> None:
 
 def _product(context: Context, call: Call, a: Tensor, b: Tensor) -> None:
     """Any number of dimensions, as ``torch.matmul`` has them."""
-    out = call.writes if call.writes is not None else call.output()
-    if out is None or out.layout != torch.strided:
-        context.end(call)
-        return
+    out = call.out
+    if out.layout != torch.strided:
+        raise NotFollowedError
     a, b = _dense(a), _dense(b)
     vector_a, vector_b = a.dim() == 1, b.dim() == 1
     a = a[None] if vector_a else a
@@ -217,26 +223,21 @@ def product(context: Context, call: Call) -> None:
         if a is not None and b is not None:
             _product(context, call, a, b)
             return
-    context.end(call)
+    raise NotFollowedError
 
 
 def linear(context: Context, call: Call) -> None:
     """``x @ weight^T`` where PyTorch left it whole."""
-    x, weight = call.tensor("input"), call.tensor("weight")
-    assert x is not None
-    assert weight is not None
+    x, weight = call.tensors("input", "weight")
     _product(context, call, x, weight.mT)
 
 
 def grouped(context: Context, call: Call) -> None:
     """Rows (T, K) in consecutive groups, each times a matrix of its own (G, K, N)."""
-    x, weights, ends = (call.tensor(name) for name in ("self", "mat2", "offs"))
-    if x is None or weights is None or ends is None or x.dim() != 2 or weights.dim() != 3:
-        context.end(call)
-        return
-    out = call.output()
-    assert out is not None
-    labels = torch.zeros(out.shape, dtype=torch.int64)
+    x, weights, ends = call.tensors("self", "mat2", "offs")
+    if x.dim() != 2 or weights.dim() != 3:
+        raise NotFollowedError
+    labels = torch.zeros(call.out.shape, dtype=torch.int64)
     past, start = context.store.past(x), 0
     for group, end in enumerate(here(ends).tolist()):
         if end > start:
@@ -250,12 +251,8 @@ def grouped(context: Context, call: Call) -> None:
 
 def attend(context: Context, call: Call) -> None:
     """Attention in one operation."""
-    q, k, v = (call.tensor(name) for name in ("query", "key", "value"))
-    out = call.output()
-    if q is None or k is None or v is None or out is None:
-        context.end(call)
-    else:
-        attention(context, q, k, v, out)
+    q, k, v = call.tensors("query", "key", "value")
+    attention(context, q, k, v, call.out)
 
 
 def attention(context: Context, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:

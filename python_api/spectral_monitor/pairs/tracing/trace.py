@@ -12,7 +12,14 @@ from typing import Any
 from spectral_monitor.model.getters import without_wrappers
 from spectral_monitor.model.parameters import unwrap
 from spectral_monitor.pairs.tracing import layers, moves, pointwise, products
-from spectral_monitor.pairs.tracing.context import Call, Context, Rule, tensors_of, words
+from spectral_monitor.pairs.tracing.context import (
+    Call,
+    Context,
+    NotFollowedError,
+    Rule,
+    tensors_of,
+    words,
+)
 from spectral_monitor.pairs.tracing.elements import Elements
 from spectral_monitor.pairs.tracing.ledger import Ledger
 from spectral_monitor.pairs.tracing.map import Trace
@@ -180,27 +187,33 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _follow(self, call: Call) -> None:
         store = self.context.store
         if all(store.of(t) is None for t in call.inputs()):
-            out = call.writes if call.writes is not None else call.output()
+            out = call.output()
             if out is not None and call.writes is None and not call.is_view():
                 store.forget(out)
             return
         self.context.ledger.touched.update(map(store.first_number, call.inputs()))
-        name = call.name.rpartition("::")[2]
+        name = call.base_name
         rule = _RULES.get(name) or _RULES.get(name.removesuffix("_"))
         if rule is not None and not (call.is_view() and name not in _DTYPE_VIEWS):
-            rule(self.context, call)
+            self._apply(rule, call)
         elif call.is_view() or call.output() is None:
             return
         elif name in _SILENT:
             self._data(call)
         elif call.is_pointwise:
-            pointwise.pointwise(self.context, call)
+            self._apply(pointwise.pointwise, call)
         else:
+            self.context.end(call)
+
+    def _apply(self, rule: Rule, call: Call) -> None:
+        try:
+            rule(self.context, call)
+        except NotFollowedError:
             self.context.end(call)
 
     def _data(self, call: Call) -> None:
         """Numbers computed from the inputs that carry no label; likes of a tensor are new."""
-        name = call.name.rpartition("::")[2]
+        name = call.base_name
         for out in tensors_of(call.result):
             if name.endswith(("_like", "strided")) or name.startswith("new_"):
                 self.context.store.forget(out)
