@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from spectral_monitor.run.files import append, read_layout, write_atomically
-from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
 
@@ -44,15 +42,6 @@ FINAL_AGREEMENT = "final_agreement.npz"
 FINAL_GROUPS = ("agreement", "subspace_agreement", "identifiable")
 _VERSION = 1
 _DTYPES = {"float16": torch.float16, "float32": torch.float32}
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One matrix of a record: its shape, how many vectors, and where they start."""
-
-    shape: tuple[int, int]
-    k: int
-    start: int
 
 
 class VectorWriter:
@@ -83,18 +72,14 @@ class VectorWriter:
         if self._file is None:
             self._open(vectors)
         assert self._file is not None
-        parts: list[Tensor] = []
-        for name, svd in vectors.items():
-            entry = self._entries.get(name)
-            if entry is None or _describe(svd) != (entry.shape, entry.k):
-                break
-            parts += [svd.U.mT.reshape(-1), svd.Vh.reshape(-1)]
-        if len(parts) != 2 * len(self._entries):
+        if _described(vectors) != self._matrices:
             raise ValueError(
                 f"{self._run_dir}: the vectors of step {step} are of other matrices, shapes or "
                 "numbers than those recorded before; choose another folder"
             )
-        numbers = torch.cat([part.to(_DTYPES[self._dtype]) for part in parts]).cpu().numpy()
+        dtype = _DTYPES[self._dtype]
+        sides = [x.to(dtype).reshape(-1) for svd in vectors.values() for x in (svd.U.mT, svd.Vh)]
+        numbers = torch.cat(sides).cpu().numpy()
         data = step.to_bytes(8, "little", signed=True) + numbers.tobytes()
         append(self._file, data)
         self._record_bytes = len(data)
@@ -113,18 +98,11 @@ class VectorWriter:
     def _open(self, vectors: Mapping[str, SVD]) -> None:
         layout = read_layout(self._run_dir / VECTOR_LAYOUT, _VERSION)
         if layout is None:
-            layout = {
-                "version": _VERSION,
-                "dtype": self._dtype,
-                "matrices": [
-                    {"name": name, "shape": list(_describe(svd)[0]), "k": _describe(svd)[1]}
-                    for name, svd in vectors.items()
-                ],
-            }
+            matrices = _described(vectors)
+            layout = {"version": _VERSION, "dtype": self._dtype, "matrices": matrices}
             text = json.dumps(layout, indent=1)
             write_atomically(self._run_dir / VECTOR_LAYOUT, text.encode())
-        self._dtype = layout["dtype"]
-        self._entries, _ = _entries(layout)
+        self._dtype, self._matrices = layout["dtype"], layout["matrices"]
         (self._run_dir / FINAL_AGREEMENT).unlink(missing_ok=True)
         self._file = open(self._run_dir / VECTORS, "ab", buffering=0)  # noqa: SIM115
 
@@ -147,8 +125,8 @@ class SavedVectors:
                 f"{path}: no {VECTORS}; a run keeps its vectors where its monitor has "
                 "reference='final'"
             )
-        self._entries, length = _entries(layout)
-        kind = _record_type(layout, length)
+        self._shapes = {matrix["name"]: tuple(matrix["shape"]) for matrix in layout["matrices"]}
+        kind = _record_type(layout)
         count = (path / VECTORS).stat().st_size // kind.itemsize
         self._records: Any = (
             np.memmap(path / VECTORS, dtype=kind, mode="r", shape=(count,))
@@ -156,25 +134,24 @@ class SavedVectors:
             else np.zeros(0, dtype=kind)
         )
         self.steps = np.array(self._records["step"], dtype=np.int64)
+        self.record_bytes = kind.itemsize
 
     @property
     def names(self) -> list[str]:
         """Names of the matrices, in order."""
-        return list(self._entries)
+        return list(self._shapes)
 
     def shape(self, name: str) -> tuple[int, int]:
         """(m, n) of a matrix."""
-        return self._entries[name].shape
+        m, n = self._shapes[name]
+        return m, n
 
     def read(self, index: int) -> dict[str, SVD]:
         """U (m, k) and Vh (k, n) of every matrix at the index-th saved step, float32; S empty."""
-        values = torch.from_numpy(np.array(self._records[index]["values"], dtype=np.float32))
-        svds = {}
-        for name, entry in self._entries.items():
-            (m, n), k, start = entry.shape, entry.k, entry.start
-            Ut = values[start : start + k * m].view(k, m)
-            Vh = values[start + k * m : start + k * (m + n)].view(k, n)
-            svds[name] = SVD(Ut.mT, values.new_empty(0), Vh)
+        record, svds = self._records[index], {}
+        for i, name in enumerate(self._shapes):
+            Ut, Vh = (torch.from_numpy(record[f"{side}{i}"].astype(np.float32)) for side in "UV")
+            svds[name] = SVD(Ut.mT, Ut.new_empty(0), Vh)
         return svds
 
 
@@ -195,26 +172,22 @@ def truncate_vectors(run_dir: Path, last: int | None) -> None:
         for name in (VECTORS, VECTOR_LAYOUT, FINAL_AGREEMENT):
             (run_dir / name).unlink(missing_ok=True)
     elif path.exists():
-        layout = read_layout(run_dir / VECTOR_LAYOUT, _VERSION)
-        assert layout is not None  # written before the first record
-        kind = _record_type(layout, _entries(layout)[1])
-        steps = SavedVectors(run_dir).steps
-        os.truncate(path, int(np.count_nonzero(steps <= last)) * kind.itemsize)
+        saved = SavedVectors(run_dir)
+        os.truncate(path, int(np.count_nonzero(saved.steps <= last)) * saved.record_bytes)
 
 
-def _describe(svd: SVD) -> tuple[tuple[int, int], int]:
-    return (svd.U.shape[0], svd.Vh.shape[1]), svd.Vh.shape[0]
+def _described(vectors: Mapping[str, SVD]) -> list[dict[str, Any]]:
+    """Name, shape and number of vectors of each matrix, as the layout has them."""
+    return [
+        {"name": name, "shape": [svd.U.shape[0], svd.Vh.shape[1]], "k": svd.Vh.shape[0]}
+        for name, svd in vectors.items()
+    ]
 
 
-def _entries(layout: Mapping[str, Any]) -> tuple[dict[str, _Entry], int]:
-    entries, start = {}, 0
-    for row in layout["matrices"]:
-        (m, n), k = row["shape"], row["k"]
-        entries[row["name"]] = _Entry((m, n), k, start)
-        start += k * (m + n)
-    return entries, start
-
-
-def _record_type(layout: Mapping[str, Any], length: int) -> np.dtype[Any]:
+def _record_type(layout: Mapping[str, Any]) -> np.dtype[Any]:
     kind = {"float16": "<f2", "float32": "<f4"}[layout["dtype"]]
-    return np.dtype([("step", "<i8"), ("values", kind, (length,))])
+    fields: list[tuple[Any, ...]] = [("step", "<i8")]
+    for i, matrix in enumerate(layout["matrices"]):
+        (m, n), k = matrix["shape"], matrix["k"]
+        fields += [(f"U{i}", kind, (k, m)), (f"V{i}", kind, (k, n))]
+    return np.dtype(fields)

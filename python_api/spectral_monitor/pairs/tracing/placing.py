@@ -32,6 +32,10 @@ class Placed:
     of: Indices
     """Positions in the edge."""
 
+    def at(self, order: Indices | slice) -> Placed:
+        """Some of them, in this order."""
+        return replace(self, indices=self.indices[order], of=self.of[order])
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Layout:

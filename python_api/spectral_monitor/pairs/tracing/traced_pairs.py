@@ -130,12 +130,8 @@ def _both(a: Placed, b: Placed) -> tuple[Placed, Placed] | None:
     of, mine, others = np.intersect1d(a.of, b.of, return_indices=True)
     if not len(of):
         return None
-    first, second = a.indices[mine], b.indices[others]
-    order = np.argsort(second, kind="stable")
-    return (
-        Placed(a.matrix, a.end, first[order], of[order]),
-        Placed(b.matrix, b.end, second[order], of[order]),
-    )
+    order = np.argsort(b.indices[others], kind="stable")
+    return a.at(mine[order]), b.at(others[order])
 
 
 def _once(a: Placed, b: Placed) -> tuple[Placed, Placed, bool]:
@@ -150,11 +146,7 @@ def _once(a: Placed, b: Placed) -> tuple[Placed, Placed, bool]:
     starts = np.cumsum(counts) - counts
     chosen = order[starts + counts // 2]
     chosen = chosen[np.argsort(b.indices[chosen], kind="stable")]
-    return (
-        Placed(a.matrix, a.end, a.indices[chosen], a.of[chosen]),
-        Placed(b.matrix, b.end, b.indices[chosen], b.of[chosen]),
-        True,
-    )
+    return a.at(chosen), b.at(chosen), True
 
 
 _SCORES = "queries meet keys in each head"
@@ -261,10 +253,7 @@ def _chunks(a: Placed, b: Placed, size: int) -> Iterator[tuple[Placed, Placed]]:
     """An edge head by head: the output reads so many columns of each."""
     for start in range(0, len(b.indices), size):
         cut = slice(start, start + size)
-        yield (
-            Placed(a.matrix, a.end, a.indices[cut], a.of[cut]),
-            Placed(b.matrix, b.end, b.indices[cut], b.of[cut]),
-        )
+        yield a.at(cut), b.at(cut)
 
 
 def _sorted(a: Placed, b: Placed) -> tuple[Placed, Placed]:
@@ -272,10 +261,7 @@ def _sorted(a: Placed, b: Placed) -> tuple[Placed, Placed]:
     orders = [np.argsort(x.indices, kind="stable") for x in (a, b)]
     pieces = [len(ranges_of(a.indices[o])) + len(ranges_of(b.indices[o])) for o in orders]
     order = orders[pieces[1] < pieces[0]]
-    return (
-        Placed(a.matrix, a.end, a.indices[order], a.of[order]),
-        Placed(b.matrix, b.end, b.indices[order], b.of[order]),
-    )
+    return a.at(order), b.at(order)
 
 
 def _rows(placed: Placed) -> tuple[str, bytes]:
