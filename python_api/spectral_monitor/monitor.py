@@ -30,11 +30,12 @@ from spectral_monitor.run.recorder import Recorder, saves_vectors
 from spectral_monitor.run.saved_vectors import bytes_per_step
 from spectral_monitor.run.sinks import Delivery, as_sinks
 from spectral_monitor.scalars import as_floats
+from spectral_monitor.step.alignments import Alignments
 from spectral_monitor.step.changes import check_watch, grad_scale_of
+from spectral_monitor.step.comparisons import Comparisons
+from spectral_monitor.step.derived import Asked
 from spectral_monitor.step.frame import SpectralFrame, pair_name
-from spectral_monitor.step.meetings import Meetings
-from spectral_monitor.step.over_time import OverTime
-from spectral_monitor.step.packed_rows import tell_reasons
+from spectral_monitor.step.own_step import OwnStep
 from spectral_monitor.step.readings import Readings, not_readable
 from spectral_monitor.step.reference import Given
 from spectral_monitor.step.solvers import ExactSolver, RandomizedSolver, Solver
@@ -168,34 +169,30 @@ class SpectralMonitor(CopiedByState):
         self._pairs = self._plan.pairs
         self._vectors = k or _VECTORS
         self._readings = Readings(self._matrices, self._parts)
-        self._meetings = Meetings(
-            self._pairs,
-            [*self._matrices, *self._parts],
-            self._vectors,
-            in_place=method == "tracked",
-        )
         self._generator = torch.Generator().manual_seed(seed)
-        self._over_time = OverTime(
+        self._comparisons = Comparisons(
             with_recorded_run(reference),
             self._matrices,
             self._vectors,
             check_watch(watch),
             self._pairs,
             self._generator,
-            in_place=method == "tracked",
             grad_scale=grad_scale_of(grad_scale),
         )
-        self._reference = self._over_time.reference
+        self._reference = self._comparisons.reference
         self._needs_vectors = self._which_need_vectors()
         self._solver = self._make_solver(k, tolerance)
-        self._device = DeviceStep(
+        self._asked = Asked(
             self._matrices,
-            self._parts,
             self._solver,
-            self._meetings,
-            self._over_time,
-            self._vectors,
-            self._cadence,
+            Alignments(self._pairs, [*self._matrices, *self._parts], self._vectors),
+            self._reference,
+            self._comparisons.clusters,
+        )
+        changes = self._comparisons.changes
+        self._own = OwnStep(self._asked, changes, self._readings, self._vectors)
+        self._device = DeviceStep(
+            self._asked, self._parts, self._comparisons, self._vectors, self._cadence
         )
         self._sinks = as_sinks(recorder)
         self._delivery = Delivery(self._sinks)
@@ -209,15 +206,11 @@ class SpectralMonitor(CopiedByState):
         self._spent = 0.0
         if self._reference.wants_init and not self._restored:
             with plain_arithmetic():
-                first = self._solver.measure(
-                    self._readings.take(), [True] * len(self._needs_vectors)
-                )
-                self._over_time.start(first.svds, first.rows, first.finite)
-                self._device.started(first.finite)
+                self._device.started(self._own.start())
 
     def _make_solver(self, k: int | None, tolerance: float | None) -> Solver:
         if self.method == "exact":
-            return ExactSolver(self._matrices, self._vectors, self._parts)
+            return ExactSolver(self._matrices, self._vectors, self._needs_vectors)
         if self.method == "randomized":
             return RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator, self._parts)
         return TrackedSolver(
@@ -231,7 +224,7 @@ class SpectralMonitor(CopiedByState):
 
     def _which_need_vectors(self) -> list[bool]:
         measured = [*self._matrices, *self._parts]
-        if self._over_time.wants_all_vectors:
+        if self._comparisons.wants_all_vectors:
             return [True] * len(measured)
         paired = {port.matrix.name for pair in self._pairs for port in pair.ports}
         return [m.name in paired or m.name in self._reference for m in measured]
@@ -244,7 +237,7 @@ class SpectralMonitor(CopiedByState):
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """Parameters (and gradients asked for) that are not watched, with the reason."""
-        return (*self._plan.skipped, *self._over_time.changes.skipped)
+        return (*self._plan.skipped, *self._comparisons.changes.skipped)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
@@ -300,7 +293,7 @@ class SpectralMonitor(CopiedByState):
             self._parts,
             self._plan.rejected,
             self._reference.described,
-            self._over_time.chance,
+            self._comparisons.chance,
             unreadable=not_readable(self._matrices),
             unwatched=self._plan.changes.unwatched(),
             full=full,
@@ -311,7 +304,7 @@ class SpectralMonitor(CopiedByState):
                 *self._plan.notes,
                 *self.memory().lines(full=full),
                 self._device.described,
-                *self._over_time.changes.described,
+                *self._comparisons.changes.described,
                 *self._recorded(),
                 *self._forecast(),
                 self._cadence.described,
@@ -363,7 +356,7 @@ class SpectralMonitor(CopiedByState):
             self._parts,
             {
                 **solver_memory(self._solver),
-                **self._over_time.memory(),
+                **self._comparisons.memory(),
                 **self._device.memory(),
             },
             per_step=bytes_per_step(
@@ -428,7 +421,7 @@ class SpectralMonitor(CopiedByState):
                 frame = self._measure(number, as_floats(values))
             else:
                 frame = SpectralFrame.later(
-                    late, step=number, overlap={}, chance=self._over_time.chance, vectors={},
+                    late, step=number, overlap={}, chance=self._comparisons.chance, vectors={},
                     every=self.every, reference=self._reference.described,
                 )  # fmt: skip
         now = time.perf_counter()
@@ -480,16 +473,11 @@ class SpectralMonitor(CopiedByState):
 
     def _measure(self, number: int, scalars: dict[str, float]) -> SpectralFrame:
         """A step of the monitor's own: every number of it is here when it returns."""
-        read = self._readings.take()
-        svds, with_parts, finite, rows, identities = self._solver.measure(read, self._needs_vectors)
-        tell_reasons(rows, self._readings.reasons)
-        self._device.started(finite)
-        alignment = self._meetings.alignment(with_parts)
-        rows, comparison = self._over_time.measure(svds, rows, self._readings)
-        self._readings.forget()
+        fields = self._own.take()
+        self._device.started(self._own.finite)
         return SpectralFrame(
-            number, scalars, math.nan, rows, alignment, *comparison,
-            every=self.every, identities=identities, reference=self._reference.described,
+            number, scalars, math.nan, **fields, chance=self._comparisons.chance,
+            every=self.every, reference=self._reference.described,
         )  # fmt: skip
 
     @contextlib.contextmanager
@@ -539,7 +527,7 @@ class SpectralMonitor(CopiedByState):
             "cadence": self._cadence.state(),
             "shapes": {matrix.name: list(matrix.shape) for matrix in self._matrices},
             "inner": {m.name: m.inner for m in self._matrices if m.is_decomposed},
-            "over_time": self._over_time.state(),
+            "comparisons": self._comparisons.state(),
             "generator": self._generator.get_state(),
             "solver": self._solver.state(),
         }
@@ -564,7 +552,8 @@ class SpectralMonitor(CopiedByState):
         """
         check_state(state, self.method, self._matrices)
         self._device.forget()
-        self._over_time.load_state(state["over_time"])
+        self._own.forget()
+        self._comparisons.load_state(state["comparisons"])
         self._is_resumed = True
         self._next_step = int(state["next_step"])
         self._cadence.load_state(state["cadence"])

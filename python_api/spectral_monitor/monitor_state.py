@@ -9,7 +9,7 @@ from spectral_monitor.model.matrix import Matrix
 
 __all__ = ["STATE_VERSION", "check_state"]
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 
 def check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matrix]) -> None:

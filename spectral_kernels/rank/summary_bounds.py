@@ -51,7 +51,6 @@ from spectral_kernels.entry.arrays import Array, enter_together
 from spectral_kernels.entry.results import METRICS, SpectralSummary
 from spectral_kernels.rank.shapes import given_shapes
 from spectral_kernels.runtime import dispatch
-from spectral_kernels.runtime.memory import Memory
 from spectral_kernels.runtime.numerics import result_dtype
 
 
@@ -139,13 +138,6 @@ class BoundedSummaries:
         nothing = torch.zeros(2, 0, len(METRICS), dtype=torch.float64)
         self.out: Tensor = nothing if self._tables is None else self._tables.out
         self.calls = getattr(self._tables, "calls", None)
-        self._memory = Memory([*spectra, *bounds, *norms])
-        # Of others it has copies.
-        self._in_place = all(x.is_contiguous() for x in self._memory.tensors)
-
-    def fits(self, spectra: list[Tensor], bounds: list[Tensor], norms: list[Tensor]) -> bool:
-        """Whether these lie where the tensors that this was made of do, in the same layout."""
-        return self._in_place and self._memory.is_of([*spectra, *bounds, *norms])
 
     def run(self) -> Tensor:
         """Return ``out`` (2, matrices, 7) float64: the summaries as they are now, and their bounds.

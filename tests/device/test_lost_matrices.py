@@ -25,7 +25,7 @@ def test_lost_matrices_are_solved_anew_at_a_later_step(monkeypatch: pytest.Monke
     watch = as_device(SpectralMonitor(model, every=1), streams)
     frames: list[SpectralFrame] = []
     monkeypatch.setattr(
-        "spectral_monitor.device.frame.FrameMaker.lost",
+        "spectral_monitor.step.unpacking.Unpacking.lost",
         lambda maker, told: flags.get(int(maker.scalars(told)[0]), []),
     )
     for step in range(9):
@@ -54,7 +54,7 @@ def test_what_is_lost_before_a_solution_arrives_is_not_solved_twice(
         lambda tracker, which: solved.append(step),
     )
     monkeypatch.setattr(
-        "spectral_monitor.device.frame.FrameMaker.lost",
+        "spectral_monitor.step.unpacking.Unpacking.lost",
         lambda maker, told: [0] if maker.scalars(told)[0] < 4 else [],
     )
     model, streams = Net(), LateStreams()

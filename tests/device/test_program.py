@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spectral_monitor.device.program import Program
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.step.bounds import estimate_from_leading, leading_value_bounds
-from spectral_monitor.step.clusters import Compared
+from spectral_monitor.step.program import StepProgram
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +28,7 @@ class Results:
         self.k = k
         self._svds: list[SVD] = []
 
-    def update(self, matrices: list[Tensor]) -> list[SVD]:
+    def update(self, matrices: list[Tensor], vectors: list[int]) -> list[SVD]:
         if not self._svds:
             for A in matrices:
                 m, n = A.shape
@@ -42,6 +41,9 @@ class Results:
             self.codes = [x.new_zeros(()).long() for x in S]
             self.lost = [x.new_zeros(()).bool() for x in S]
         return self._svds
+
+    def prepared(self) -> None:
+        return None
 
 
 @pytest.mark.parametrize(
@@ -57,16 +59,10 @@ def test_no_number_is_read_and_nothing_crosses_between_devices(options: dict[str
     prepared = watch._device._prepared
     assert prepared is not None
     expected = prepared.program.layout
-    reference = prepared.asked.reference
-    reference._vectors = {
-        name: SVD(*(x.to("meta") for x in svd)) for name, svd in reference._vectors.items()
-    }
-    program = Program(
-        prepared.asked,
-        [(members, Results(tracker.k)) for members, tracker in watch._solver.trackers],  # type: ignore
-        [torch.empty(matrix.shape, device="meta") for matrix in (*watch.matrices, *watch.parts)],
-        Compared([torch.zeros(2, 0)] * len(watch.matrices), [True] * len(watch.matrices)),
-    )
+    solver: Any = watch._solver
+    solver.trackers = [(members, Results(tracker.k)) for members, tracker in solver.trackers]
+    matrices = [torch.empty(m.shape, device="meta") for m in (*watch.matrices, *watch.parts)]
+    program = StepProgram(watch._asked, matrices, snapshot=True)
     scalar = torch.zeros((), device="meta")
     # Preparing is done once, and may copy.
     program.read([scalar])
@@ -176,8 +172,7 @@ def test_clusters_have_the_bounds_of_the_rows() -> None:
         frame = due(watch.step())
         rows = frame.matrices.values()
         expected = np.concatenate([row.singular_value_bounds for row in rows])
-        prepared = watch._device._prepared
-        assert prepared is not None
-        assert prepared.program._derived is not None
-        found = prepared.program._derived._clusters.bounds.numpy()
+        clusters = watch._comparisons.clusters._prepared
+        assert clusters is not None
+        found = clusters.bounds.numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spectral_monitor.device.program import Program
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.recorder import Recorder
+from spectral_monitor.step.program import StepProgram
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -152,14 +152,14 @@ def test_a_state_and_a_budget_of_time() -> None:
 
 
 def test_a_capture_that_fails_leaves_training_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    compute = Program.compute
+    compute = StepProgram.compute
 
-    def asks(program: Program) -> None:
+    def asks(program: StepProgram) -> None:
         compute(program)
         # Forbidden while a stream is captured.
         program.block.sum().item()
 
-    monkeypatch.setattr(Program, "compute", asks)
+    monkeypatch.setattr(StepProgram, "compute", asks)
     model = Net(24).cuda()
     watch = SpectralMonitor(model, every=1)
     for seed in range(4):

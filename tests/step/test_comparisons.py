@@ -273,7 +273,7 @@ def test_memory_is_told_in_advance(tmp_path: Path) -> None:
     assert before.memory() == plan
     before.step()
     assert before.memory() == plan
-    held = before._over_time.changes._before
+    held = before._comparisons.changes._before
     assert held is not None
     assert sum(x.nbytes for x in held) == sum(plan.kept["copy for updates"].values())
     text = watch.explain()

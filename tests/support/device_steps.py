@@ -73,11 +73,9 @@ class LateStreams(HostStreams):
 def as_device(watch: SpectralMonitor, streams: HostStreams | None = None) -> SpectralMonitor:
     """The monitor, taking its steps as on a GPU."""
     watch._device = DeviceStep(
-        watch._matrices,
+        watch._asked,
         watch._parts,
-        watch._solver,
-        watch._meetings,
-        watch._over_time,
+        watch._comparisons,
         watch._vectors,
         watch._cadence,
         kind="cpu",

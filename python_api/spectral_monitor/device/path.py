@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from spectral_monitor.model.registry import Matrix
-from spectral_monitor.step.over_time import OverTime
+from spectral_monitor.step.comparisons import Comparisons
 from spectral_monitor.step.solvers import Solver
 from spectral_monitor.step.tracked_solver import TrackedSolver
 from torch import Tensor
@@ -18,7 +18,7 @@ from spectral_kernels.tracking.leading.op import block_width
 __all__ = ["never", "not_now", "not_these"]
 
 
-def never(matrices: Sequence[Matrix], solver: Solver, over_time: OverTime) -> str | None:
+def never(matrices: Sequence[Matrix], solver: Solver, comparisons: Comparisons) -> str | None:
     """What the model and the options of a monitor rule out."""
     decomposed = [matrix.name for matrix in matrices if matrix.is_decomposed]
     if decomposed:
@@ -28,9 +28,9 @@ def never(matrices: Sequence[Matrix], solver: Solver, over_time: OverTime) -> st
         )
     if not isinstance(solver, TrackedSolver):
         return "method 'tracked' alone goes on from vectors on the device"
-    if over_time.changes.matrices:
+    if comparisons.changes.matrices:
         return "updates and gradients are solved from scratch"
-    if over_time.reference.wants_final:
+    if comparisons.reference.wants_final:
         return "reference 'final' saves the vectors of every step"
     return None
 
@@ -66,11 +66,9 @@ def _waiting(views: Sequence[Tensor], solver: TrackedSolver, device: str) -> str
     return None
 
 
-def not_now(matrices: Sequence[Matrix], started: Sequence[bool], over_time: OverTime) -> str | None:
+def not_now(matrices: Sequence[Matrix], started: Sequence[bool]) -> str | None:
     """What is missing so far."""
     cold = [m.name for m, warm in zip(matrices, started, strict=True) if not warm]
     if cold:
         return f"there are no vectors to go on from yet ({', '.join(cold[:3])})"
-    if not over_time.reference.is_known:
-        return "there is no reference yet"
     return None

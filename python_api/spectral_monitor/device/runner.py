@@ -22,7 +22,7 @@ __all__ = ["Reading", "Runner", "Work"]
 
 
 class Work(Protocol):
-    """What a runner runs, see `spectral_monitor.device.program.Program`."""
+    """What a runner runs, see `spectral_monitor.step.program.StepProgram`."""
 
     @property
     def block(self) -> Tensor:

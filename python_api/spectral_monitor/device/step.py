@@ -16,20 +16,19 @@ from typing import NamedTuple
 import torch
 from spectral_monitor.cadence import Cadence
 from spectral_monitor.device.clock import DeviceClock
-from spectral_monitor.device.frame import FrameMaker, LateNumbers
+from spectral_monitor.device.late_numbers import LateNumbers
 from spectral_monitor.device.path import never, not_now, not_these
 from spectral_monitor.device.places import Places
-from spectral_monitor.device.program import Program
-from spectral_monitor.device.results import SCALARS, Asked
 from spectral_monitor.device.runner import Reading, Runner
 from spectral_monitor.device.streams import CudaStreams, Mark, Streams
 from spectral_monitor.model.matrix import UnreadableMatrixError
 from spectral_monitor.model.registry import Matrix
-from spectral_monitor.step.meetings import Meetings
-from spectral_monitor.step.over_time import OverTime
+from spectral_monitor.step.comparisons import Comparisons
+from spectral_monitor.step.derived import SCALARS, Asked
+from spectral_monitor.step.program import StepProgram
 from spectral_monitor.step.readings import not_readable, told
-from spectral_monitor.step.solvers import Solver
 from spectral_monitor.step.tracked_solver import TrackedSolver
+from spectral_monitor.step.unpacking import Unpacking
 from torch import Tensor
 
 from spectral_kernels.runtime.numerics import result_dtype
@@ -38,18 +37,18 @@ __all__ = ["DeviceStep"]
 
 
 class _Prepared(NamedTuple):
-    program: Program
+    program: StepProgram
     runner: Runner
-    asked: Asked
 
 
 class DeviceStep:
     """Takes the steps of a monitor that need not be waited for.
 
     Args:
-        matrices: those under watch.
+        asked: what the monitor wants to know, with its solver, whose vectors are used and kept up
+            to date.
         parts: see `spectral_monitor.step.solvers.Solver`.
-        solver, meetings, over_time: the monitor's, whose vectors are used and kept up to date.
+        comparisons: the monitor's.
         k: how many vectors of each matrix take part.
         cadence: is told what measurements cost, when that is known.
         kind: of device that takes steps, and ``streams``: makes those of one device.
@@ -57,28 +56,27 @@ class DeviceStep:
 
     def __init__(
         self,
-        matrices: Sequence[Matrix],
+        asked: Asked,
         parts: Sequence[Matrix],
-        solver: Solver,
-        meetings: Meetings,
-        over_time: OverTime,
+        comparisons: Comparisons,
         k: int,
         cadence: Cadence,
         *,
         kind: str = "cuda",
         streams: Callable[[torch.device], Streams] = CudaStreams,
     ) -> None:
-        self._matrices, self._meetings, self._over_time = matrices, meetings, over_time
-        self._measured = [*matrices, *parts]
+        self._asked, self._matrices = asked, asked.matrices
+        self._measured = [*asked.matrices, *parts]
         self._k, self._cadence, self._kind = k, cadence, kind
         # One second stream a device: memory that was used on one is not free for another.
         self._streams = cache(streams)
-        self._never = never(matrices, solver, over_time)
+        solver = asked.solver
+        self._never = never(asked.matrices, solver, comparisons)
         # None where no step is ever taken.
         self._solver = solver if isinstance(solver, TrackedSolver) and not self._never else None
-        self._started = [False] * len(matrices)
+        self._started = [False] * len(asked.matrices)
         self._prepared: _Prepared | None = None
-        self._maker: FrameMaker | None = None
+        self._unpacking: Unpacking | None = None
         self._on_their_way: deque[tuple[int, Reading]] = deque()
         self._steps = 0
         self._lost: set[int] = set()
@@ -88,7 +86,8 @@ class DeviceStep:
 
     def started(self, finite: Sequence[bool]) -> None:
         """A step of the monitor's own found these matrices finite: they have vectors now."""
-        self._started = [a or b for a, b in zip(self._started, finite, strict=True)]
+        if not all(self._started):
+            self._started = [a or b for a, b in zip(self._started, finite, strict=True)]
 
     def keeps(self, scalars: Mapping[str, float | Tensor]) -> set[str]:
         """The caller's numbers that stay on the device, if the step is taken."""
@@ -120,12 +119,13 @@ class DeviceStep:
         self._lost.clear()
         for i in anew:
             self._solved_at[i] = self._steps
-        if self._maker is None:
-            self._maker = FrameMaker(prepared.asked, prepared.program.layout, self._k)
+        if self._unpacking is None:
+            layout = prepared.program.layout
+            self._unpacking = Unpacking(self._asked, layout, self._k, is_now=False)
         self._on_their_way.append((self._steps, reading))
         self._steps += 1
         known = {n: None if isinstance(x, Tensor) else x for n, x in scalars.items()}
-        return LateNumbers(reading, self._maker, anew, known)
+        return LateNumbers(reading, self._unpacking, anew, known)
 
     def enter(self, number: int) -> None:
         """The training step before this one is issued; where a budget asks for its time, note it.
@@ -148,8 +148,8 @@ class DeviceStep:
         """Take in what has arrived: which matrices were lost, and what steps cost."""
         while self._on_their_way and self._on_their_way[0][1].arrived:
             step, reading = self._on_their_way.popleft()
-            assert self._maker is not None
-            lost = self._maker.lost(reading.numbers())
+            assert self._unpacking is not None
+            lost = self._unpacking.lost(reading.numbers())
             # A step from before a solution does not know of it.
             self._lost.update(i for i in lost if step >= self._solved_at[i])
             self._cadence.charge(reading.seconds())
@@ -159,12 +159,11 @@ class DeviceStep:
         if self._prepared is not None:
             self._prepared.runner.wait()
             self.collect()
-            self._over_time.clusters.take(self._prepared.program.compared)
 
     def leave(self) -> None:
         """The next step is the monitor's own, or that of a new program."""
         self.wait()
-        self._prepared, self._maker = None, None
+        self._prepared, self._unpacking = None, None
         self._lost.clear()
 
     def forget(self) -> None:
@@ -232,7 +231,7 @@ class DeviceStep:
     def _refused(self, views: Sequence[Tensor]) -> str | None:
         assert self._solver is not None
         reason = not_these(views, self._solver, self._kind)
-        return reason or not_now(self._matrices, self._started, self._over_time)
+        return reason or not_now(self._matrices, self._started)
 
     def _prepare(self, settled: Sequence[Tensor]) -> _Prepared:
         """The program for matrices in these places."""
@@ -240,16 +239,7 @@ class DeviceStep:
             if self._prepared.program.fits(settled):
                 return self._prepared
             self.leave()
-        assert self._solver is not None
-        asked = Asked(
-            self._matrices,
-            self._solver.complete,
-            self._solver.partial,
-            self._meetings,
-            self._over_time.reference,
-        )
-        program = Program(asked, self._solver.trackers, settled, self._over_time.clusters.compared)
-        self._prepared = _Prepared(
-            program, Runner(program, self._streams(settled[0].device)), asked
-        )
+        program = StepProgram(self._asked, settled, snapshot=True)
+        runner = Runner(program, self._streams(settled[0].device))
+        self._prepared = _Prepared(program, runner)
         return self._prepared

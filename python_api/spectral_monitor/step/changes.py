@@ -22,17 +22,19 @@ from typing import Any, Literal
 import torch
 from spectral_monitor.model.matrix import Kept, Matrix, MatrixView, UnreadableMatrixError, shape_of
 from spectral_monitor.model.registry import Skipped
+from spectral_monitor.step.derived import SCALARS, Asked, Derived
 from spectral_monitor.step.differences import difference, remembered, unknown
 from spectral_monitor.step.frame import Array, MatrixRow
 from spectral_monitor.step.packed_rows import tell_reasons
 from spectral_monitor.step.readings import Readings
-from spectral_monitor.step.solvers import ExactSolver, RandomizedSolver, to_arrays
+from spectral_monitor.step.rows import to_arrays
+from spectral_monitor.step.solvers import ExactSolver, RandomizedSolver, Solved
+from spectral_monitor.step.unpacking import Unpacking
 from torch import Tensor
 
 from spectral_kernels.alignment.clusters import cluster_cosines_list
 from spectral_kernels.entry.results import SVD, Decomposed
 from spectral_kernels.runtime.numerics import default_rtol, result_dtype
-from spectral_kernels.snapshot.op import snapshot_list
 
 __all__ = ["WATCHABLE", "Changes", "check_watch", "grad_scale_of"]
 
@@ -99,13 +101,14 @@ class Changes:
         ]
         """Gradients that there are none of, with the reason."""
         changed = [_changed(matrices[i], kind) for kind, own in self._of.items() for i in own]
-        small = [matrix.rank <= _EXACT_SIDE for matrix in changed]
-        few = [matrix for matrix, exact in zip(changed, small, strict=True) if not exact]
-        self._changed, self._small = changed, small
-        self._exact = ExactSolver(
-            [m for m, exact in zip(changed, small, strict=True) if exact], self.subspace
-        )
+        small = [matrix for matrix in changed if matrix.rank <= _EXACT_SIDE]
+        few = [matrix for matrix in changed if matrix.rank > _EXACT_SIDE]
+        self._changed = changed
         self._randomized = RandomizedSolver(few, _TRIPLETS, generator)
+        self._asked = [
+            Asked(small, ExactSolver(small, self.subspace, [True] * len(small))),
+            Asked(few, self._randomized),
+        ]
 
     @property
     def described(self) -> list[str]:
@@ -152,15 +155,13 @@ class Changes:
         read, reasons = self._read(readings)
         found: dict[str, SVD] = {}
         rows: dict[str, MatrixRow] = {}
-        for solver, wanted in ((self._exact, True), (self._randomized, False)):
-            chosen = [x for x, exact in zip(read, self._small, strict=True) if exact is wanted]
-            if chosen:
-                vectors = [True] * len(chosen)
-                snapshot = snapshot_list(solver.cores.take(chosen, vectors))
-                solved = solver.solve(snapshot, vectors)
-                rows.update(solver.rows(snapshot, solved))
-                lifted = solver.cores.lift(solved)
-                found.update(zip((m.name for m in solver.matrices), lifted, strict=True))
+        taken = dict(zip((matrix.name for matrix in self._changed), read, strict=True))
+        for asked in self._asked:
+            if asked.matrices:
+                names = [matrix.name for matrix in asked.matrices]
+                solved = asked.solver.update([taken[name] for name in names])
+                found.update(zip(names, (x.svd for x in solved), strict=True))
+                rows |= _rows(asked, solved)
         tell_reasons(rows, reasons)
         names = [matrix.name for matrix in self._changed]
         weights = [svds[i] for own in self._of.values() for i in own]
@@ -241,6 +242,13 @@ class Changes:
                 reasons[gradient.name] = error.reason
                 read.append(unknown(_detached(readings.last[i])))
         return read, reasons
+
+
+def _rows(asked: Asked, solved: Sequence[Solved]) -> Mapping[str, MatrixRow]:
+    derived = Derived(asked, solved, solved[0].bounds.new_zeros(SCALARS))
+    derived.run()
+    unpacking = Unpacking(asked, derived.layout, 0, is_now=False)
+    return unpacking.rows(derived.block.cpu().numpy())
 
 
 def grad_scale_of(given: Any) -> Callable[[], float] | None:

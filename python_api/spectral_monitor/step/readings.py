@@ -10,6 +10,7 @@ from spectral_monitor.model.matrix import Kept, Matrix, UnreadableMatrixError
 from torch import Tensor
 
 from spectral_kernels.entry.results import Decomposed
+from spectral_kernels.runtime.memory import place
 
 __all__ = ["Readings", "not_readable", "told"]
 
@@ -29,16 +30,31 @@ class Readings:
         self._parts = {part.name for part in parts}
         self._all = [*matrices, *parts]
         self._kinds = [(matrix.dtype, matrix.device) for matrix in self._all]
+        # Parts share the getter of the matrix that they are parts of.
+        self._getters = list({id(m.get): m.get for m in self._all}.values())
+        self._owners: list[_Owner] = []
         self._warned: set[str] = set()
         self.last: list[Kept] = []
         """All matrices, then parts, in order, as `take` found them."""
         self.reasons: dict[str, str] = {}
         """Name -> why it could not be read then, of those that could not."""
+        self.stayed = False
+        """Whether `take` found the very same memory as the time before."""
 
     def take(self) -> list[Kept]:
-        """All matrices as they are now; warns of those that cannot be read, once for a reason."""
+        """All matrices as they are now; warns of those that cannot be read, once for a reason.
+
+        Where every parameter is the tensor that it was, in the memory where it was, the views of
+        the time before are those of now.
+        """
+        self.stayed = bool(self._owners) and self._owners == [
+            _owner(get()) for get in self._getters
+        ]
+        if self.stayed:
+            return self.last
         self.reasons = {}
         self.last = [self._read(i, matrix) for i, matrix in enumerate(self._all)]
+        self._owners = self._lasting()
         new = {n: why for n, why in self.reasons.items() if why not in self._warned}
         if new:
             self._warned.update(new.values())
@@ -47,7 +63,18 @@ class Readings:
 
     def forget(self) -> None:
         """Let go of copies among the matrices; the reasons stay."""
-        self.last = []
+        if not self._owners:
+            self.last = []
+
+    def _lasting(self) -> list[_Owner]:
+        """The parameters that all matrices are views of; none where one is a copy, or NaN."""
+        if self.reasons or any(m.form == "effective" for m in self._all):
+            return []
+        for matrix, kept in zip(self._all, self.last, strict=True):
+            owned = _Owner(matrix.get()).storages
+            if not all(x.untyped_storage().data_ptr() in owned for x in _tensors(kept)):
+                return []
+        return [_Owner(get()) for get in self._getters]
 
     def _read(self, i: int, matrix: Matrix) -> Kept:
         try:
@@ -61,8 +88,47 @@ class Readings:
         return kept
 
 
-# From `Readings.take` through `SpectralMonitor._measure` and `step` to their caller.
-_IN_STEP = 4
+# From `take` through that of `OwnStep`, `SpectralMonitor._measure` and `step` to their caller.
+_IN_STEP = 5
+
+
+class _Owner:
+    """A parameter, or the factors of a decomposed layer, and where the values are."""
+
+    __slots__ = ("places", "tensors")
+
+    def __init__(self, kept: Kept | None) -> None:
+        self.tensors = _tensors(kept)
+        self.places = [place(x) for x in self.tensors]
+
+    def __eq__(self, other: object) -> bool:
+        # Of tensors == is an operation on their entries.
+        return (
+            isinstance(other, _Owner)
+            and self.places == other.places
+            and all(a is b for a, b in zip(self.tensors, other.tensors, strict=True))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def storages(self) -> set[int]:
+        """Addresses of all memory that there is."""
+        return {x.untyped_storage().data_ptr() for x in self.tensors}
+
+
+def _owner(kept: Kept | None) -> _Owner | None:
+    """None of a tensor that lies nowhere, such as a sparse one."""
+    try:
+        return _Owner(kept)
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _tensors(kept: Kept | None) -> tuple[Tensor, ...]:
+    if kept is None:
+        return ()
+    return (kept,) if isinstance(kept, Tensor) else (kept.U, kept.Sigma, kept.Vh)
 
 
 def _unknown(matrix: Matrix, dtype: torch.dtype, device: torch.device) -> Kept:

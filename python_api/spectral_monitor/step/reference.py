@@ -6,19 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from spectral_monitor.model.registry import Matrix
+from spectral_monitor.step.alignments import Part, by_dtype
 from spectral_monitor.step.frame import Array
-from spectral_monitor.step.rows import rounding, to_arrays
-from spectral_monitor.step.views import ArrayViews, consecutive
+from spectral_monitor.step.spectra import rounding
+from spectral_monitor.step.views import consecutive
 from torch import Tensor
 
-from spectral_kernels.alignment.clusters import cluster_agreement_list
 from spectral_kernels.alignment.prepared import PreparedAgreement
 from spectral_kernels.entry.results import SVD
+from spectral_kernels.runtime.program.op import Entry, Follow, follow
 
-__all__ = ["MODES", "Given", "Prepared", "Recorded", "Reference"]
+__all__ = ["MODES", "Given", "Recorded", "Reference"]
 
 MODES = ("init", "previous", "final")
 
@@ -47,21 +47,17 @@ class Reference:
             matrices, or by name) or ``None``.
         matrices: those under watch.
         k: how many vectors to keep and compare.
-        in_place: whether the SVDs to compare are in the same tensors at every step, as a
-            tracker's are; what can be prepared is then prepared once.
 
     Raises:
         ValueError: anything else, or vectors of other matrices.
     """
 
-    def __init__(self, given: Given, matrices: Sequence[Matrix], k: int, *, in_place: bool) -> None:
+    def __init__(self, given: Given, matrices: Sequence[Matrix], k: int) -> None:
         self._matrices = matrices
-        self._in_place = in_place
         self._k = k
         self._vectors: dict[str, SVD] = {}
         self.spectra: dict[str, tuple[Array, Array]] = {}
         """Name -> all singular values that were given, and bounds of theirs."""
-        self._agreement: Prepared | None = None
         self._mode: str | None = None
         self._late_at: int | None = None
         self._source = "none"
@@ -136,95 +132,69 @@ class Reference:
         """Keep the vectors of these SVDs; those of a matrix with NaN stay as they were."""
         for matrix, svd, ok in zip(self._matrices, svds, finite, strict=True):
             if ok:
-                # Copies: the SVD may be a view of one block for all matrices, or overwritten.
-                leading, known = self.leading(svd), self._vectors.get(matrix.name)
-                if known is not None and _fits(known, leading):
-                    known.U.copy_(leading.U)
-                    known.Vh.copy_(leading.Vh)
-                else:
-                    copy = SVD(leading.U.clone(), leading.S, leading.Vh.clone())
-                    self._vectors[matrix.name] = copy
-                    self._agreement = None
+                kept, leading = self._place(matrix.name, svd), self.leading(svd)
+                kept.U.copy_(leading.U)
+                kept.Vh.copy_(leading.Vh)
 
-    def follow(self, svds: Sequence[SVD], finite: Sequence[Tensor]) -> None:
-        """`remember`, with no number read: every matrix is known, and ``finite`` are () bool."""
-        for i, (matrix, svd) in enumerate(zip(self._matrices, svds, strict=True)):
-            known, leading = self._vectors[matrix.name], self.leading(svd)
-            known.U.copy_(torch.where(finite[i], leading.U, known.U))
-            known.Vh.copy_(torch.where(finite[i], leading.Vh, known.Vh))
+    def following(self, svds: Sequence[SVD], codes: Sequence[Tensor]) -> list[Entry]:
+        """An entry that keeps the vectors of every step, where the code of a matrix is not below 0;
+        none where the reference stays."""
+        if not self.wants_previous:
+            return []
+        pairs = []
+        for matrix, svd, code in zip(self._matrices, svds, codes, strict=True):
+            kept, leading = self._place(matrix.name, svd), self.leading(svd)
+            pairs += [Follow(leading.U, kept.U, code), Follow(leading.Vh, kept.Vh, code)]
+        return [follow(pairs)]
 
     def leading(self, svd: SVD) -> SVD:
         """The vectors that take part, views; S is empty."""
         return SVD(svd.U[:, : self._k], svd.S.new_empty(0), svd.Vh[: self._k])
 
-    def agreement(
-        self, svds: Sequence[SVD], clusters: Sequence[Tensor]
-    ) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """Agreement of single vectors and of the subspaces of clusters, by name.
-
-        |u_i . u'_i| |v_i . v'_i|, and `spectral_kernels.subspace_agreement`; NaN where no
-        reference is known yet.
+    def prepared(self, svds: Sequence[SVD], clusters: Sequence[Tensor]) -> list[Part]:
+        """Agreement of single vectors, and of the subspaces of clusters, of SVDs that lie where
+        these lie: |u_i . u'_i| |v_i . v'_i|, and `spectral_kernels.subspace_agreement`, the two
+        rows of each part. NaN where no reference is known yet.
 
         Args:
             svds: of all matrices.
             clusters: of all matrices, from `spectral_kernels.singular_value_clusters`.
         """
-        known = self._agreement
-        if known is None or known.svds is not svds or known.clusters is not clusters:
-            known = self._agreement = self.prepared(svds, clusters) if self._in_place else None
-        if known is not None:
-            joined = known.prepared.run().to("cpu", copy=True).numpy()
-            return ArrayViews(joined[0], known.slices), ArrayViews(joined[1], known.slices)
-        members = [i for i in self._compared if self._matrices[i].name in self._vectors]
-        pairs = [(svds[i], self._like(svds[i], i)) for i in members]
-        first = [clusters[i][:count] for i, count in zip(members, _counts(pairs), strict=True)]
-        vectors, subspaces = cluster_agreement_list(pairs, [f[: self._k] for f in first])
-        found = to_arrays([*vectors, *subspaces])
-        single: dict[str, Array] = {
-            self._matrices[i].name: np.full(min(self._k, len(svds[i].S)), np.nan, dtype=np.float32)
-            for i in self._compared
-        }
-        whole = dict(single)
+        groups = by_dtype(svds[i].U.dtype for i in self._compared)
+        return [
+            self._part([self._compared[j] for j in members], svds, clusters)
+            for members in groups.values()
+        ]
+
+    def _part(
+        self, members: Sequence[int], svds: Sequence[SVD], clusters: Sequence[Tensor]
+    ) -> Part:
         names = [self._matrices[i].name for i in members]
-        single.update(zip(names, found[: len(names)], strict=True))
-        whole.update(zip(names, found[len(names) :], strict=True))
-        return single, whole
+        pairs = [(svds[i], self._place(n, svds[i])) for i, n in zip(members, names, strict=True)]
+        counts = [min(self._k, len(a.Vh), len(b.Vh)) for a, b in pairs]
+        first = [clusters[i][:count] for i, count in zip(members, counts, strict=True)]
+        agreement = PreparedAgreement(pairs, first)
+        return Part([agreement], agreement.out, consecutive(names, counts))
 
-    def prepared(self, svds: Sequence[SVD], clusters: Sequence[Tensor]) -> Prepared | None:
-        """The agreement of SVDs that are in these places at every step, with `clusters` in theirs.
-
-        None where nothing is compared, where not all references are known, or dtypes differ.
-        """
-        if not self._compared or not self.is_known:
-            return None
-        pairs = [(svds[i], self._like(svds[i], i)) for i in self._compared]
-        if len({a.U.dtype for a, _ in pairs}) > 1:
-            return None
-        counts = [min(self._k, count) for count in _counts(pairs)]
-        first = [clusters[i][:count] for i, count in zip(self._compared, counts, strict=True)]
-        names = [self._matrices[i].name for i in self._compared]
-        return Prepared(svds, clusters, PreparedAgreement(pairs, first), consecutive(names, counts))
-
-    @property
-    def is_known(self) -> bool:
-        """Whether there are reference vectors of every matrix that is compared."""
-        return all(self._matrices[i].name in self._vectors for i in self._compared)
-
-    def _like(self, svd: SVD, i: int) -> SVD:
-        """The reference of a matrix, in the dtype and on the device of its present vectors."""
-        name = self._matrices[i].name
-        known = self._vectors[name]
-        if known.U.dtype != svd.U.dtype or known.U.device != svd.U.device:
-            self._agreement = None
-            known = self._vectors[name] = SVD(known.U.to(svd.U), known.S, known.Vh.to(svd.Vh))
-        return known
+    def _place(self, name: str, svd: SVD) -> SVD:
+        """The reference of a matrix, in the dtype and on the device of its present vectors; NaN
+        until there is one."""
+        kept = self._vectors.get(name)
+        if kept is None:
+            leading = self.leading(svd)
+            U, Vh = (torch.full_like(x, torch.nan) for x in (leading.U, leading.Vh))
+            kept = self._vectors[name] = SVD(U, svd.S.new_empty(0), Vh)
+        if kept.U.dtype != svd.U.dtype or kept.U.device != svd.U.device:
+            kept = self._vectors[name] = SVD(kept.U.to(svd.U), kept.S, kept.Vh.to(svd.Vh))
+        return kept
 
     def state(self) -> dict[str, Any]:
         """For ``state_dict``."""
+        known = {name: svd for name, svd in self._vectors.items() if _is_known(svd)}
         return {
             "mode": self._mode,
             "late_at": self._late_at,
-            "vectors": {name: [svd.U, svd.Vh] for name, svd in self._vectors.items()},
+            "vectors": {name: [svd.U.clone(), svd.Vh.clone()] for name, svd in known.items()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -242,7 +212,7 @@ class Reference:
                     f"{(U.shape[0], Vh.shape[1])}, the matrix is {shapes.get(name, 'unknown')}"
                 )
             loaded[name] = SVD(U.clone(), U.new_empty(0), Vh.clone())
-        self._vectors, self._agreement = loaded, None
+        self._vectors = loaded
         self._late_at = state.get("late_at")
 
     def _take(self, given: Sequence[SVD] | Mapping[str, SVD]) -> int:
@@ -304,22 +274,5 @@ def _size(matrix: Matrix, k: int) -> int:
     return matrix.result_bytes * min(k, matrix.rank) * sum(matrix.shape)
 
 
-class Prepared(NamedTuple):
-    """Agreement of SVDs that are overwritten at every step."""
-
-    svds: Sequence[SVD]
-    clusters: Sequence[Tensor]
-    prepared: PreparedAgreement
-    slices: dict[str, slice]
-
-
-def _counts(pairs: Sequence[tuple[SVD, SVD]]) -> list[int]:
-    return [min(a.Vh.shape[0], b.Vh.shape[0]) for a, b in pairs]
-
-
-def _fits(known: SVD, svd: SVD) -> bool:
-    """Whether one can be copied into the other."""
-    return all(
-        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
-        for a, b in ((known.U, svd.U), (known.Vh, svd.Vh))
-    )
+def _is_known(svd: SVD) -> bool:
+    return not bool(svd.Vh[:1].isnan().any())

@@ -1,10 +1,10 @@
-"""Rows of a frame: from whole spectra with their bounds, or from k leading values."""
+"""Rows of a frame from k leading values. Those from whole spectra: `packed_rows`."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,26 +12,16 @@ from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.step.bounds import estimate_from_leading, rounding_of_mass
 from spectral_monitor.step.frame import Array, MatrixRow
 from spectral_monitor.step.moved_bounds import moved
-from spectral_monitor.step.overflow import leading_anew, rescaled, table_anew
-from spectral_monitor.step.packed_rows import PackedRows, RowPlan, make_row
-from spectral_monitor.step.spectra import Spectra, rounding
+from spectral_monitor.step.overflow import leading_anew, rescaled
+from spectral_monitor.step.packed_rows import make_row
+from spectral_monitor.step.spectra import rounding
 from torch import Tensor
 
 from spectral_kernels.entry.results import METRICS
 from spectral_kernels.rank.bounds import bounds_from_leading_values
-from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.runtime.numerics import value_rounding
 
-__all__ = [
-    "RowMaker",
-    "Spectra",
-    "copied",
-    "leading_rows",
-    "rounding",
-    "shared_block",
-    "split",
-    "to_arrays",
-]
+__all__ = ["leading_rows", "to_arrays"]
 
 
 def to_arrays(tensors: Sequence[Tensor]) -> list[Array]:
@@ -42,93 +32,8 @@ def to_arrays(tensors: Sequence[Tensor]) -> list[Array]:
         # Joined, the float64 ones would widen the others.
         return [tensor.to("cpu", copy=True).numpy() for tensor in tensors]
     joined = torch.cat(list(tensors)).cpu().numpy()
-    return split(joined, [len(tensor) for tensor in tensors])
-
-
-def split(joined: Array, lengths: Sequence[int]) -> list[Array]:
-    """Consecutive parts of these lengths: views."""
-    ends = itertools.accumulate(lengths)
+    ends = itertools.accumulate(len(tensor) for tensor in tensors)
     return [joined[start:end] for start, end in itertools.pairwise((0, *ends))]
-
-
-class RowMaker:
-    """Rows from whole spectra, ranks and norms with their bounds from one call.
-
-    Spectra in the same tensors as last time cost no preparation.
-
-    Args:
-        matrices: those of every step, in order.
-        method: name of the method, for the rows.
-    """
-
-    def __init__(self, matrices: Sequence[Matrix], method: str) -> None:
-        self._matrices, self._method = matrices, method
-        self._summaries: BoundedSummaries | None = None
-        self._spectra: Spectra | None = None
-
-    def rows(
-        self, spectra: Spectra, finite: Sequence[bool], work: Sequence[str]
-    ) -> Mapping[str, MatrixRow]:
-        """Rows by name; ``finite`` and ``work`` as in `spectral_monitor.step.frame.MatrixRow`."""
-        if self._summaries is None or not (
-            spectra is self._spectra or self._summaries.fits(*spectra)
-        ):
-            shapes = [matrix.shape for matrix in self._matrices]
-            self._summaries = BoundedSummaries(*spectra, shapes)
-            self._spectra = spectra
-            lengths = [len(S) for S in spectra.values]
-            self._plan = RowPlan.of(self._matrices, self._method, lengths)
-            self._one_dtype = len({S.dtype for S in spectra.values}) <= 1
-            self._values, self._bounds = shared_block(spectra.values), shared_block(spectra.bounds)
-        tables = self._summaries.run().cpu().numpy().copy()
-        self._mend(spectra, tables, finite)
-        if not self._one_dtype:
-            # Joined, the float64 ones would widen the others.
-            return self._each(spectra, tables, finite, work)
-        return PackedRows(
-            self._plan,
-            copied(self._values, spectra.values),
-            copied(self._bounds, spectra.bounds),
-            tables,
-            finite,
-            work,
-        )
-
-    def _mend(self, spectra: Spectra, tables: Array, finite: Sequence[bool]) -> None:
-        """Solve finite matrices anew whose values are beyond the range of their type."""
-        for i in np.flatnonzero(np.isnan(tables[0]).any(axis=-1)).tolist():
-            if finite[i] and bool(spectra.values[i].isinf().any()):
-                tables[:, i] = table_anew(self._matrices[i])
-
-    def _each(
-        self, spectra: Spectra, tables: Array, finite: Sequence[bool], work: Sequence[str]
-    ) -> dict[str, MatrixRow]:
-        arrays = to_arrays(spectra.values), to_arrays(spectra.bounds)
-        parts = zip(self._plan.told, finite, work, *arrays, *tables.tolist(), strict=True)
-        return {entry[0][0]: make_row(*entry) for entry in parts}
-
-
-def shared_block(tensors: Sequence[Tensor]) -> Array | None:
-    """The memory that 1-D tensors share, one after the other, on the CPU; None where they do not.
-
-    It is read at every step: a copy of it is a tenth of the cost of joining its parts.
-    """
-    place = tensors[0].data_ptr()
-    for x in tensors:
-        if x.device.type != "cpu" or not x.is_contiguous() or x.data_ptr() != place:
-            return None
-        place += x.nbytes
-    total = sum(len(x) for x in tensors)
-    storage = tensors[0].untyped_storage().data_ptr() + tensors[0].untyped_storage().nbytes()
-    if place > storage:
-        return None
-    array: Array = tensors[0].as_strided((total,), (1,)).numpy()
-    return array
-
-
-def copied(block: Array | None, tensors: Sequence[Tensor]) -> Array:
-    """A copy of 1-D tensors one after the other, from their `shared_block` where there is one."""
-    return torch.cat(list(tensors)).cpu().numpy() if block is None else block.copy()
 
 
 def leading_rows(

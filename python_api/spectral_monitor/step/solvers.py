@@ -1,64 +1,87 @@
-"""One step's numbers for a list of matrices: exact, or from a few leading triplets.
+"""How the matrices of a step are solved: from scratch, by leading triplets, or from the last step.
 
-Everything here is a handful of calls for the whole list, however many shapes it has.
+A solver gives one `Solved` for each matrix and part; everything else of a step follows from these
+(`spectral_monitor.step.derived`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from spectral_monitor.model.matrix import Kept, Matrix
-from spectral_monitor.step.cores import Cores
-from spectral_monitor.step.frame import Array, MatrixRow
-from spectral_monitor.step.rows import RowMaker, Spectra, leading_rows, rounding, to_arrays
+from spectral_monitor.step.spectra import rounding
 from torch import Tensor
 
+from spectral_kernels.entry.factors import Matrices, enter_matrices
 from spectral_kernels.entry.results import SVD, Snapshot
 from spectral_kernels.rsvd.op import rsvd_list
 from spectral_kernels.snapshot.op import snapshot_list
 from spectral_kernels.svd.op import svd_list, svdvals_list
 
-__all__ = ["ExactSolver", "Measured", "RandomizedSolver", "Solver", "to_arrays"]
+__all__ = ["ExactSolver", "RandomizedSolver", "Solved", "Solver"]
 
 
-class Measured(NamedTuple):
-    """One step of all matrices, in their order."""
+class Solved(NamedTuple):
+    """One matrix after a step of a solver; its numbers may be overwritten by the next."""
 
-    svds: list[SVD]
+    svd: SVD
     """U and Vh are empty where nobody asked for vectors, and have k columns or rows where only k
-    are computed."""
-    with_parts: Sequence[SVD]
-    """The same, and those of the parts after them."""
-    finite: list[bool]
-    rows: Mapping[str, MatrixRow]
-    identities: Mapping[str, Array] = {}
-    """Which vector is where, as of `spectral_kernels.SpectrumTracker`; none without tracking."""
+    are computed; S has all values or k."""
+    bounds: Tensor
+    """Of the errors of S, float64; infinite where no more is known than the norm of the matrix."""
+    norm: Tensor
+    """() float64: of the 2-norm of all errors, or where S has k values, the Frobenius norm of the
+    matrix."""
+    code: Tensor
+    """() number: below 0 where the matrix is not finite, else the index in `Solver.work_names`."""
+    error: Tensor | None = None
+    """() float64, of a decomposed matrix: how far its values are from those of its core at most,
+    where that is not in ``bounds``."""
+    identities: Tensor | None = None
+    """(as S) int64, of a tracker."""
+    lost: Tensor | None = None
+    """() bool, of a tracker: whether the bounds exceed the tolerance."""
 
 
 class Solver(Protocol):
-    """How the matrices of a step become rows, and vectors for alignment and agreement.
+    """Solves the matrices of a step, and parts after them, which have no rows
+    (`spectral_monitor.model.submatrices`).
 
-    Parts (`model.submatrices`), which have no rows, are read and solved together with the matrices
-    under watch.
+    ``method`` is the name that rows have. ``complete`` are the matrices of which all singular
+    values are known, ``partial`` those with leading ones; parts are in neither.
     """
+
+    method: str
+    complete: list[int]
+    partial: list[int]
+    in_place: bool
+    """Whether results mostly are where they were at the last step."""
 
     @property
     def resolves(self) -> int:
         """How often a matrix had to be solved anew because tracking lost it."""
         ...
 
-    def measure(self, read: Sequence[Kept], vectors: Sequence[bool]) -> Measured:
-        """Solve all matrices, as they were read; ``vectors`` says of which singular vectors are
-        needed. Those of parts are at the end of both."""
+    def work_names(self, i: int) -> Sequence[str]:
+        """`spectral_monitor.step.frame.MatrixRow.work` of a matrix by the code of its result."""
+        ...
+
+    def update(self, given: Sequence[Kept]) -> list[Solved]:
+        """Solve all matrices and parts."""
+        ...
+
+    def prepared(self) -> Any:
+        """The last update as an entry of a program, where it can be repeated without Python
+        (`spectral_kernels.runtime.program`); else None."""
         ...
 
     def state(self) -> dict[str, Any]:
         """What the next step needs of this one, for ``state_dict``."""
         ...
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Any) -> None:
         """Go on from a state.
 
         Raises:
@@ -67,77 +90,83 @@ class Solver(Protocol):
         ...
 
 
-class ExactSolver:
+class _FromScratch:
+    """What the solvers have in common that keep no vectors to go on from."""
+
+    in_place = False
+    resolves = 0
+
+    def work_names(self, i: int) -> Sequence[str]:
+        """No work is told."""
+        return ("",)
+
+    def prepared(self) -> None:
+        """Results are new tensors each time."""
+        return
+
+
+class ExactSolver(_FromScratch):
     """All singular values of every matrix, from scratch at every step.
 
     Args:
         matrices: those under watch.
         vectors: how many leading vectors of decomposed ones at most; of others, all.
-        parts: see `Solver`.
+        needed: of which matrices and parts vectors are asked for.
     """
 
-    def __init__(
-        self, matrices: Sequence[Matrix], vectors: int, parts: Sequence[Matrix] = ()
-    ) -> None:
-        self.matrices, self.measured = matrices, [*matrices, *parts]
-        self.cores = Cores(self.measured, vectors)
+    method = "exact"
 
-    @property
-    def resolves(self) -> int:
-        """0: nothing is tracked."""
-        return 0
+    def __init__(self, matrices: Sequence[Matrix], vectors: int, needed: Sequence[bool]) -> None:
+        self._needed, self._vectors = list(needed), vectors
+        self.complete: list[int] = list(range(len(matrices)))
+        self.partial: list[int] = []
 
-    def measure(self, read: Sequence[Kept], vectors: Sequence[bool]) -> Measured:
+    def update(self, given: Sequence[Kept]) -> list[Solved]:
         """Copies of all matrices, solved."""
-        return _measure_copies(self, read, vectors)
+        matrices = _entered(given, [self._vectors * needed for needed in self._needed])
+        snapshot = snapshot_list(matrices.tensors)
+        svds = self._solve(snapshot.matrices)
+        values = [svd.S for svd in svds]
+        found = rounding(values, [tuple(a.shape) for a in snapshot.matrices])
+        return [
+            Solved(*numbers)
+            for numbers in zip(
+                matrices.lifted(svds),
+                matrices.bounded(found.bounds, values),
+                matrices.bounded(found.norms, values),
+                _codes(snapshot),
+                strict=True,
+            )
+        ]
 
-    def solve(self, snapshot: Snapshot, vectors: Sequence[bool]) -> list[SVD]:
+    def _solve(self, packed: list[Tensor]) -> list[SVD]:
         """Whole SVDs where vectors are needed, values alone elsewhere."""
-        packed = snapshot.matrices
-        if all(vectors):
+        if all(self._needed):
             return svd_list(packed)
-        whole = iter(svd_list([a for a, needed in zip(packed, vectors, strict=True) if needed]))
-        values = iter(
-            svdvals_list([a for a, needed in zip(packed, vectors, strict=True) if not needed])
-        )
-        none = packed[0].new_empty((0, 0))
-        return [next(whole) if needed else SVD(none, next(values), none) for needed in vectors]
-
-    def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> Mapping[str, MatrixRow]:
-        """Rows with rounding-level bounds."""
-        count = len(self.matrices)
-        spectra = self.cores.widen(
-            rounding([svd.S for svd in svds], [a.shape for a in snapshot.matrices])
-        )
-        own = Spectra(*(part[:count] for part in spectra))
-        finite = _finite(snapshot)[:count]
-        return RowMaker(self.matrices, "exact").rows(own, finite, [""] * count)
+        both = list(zip(packed, self._needed, strict=True))
+        whole = iter(svd_list([a for a, needed in both if needed]))
+        values = iter(svdvals_list([a for a, needed in both if not needed]))
+        return [next(whole) if needed else _values_of(a, next(values)) for a, needed in both]
 
     def state(self) -> dict[str, Any]:
         """Nothing."""
         return {}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Any) -> None:
         """Nothing to load."""
 
 
-def _measure_copies(
-    solver: ExactSolver | RandomizedSolver, read: Sequence[Kept], vectors: Sequence[bool]
-) -> Measured:
-    snapshot = snapshot_list(solver.cores.take(read, vectors))
-    svds = solver.solve(snapshot, vectors)
-    solver.cores.rescale(svds)
-    rows = solver.rows(snapshot, svds)
-    lifted, count = solver.cores.lift(svds), len(solver.matrices)
-    return Measured(lifted[:count], lifted, _finite(snapshot)[:count], rows)
+class RandomizedSolver(_FromScratch):
+    """k leading triplets of every matrix, warm-started from the step before.
 
+    Args:
+        matrices: those under watch.
+        k: how many triplets.
+        generator: of the random start.
+        parts: see `Solver`.
+    """
 
-def _finite(snapshot: Snapshot) -> list[bool]:
-    return [entry != 0.0 for entry in snapshot.finite.tolist()]
-
-
-class RandomizedSolver:
-    """k leading triplets of every matrix, warm-started from the step before."""
+    method = "randomized"
 
     def __init__(
         self,
@@ -146,69 +175,66 @@ class RandomizedSolver:
         generator: torch.Generator,
         parts: Sequence[Matrix] = (),
     ) -> None:
-        self.matrices, self.measured = matrices, [*matrices, *parts]
-        self.cores = Cores(self.measured, k)
-        self.ranks = [min(k, matrix.rank) for matrix in self.measured]
-        self.generator = generator
-        self.start: list[Tensor | None] = [None] * len(self.measured)
+        self._measured = [*matrices, *parts]
+        self._ranks = [min(k, matrix.rank) for matrix in self._measured]
+        self._generator = generator
+        self._start: list[Tensor | None] = [None] * len(self._measured)
+        self.complete: list[int] = []
+        self.partial: list[int] = list(range(len(matrices)))
 
-    @property
-    def resolves(self) -> int:
-        """0: every step is a solution of its own."""
-        return 0
+    def update(self, given: Sequence[Kept]) -> list[Solved]:
+        """Copies of all matrices, their leading triplets; the right vectors are kept."""
+        matrices = _entered(given, self._ranks)
+        snapshot = snapshot_list(matrices.tensors)
+        codes = _codes(snapshot)
+        svds = self._solve(snapshot.matrices, snapshot.finite.tolist())
+        norms = matrices.whole(list(snapshot.frobenius_norm.unbind()))
+        lifted = matrices.lifted(svds)
+        errors = {i: core.error for i, core in matrices.cores.items()}
+        return [
+            Solved(svd, torch.full_like(svd.S, torch.inf, dtype=torch.float64), norm, code,
+                   errors.get(i))
+            for i, (svd, norm, code) in enumerate(zip(lifted, norms, codes, strict=True))
+        ]  # fmt: skip
 
-    def measure(self, read: Sequence[Kept], vectors: Sequence[bool]) -> Measured:
-        """Copies of all matrices, their leading triplets."""
-        return _measure_copies(self, read, vectors)
-
-    def solve(self, snapshot: Snapshot, vectors: Sequence[bool]) -> list[SVD]:
-        """Leading triplets; the right vectors are kept for the next step."""
+    def _solve(self, packed: list[Tensor], finite: Sequence[float]) -> list[SVD]:
         # A warm start takes the place of one power iteration: the last step's vectors have
         # the whole history of the run in them.
-        warm = any(start is not None for start in self.start)
+        warm = any(start is not None for start in self._start)
         svds = rsvd_list(
-            snapshot.matrices,
-            self.ranks,
+            packed,
+            self._ranks,
             power_iters=1 if warm else 2,
-            generator=self.generator,
-            start=self.start,
+            generator=self._generator,
+            start=self._start,
         )
         # A NaN would stay in the start for ever: such a matrix keeps the start it had.
-        self.start = [
+        self._start = [
             svd.Vh.mT.contiguous() if ok else before
-            for svd, ok, before in zip(svds, _finite(snapshot), self.start, strict=True)
+            for svd, ok, before in zip(svds, finite, self._start, strict=True)
         ]
         return svds
-
-    def rows(self, snapshot: Snapshot, svds: Sequence[SVD]) -> Mapping[str, MatrixRow]:
-        """Rows with bounds from what the leading values leave of the Frobenius norm."""
-        count = len(self.matrices)
-        return leading_rows(
-            self.matrices, "randomized", [svd.S for svd in svds[:count]],
-            snapshot.frobenius_norm[:count], finite=_finite(snapshot)[:count], work=[""] * count,
-            errors=self.cores.errors()[:count], anew=True,
-        )  # fmt: skip
 
     def memory(self) -> dict[str, int]:
         """Matrix -> bytes of its warm start."""
         return {
             matrix.name: matrix.result_bytes * k * matrix.core[1]
-            for matrix, k in zip(self.measured, self.ranks, strict=True)
+            for matrix, k in zip(self._measured, self._ranks, strict=True)
         }
 
     def state(self) -> dict[str, Any]:
         """Warm starts by matrix name."""
-        starts = zip(self.measured, self.start, strict=True)
+        starts = zip(self._measured, self._start, strict=True)
         return {matrix.name: start for matrix, start in starts if start is not None}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Any) -> None:
         """Take the warm starts of a state.
 
         Raises:
             ValueError: a block of another shape, as from another ``k``.
         """
         loaded: list[Tensor | None] = []
-        for matrix, k in zip(self.measured, self.ranks, strict=True):
+        for matrix, k in zip(self._measured, self._ranks, strict=True):
             start = state.get(matrix.name)
             if start is not None and start.shape != (matrix.core[1], k):
                 raise ValueError(
@@ -216,4 +242,18 @@ class RandomizedSolver:
                     f"expected {(matrix.core[1], k)}"
                 )
             loaded.append(None if start is None else start.clone())
-        self.start = loaded
+        self._start = loaded
+
+
+def _entered(given: Sequence[Kept], vectors: Sequence[int]) -> Matrices:
+    """What is solved; so many vectors of decomposed ones are lifted."""
+    return enter_matrices(list(given), vectors=vectors, check=False, traced=False)
+
+
+def _values_of(a: Tensor, S: Tensor) -> SVD:
+    return SVD(a.new_empty((a.shape[0], 0)), S, a.new_empty((0, a.shape[1])))
+
+
+def _codes(snapshot: Snapshot) -> list[Tensor]:
+    """() each: 0 for a finite matrix, else -1."""
+    return list((snapshot.finite - 1.0).unbind())

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from spectral_monitor.model.matrix import Kept, Matrix
-from spectral_monitor.step.cores import Cores
-from spectral_monitor.step.frame import Array, MatrixRow
-from spectral_monitor.step.rows import (
-    RowMaker,
-    Spectra,
-    copied,
-    leading_rows,
-    rounding,
-    shared_block,
-)
-from spectral_monitor.step.solvers import Measured
-from spectral_monitor.step.views import ArrayViews, consecutive
-from torch import Tensor
+from spectral_monitor.step.solvers import Solved
+from spectral_monitor.step.spectra import rounding
 
-from spectral_kernels.entry.results import SVD
+from spectral_kernels.entry.factors import enter_matrices
+from spectral_kernels.entry.results import SVD, Decomposed
 from spectral_kernels.svd.op import svdvals_list
 from spectral_kernels.tracking.leading.op import block_width
+from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
 from spectral_kernels.tracking.op import SpectrumTracker
-from spectral_kernels.tracking.state import NOT_FINITE, SOLVED, WORK, sweep_dtype
+from spectral_kernels.tracking.state import SOLVED, WORK, sweep_dtype
 
 __all__ = ["UNSETTLED", "TrackedSolver"]
 
@@ -46,33 +36,25 @@ by more than the tolerance. A direction is missing, or the spectrum is too flat 
 in a few iterations. The values are exact all the same."""
 
 
-class _Tracked(NamedTuple):
-    """One matrix after an update."""
-
-    svd: SVD
-    bounds: Tensor
-    norm: Tensor
-    identities: Tensor
-    work: str
-
-
 class TrackedSolver:
     """All singular values of every matrix, or k leading ones.
 
     Short sides up to 384 (on a GPU 1024) are tracked as a whole. Of larger matrices all values are
     computed from scratch at every step, and leading vectors are tracked where they are needed.
     With ``k``, the k leading triplets of every matrix that has more are tracked and nothing else
-    is computed. Of decomposed matrices it is the cores that are tracked (`step.cores`).
+    is computed. Of decomposed matrices it is the cores that are tracked (`entry.core`).
 
     Args:
         matrices: those under watch.
         k: triplets of each, or None for whole spectra.
         vectors: how many leading vectors of large matrices; not used with ``k``.
         tolerance: see `spectral_kernels.SpectrumTracker`.
-        needed: the matrices whose vectors `measure` will be asked for; it may ask otherwise. Of
-            parts, at the end, they always are.
-        parts: see `step.solvers.Solver`. Of large ones no values are computed from scratch.
+        needed: of which matrices and parts vectors are asked for.
+        parts: see `spectral_monitor.step.solvers.Solver`. Of large ones no values are computed from
+            scratch.
     """
+
+    method = "tracked"
 
     def __init__(
         self,
@@ -83,59 +65,33 @@ class TrackedSolver:
         needed: Sequence[bool],
         parts: Sequence[Matrix] = (),
     ) -> None:
-        self._matrices, self._measured = matrices, [*matrices, *parts]
-        self._count = len(matrices)
+        self._measured = [*matrices, *parts]
         self._k = k or vectors
-        self._cores = Cores(self._measured, self._k, in_place=True)
         self._tolerance = tolerance
+        self._needed = list(needed)
         limit = _LARGEST_WHOLE_ON_CUDA if _on_cuda(matrices) else _LARGEST_WHOLE
         most = limit if k is None else min(k, limit)
         sides = [matrix.rank for matrix in self._measured]
         whole = [i for i, side in enumerate(sides) if side <= most]
         self._leading = [i for i, side in enumerate(sides) if side > most]
-        self._groups = {
-            "whole": (whole, SpectrumTracker(tolerance=tolerance, reuse_buffers=True)),
-            "leading": (
-                self._leading,
-                SpectrumTracker(self._k, tolerance=tolerance, reuse_buffers=True),
-            ),
-        }
-        # Matrices of which all values are known, and those with k of them; parts have no rows.
-        own = [i for i in self._leading if i < self._count]
-        self._partial = [] if k is None else own
-        self._complete = [i for i in range(self._count) if i not in set(self._partial)]
-        # Those whose values are computed from scratch.
-        self._replaced = own if k is None else []
-        # Large matrices whose vectors are tracked.
-        self._followed = self._leading
-        self._follow(needed)
-        self._solved: list[SVD] = []
-        self._lifted: list[SVD] = []
-        self._own: list[SVD] = []
-        self._spectra = self._wide = self._own_spectra = Spectra([], [], [])
-        self._identities: list[Tensor] = []
-        self._identity_block: Array | None = None
-        self._places: dict[str, slice] = {}
-        self._rows = RowMaker([matrices[i] for i in self._complete], "tracked")
-
-    @property
-    def trackers(self) -> list[tuple[list[int], SpectrumTracker]]:
+        self.in_place = not self._leading
+        # Parts have no rows.
+        own = [i for i in self._leading if i < len(matrices)]
+        self.partial = [] if k is None else own
+        self.complete = [i for i in range(len(matrices)) if i not in set(self.partial)]
+        # Those whose values are computed from scratch, and those of large ones that are followed:
+        # where vectors are needed, or values come of it.
+        self._replaced = set(own if k is None else [])
+        self._followed = [i for i in self._leading if needed[i] or i not in self._replaced]
+        self.trackers = [
+            (whole, SpectrumTracker(tolerance=tolerance, reuse_buffers=True)),
+            (self._followed, SpectrumTracker(self._k, tolerance=tolerance, reuse_buffers=True)),
+        ]
         """The matrices, and parts after them, that each follows by their place; it may be none."""
-        return list(self._groups.values())
-
-    @property
-    def complete(self) -> list[int]:
-        """Matrices of which all singular values are known."""
-        return self._complete
-
-    @property
-    def partial(self) -> list[int]:
-        """Those of which k are."""
-        return self._partial
 
     @property
     def leading(self) -> list[int]:
-        """Those, and parts, of which leading triplets alone are followed."""
+        """Matrices and parts of which leading triplets alone are followed."""
         return self._leading
 
     @property
@@ -154,156 +110,77 @@ class TrackedSolver:
 
         Their first solution does not count, nor do values that are always from scratch.
         """
-        return sum(tracker.resolves for _, tracker in self._groups.values())
+        return sum(tracker.resolves for _, tracker in self.trackers)
 
-    def measure(self, read: Sequence[Kept], vectors: Sequence[bool]) -> Measured:
+    def work_names(self, i: int) -> Sequence[str]:
+        """See `spectral_monitor.step.solvers.Solver`."""
+        if i not in self._leading:
+            return WORK
+        if i not in self._replaced:
+            return LEADING_WORK
+        return (*LEADING_WORK, *(work + UNSETTLED for work in LEADING_WORK))
+
+    def update(self, given: Sequence[Kept]) -> list[Solved]:
         """Bring every decomposition up to date. CPU parameters are read where they are."""
-        dense = self._cores.take(read, vectors)
-        if not self._leading:
-            return self._measure_whole(dense)
-        self._follow(vectors)
-        found: dict[int, _Tracked] = {}
-        for members, tracker in self._groups.values():
+        found: dict[int, Solved] = {}
+        for members, tracker in self.trackers:
             if members:
-                found |= zip(members, _update(tracker, [dense[i] for i in members]), strict=True)
+                matrices = [given[i] for i in members]
+                solved = _updated(tracker, matrices, [self._k * self._needed[i] for i in members])
+                found |= zip(members, solved, strict=True)
         if self._replaced:
-            self._replace_values(dense, found)
-        solved = [found[i] for i in range(len(dense))]
-        self._cores.rescale([x.svd for x in solved])
-        tracked = self._whole(solved)
-        rows = {**self._complete_rows(tracked), **self._partial_rows(solved)}
-        if self._partial:
-            rows = {matrix.name: rows[matrix.name] for matrix in self._matrices}
-        own = tracked[: self._count]
-        identities = {
-            matrix.name: entry.identities.cpu().numpy().copy()
-            for matrix, entry in zip(self._matrices, own, strict=True)
-        }
-        return Measured(
-            [entry.svd for entry in own],
-            [entry.svd for entry in tracked],
-            [entry.work != NOT_FINITE for entry in own],
-            rows,
-            identities,
-        )
+            self._replace_values(given, found)
+        return [found[i] for i in range(len(given))]
 
-    def _whole(self, solved: list[_Tracked]) -> list[_Tracked]:
-        """Of the matrices themselves, where cores of some were solved."""
-        spectra = self._cores.widen(
-            Spectra([x.svd.S for x in solved], [x.bounds for x in solved], [x.norm for x in solved])
-        )
-        svds = self._cores.lift([x.svd for x in solved])
-        return [
-            x._replace(svd=svd, bounds=bounds, norm=norm)
-            for x, svd, bounds, norm in zip(
-                solved, svds, spectra.bounds, spectra.norms, strict=True
-            )
-        ]
+    def prepared(self) -> Any:
+        """See `spectral_monitor.step.solvers.Solver`: where all are tracked as wholes, on a CPU."""
+        return None if self._leading else self.trackers[0][1].prepared()
 
-    def _follow(self, vectors: Sequence[bool]) -> None:
-        """Track vectors of large matrices only where they are needed, unless values come of it."""
-        followed = [i for i in self._leading if vectors[i] or not self._replaced]
-        if followed != self._followed:
-            tracker = self._groups["leading"][1]
-            tracker.reset()
-            self._followed, self._groups["leading"] = followed, (followed, tracker)
+    def resolve(self, which: Sequence[int]) -> None:
+        """Solve these matrices anew, from what the last update was given. Waits for the device."""
+        for members, tracker in self.trackers:
+            if not set(members).isdisjoint(which):
+                tracker.resolve([[0] if i in which else [] for i in members])
 
-    def _measure_whole(self, read: list[Tensor]) -> Measured:
-        """The step where every matrix is tracked as a whole: results stay where they are."""
-        _, tracker = self._groups["whole"]
-        svds: Any = tracker.update(read)
-        self._cores.rescale(svds)
-        if svds is not self._solved:
-            self._solved, count = svds, self._count
-            bounds: Any = tracker.bounds
-            norms: Any = tracker.error_norms
-            self._spectra = Spectra([svd.S for svd in svds], bounds, norms)
-            names: Any = tracker.identities
-            self._identities = names[:count]
-            self._identity_block = shared_block(self._identities)
-            lengths = [len(svd.S) for svd in svds[:count]]
-            self._places = consecutive([matrix.name for matrix in self._matrices], lengths)
-        work = tracker.work[: self._count]
-        finite = [entry != NOT_FINITE for entry in work]
-        wide, lifted = self._cores.widen(self._spectra), self._cores.lift(svds)
-        # The same objects for the same ones: what is behind prepares itself for them once.
-        if wide is not self._wide:
-            self._wide = wide
-            self._own_spectra = Spectra(*(part[: self._count] for part in wide))
-        if lifted is not self._lifted:
-            self._lifted, self._own = lifted, lifted[: self._count]
-        rows = self._rows.rows(self._own_spectra, finite, work)
-        identities = copied(self._identity_block, self._identities)
-        views = ArrayViews(identities, self._places)
-        return Measured(self._own, lifted, finite, rows, views)
-
-    def _complete_rows(self, tracked: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
-        own = [tracked[i] for i in self._complete]
-        if not own:
-            return {}
-        work = [entry.work for entry in own]
-        spectra = Spectra(
-            [entry.svd.S for entry in own],
-            [entry.bounds for entry in own],
-            [entry.norm for entry in own],
-        )
-        return self._rows.rows(spectra, [entry != NOT_FINITE for entry in work], work)
-
-    def _partial_rows(self, solved: Sequence[_Tracked]) -> Mapping[str, MatrixRow]:
-        if not self._partial:
-            return {}
-        own = [solved[i] for i in self._partial]
-        work = [entry.work for entry in own]
-        norms: Any = self._groups["leading"][1].frobenius_norms
-        errors = self._cores.errors()
-        return leading_rows(
-            [self._matrices[i] for i in self._partial],
-            "tracked",
-            [entry.svd.S for entry in own],
-            torch.stack(norms[: len(self._partial)]),
-            finite=[entry != NOT_FINITE for entry in work],
-            work=work,
-            bounds=[entry.bounds for entry in own],
-            errors=[errors[i] for i in self._partial],
-            anew=True,
-        )
-
-    def _replace_values(self, read: Sequence[Tensor], found: dict[int, _Tracked]) -> None:
+    def _replace_values(self, given: Sequence[Kept], found: dict[int, Solved]) -> None:
         """Give large matrices all their values, which are those of no approximate vectors."""
-        values = svdvals_list([read[i] for i in self._replaced])
-        shapes = [read[i].shape for i in self._replaced]
-        known = [found.get(i) for i in self._replaced]
-        missing = [self._missing(entry, S) for entry, S in zip(known, values, strict=True)]
-        # One copy to the host for all.
-        told = torch.stack(missing).tolist()
-        for i, entry, S, bounds, norm, gap in zip(
-            self._replaced, known, *rounding(values, shapes), told, strict=True
-        ):
-            if entry is None:
+        replaced = sorted(self._replaced)
+        matrices = enter_matrices([given[i] for i in replaced], check=False, traced=False)
+        core_values = svdvals_list(matrices.tensors)
+        spectra = rounding(core_values, [tuple(x.shape) for x in matrices.tensors])
+        values = matrices.whole(core_values)
+        bounds = matrices.bounded(spectra.bounds, core_values)
+        norms = matrices.bounded(spectra.norms, core_values)
+        for i, S, radii, norm in zip(replaced, values, bounds, norms, strict=True):
+            known = found.get(i)
+            if known is None:
                 none, nobody = S.new_empty((0, 0)), torch.empty(0, dtype=torch.int64)
-                work = NOT_FINITE if math.isnan(gap) else WORK[SOLVED]
-                found[i] = _Tracked(SVD(none, S, none), bounds, norm, nobody, work)
-            else:
-                work = entry.work + UNSETTLED if gap > 0 else entry.work
-                found[i] = _Tracked(
-                    SVD(entry.svd.U, S, entry.svd.Vh), bounds, norm, entry.identities, work
-                )
-
-    def _missing(self, known: _Tracked | None, S: Tensor) -> Tensor:
-        """By how much values exceed those of the vectors beyond the tolerance; NaN for NaN."""
-        if known is None:
-            return torch.minimum(S[0], S.new_zeros(()))
-        found = known.svd.S
-        gap: Tensor = (S[: len(found)] - found).max() - self._tolerance * S[0]
-        return gap
+                code = torch.where(S[0].isnan(), -1, LEADING_WORK.index(WORK[SOLVED]))
+                found[i] = Solved(SVD(none, S, none), radii, norm, code, identities=nobody)
+                continue
+            # By how much values exceed those of the vectors beyond the tolerance.
+            leading = known.svd.S
+            gap = (S[: len(leading)] - leading).max() - self._tolerance * S[0]
+            code = torch.where(gap > 0, known.code + len(LEADING_WORK), known.code)
+            svd = SVD(known.svd.U, S, known.svd.Vh)
+            found[i] = Solved(svd, radii, norm, code, identities=known.identities, lost=known.lost)
 
     def memory(self) -> dict[str, int]:
-        """Matrix -> bytes kept between steps: the vectors that are tracked, and the results."""
-        cores = self._cores.memory()
+        """Matrix -> bytes kept between steps: the vectors that are tracked, and the results; of a
+        decomposed one those of its core too, which is what is tracked."""
         return {
-            matrix.name: self._bytes(i, matrix) + cores.get(matrix.name, 0)
+            matrix.name: self._bytes(i, matrix) + self._core_bytes(i, matrix)
             for i, matrix in enumerate(self._measured)
         }
+
+    def _core_bytes(self, i: int, matrix: Matrix) -> int:
+        if not matrix.is_decomposed:
+            return 0
+        (m, n), (p, q) = matrix.shape, matrix.core
+        # A side that is no longer than k is its own basis.
+        lifted = (m if p < m else 0) + (n if q < n else 0)
+        vectors = min(self._k, matrix.rank) if self._needed[i] else 0
+        return matrix.result_bytes * (p * q + vectors * lifted)
 
     def _bytes(self, i: int, matrix: Matrix) -> int:
         m, n = matrix.core
@@ -311,21 +188,23 @@ class TrackedSolver:
         r = min(m, n)
         if i in self._leading:
             k = min(self._k, r)
-            values = result * r if i in self._replaced else 0
             if i not in self._followed:
-                return values
+                return 0
             # The results and the block, float64 numbers and integers for each of them.
             width = block_width(self._k, m, n)
-            return values + result * (k * (m + n) + n * width) + 8 * (3 * k + width)
+            return result * (k * (m + n) + n * width) + 8 * (3 * k + width)
         sweep = torch.finfo(sweep_dtype(matrix.dtype, (m, n), self._tolerance)).bits // 8
         # U, S, Vh; bounds and identities; the state.
         return result * r * (m + n + 1) + 16 * r + sweep * r * r
 
     def state(self) -> dict[str, Any]:
         """The vectors of all trackers, and of which matrices and parts those are."""
-        trackers = {name: tracker.state_dict() for name, (_, tracker) in self._groups.items()}
+        whole, leading = (tracker.state_dict() for _, tracker in self.trackers)
         measured = [matrix.name for matrix in self._measured]
-        return {**trackers, "followed": list(self._followed), "measured": measured}
+        return {
+            "whole": whole, "leading": leading, "followed": list(self._followed),
+            "measured": measured,
+        }  # fmt: skip
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; the next step is then the same, bit by bit.
@@ -333,32 +212,38 @@ class TrackedSolver:
         Where another device draws the line between whole spectra and leading triplets elsewhere,
         or pairs have other parts, the next step starts from scratch.
         """
-        # States from before there was a choice have the vectors of all, and no parts.
-        followed = list(state.get("followed", self._leading))
-        names = [matrix.name for matrix in self._measured]
-        measured = list(state.get("measured", names[: self._count]))
         shapes = state["whole"]["shapes"]
-        whole = len(self._groups["whole"][0])
-        is_same = set(followed) <= set(self._leading) and measured == names
-        if not is_same or (shapes and len(shapes) != whole):
-            for _, tracker in self._groups.values():
-                tracker.reset()
+        names = [matrix.name for matrix in self._measured]
+        (whole, tracker), (_, leading) = self.trackers
+        tracker.reset()
+        leading.reset()
+        if state["measured"] != names or (shapes and len(shapes) != len(whole)):
             return
-        for name, (_, tracker) in self._groups.items():
-            tracker.load_state_dict(state[name])
-        self._followed = followed
-        self._groups["leading"] = followed, self._groups["leading"][1]
+        tracker.load_state_dict(state["whole"])
+        if state["followed"] == self._followed:
+            leading.load_state_dict(state["leading"])
 
 
 def _on_cuda(matrices: Sequence[Matrix]) -> bool:
     return all(matrix.device.type == "cuda" for matrix in matrices)
 
 
-def _update(tracker: Any, matrices: list[Tensor]) -> list[_Tracked]:
-    svds = tracker.update(matrices)
+def _updated(
+    tracker: SpectrumTracker, matrices: list[Kept], vectors: Sequence[int]
+) -> list[Solved]:
+    svds = tracker.update(matrices, vectors=vectors)
+    norms: Any = tracker.error_norms if tracker.k is None else tracker.frobenius_norms
+    bounds: Any = tracker.bounds
+    entry = tracker.prepared()
+    codes: Any = tracker.codes if entry is None else entry.codes
+    others: Any = (tracker.identities, tracker.lost)
+    errors: Any = [None] * len(matrices)
+    if tracker.k is not None and any(isinstance(x, Decomposed) for x in matrices):
+        errors = tracker.core_errors
+        # The rows of leading values add them to what follows from these.
+        finite = zip(bounds, errors, strict=True)
+        bounds = [torch.where(e.isfinite(), b - e, b) for b, e in finite]
     return [
-        _Tracked(*entry)
-        for entry in zip(
-            svds, tracker.bounds, tracker.error_norms, tracker.identities, tracker.work, strict=True
-        )
+        Solved(*numbers)
+        for numbers in zip(svds, bounds, norms, codes, errors, *others, strict=True)
     ]
