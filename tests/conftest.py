@@ -26,14 +26,20 @@ settings.load_profile("suite")
 
 # A process that interprets Triton kernels runs nothing else: tests/runtime/test_interpreted.py.
 INTERPRETING = triton_runtime.interpreting()
+if INTERPRETING:
+    from tests.support import fast_interpreter
+
+    fast_interpreter.install()
 _EVERY_ISA = ["triton"] if INTERPRETING else [*COMPILED, "torch"]
 _BACKENDS = ["triton"] if INTERPRETING else ["cpu", "torch"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what would not run a Triton kernel where kernels are interpreted."""
+    """Where kernels are interpreted, leave out what would run none."""
     if INTERPRETING:
         items[:] = [item for item in items if _runs_triton(item)]
+    # The longest first: one that starts last keeps the other processes waiting.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def _runs_triton(item: pytest.Item) -> bool:
