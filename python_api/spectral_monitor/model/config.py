@@ -98,7 +98,7 @@ class HeadCounts:
         return _first_count(self._sections(name), attributes) if count is None else count
 
     def _above(self, path: str, attributes: tuple[str, ...]) -> int | None:
-        """What the module at ``path`` says, or the nearest one above it."""
+        """The count that the module at ``path`` has, or the nearest module above it."""
         by_path = self._counts.setdefault(attributes, {})
         if path not in by_path:
             module = self._modules.get(path)

@@ -41,7 +41,7 @@ class ExplainedGetter(Protocol):
     """A getter that can tell why it answers None."""
 
     def why(self) -> str:
-        """What became of the parameter."""
+        """Why there is no parameter any more."""
         ...
 
 
@@ -123,7 +123,7 @@ class ParameterGetter:
         return parameter if isinstance(parameter, Tensor) else None
 
     def why(self) -> str:
-        """What became of it."""
+        """Why there is no parameter any more."""
         module = self._way.module()
         if module is None:
             return self._way.why()
@@ -144,7 +144,7 @@ class FactorsGetter:
         return None if any(x is None for x in factors) else Decomposed(*factors)
 
     def why(self) -> str:
-        """What became of them."""
+        """Why a factor is missing."""
         return next((part.why() for part in self._parts if part() is None), "")
 
 
@@ -160,11 +160,11 @@ class SameModuleGetter:
         self._way, self._get = way, get
 
     def __call__(self) -> Tensor | None:
-        """What the getter answers."""
+        """The answer of the getter; None where the module was replaced."""
         return self._get() if self._way.module() is self._way.first else None
 
     def why(self) -> str:
-        """What became of the module."""
+        """Why the module is not asked any more."""
         return self._way.why() or "its layer was replaced, or has no such weight any more"
 
 

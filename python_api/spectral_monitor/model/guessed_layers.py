@@ -40,7 +40,7 @@ _LONG_KERNEL = 11
 
 @dataclass(frozen=True, slots=True)
 class GuessedLayer:
-    """What a parameter of two or more dimensions is."""
+    """The kind of layer that a parameter of two or more dimensions belongs to."""
 
     family: Family
     transposed: bool = False
@@ -54,7 +54,7 @@ class GuessedLayer:
 
 
 class GuessedLayers:
-    """What `guess_layers` tells of a model, found when it is first asked for."""
+    """The guesses of `guess_layers` for one model, made when one is first asked for."""
 
     def __init__(self) -> None:
         self._shapes: Mapping[str, Shape] = {}
@@ -65,14 +65,14 @@ class GuessedLayers:
         self._shapes, self._guesses = shapes, None
 
     def get(self, name: str) -> GuessedLayer | None:
-        """What a parameter is; None where it has fewer than two dimensions."""
+        """The guess for a parameter; None where that has fewer than two dimensions."""
         if self._guesses is None:
             self._guesses = guess_layers(self._shapes)
         return self._guesses.get(name)
 
 
 def guess_layers(shapes: Mapping[str, Shape]) -> dict[str, GuessedLayer]:
-    """What each parameter of two and more dimensions is.
+    """A guess for each parameter of two and more dimensions, by name.
 
     Args:
         shapes: of all parameters, by qualified name, in the order of the layers.
@@ -365,7 +365,7 @@ def _by_bias(leaf: str, siblings: Mapping[str, Shape]) -> _Stored | None:
 
 
 def _by_counterpart(leaf: str, siblings: Mapping[str, Shape]) -> _Stored | None:
-    """By the weight on the other side of the hidden layer."""
+    """How a weight is stored, by the weight on the other side of the hidden layer."""
     for up, down in _UP_AND_DOWN:
         sizes = [len(siblings.get(name, ())) for name in (up, down)]
         if leaf not in (up, down) or sizes != [3, 3]:

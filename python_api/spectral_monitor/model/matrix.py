@@ -132,7 +132,7 @@ class Matrix:
 
     @property
     def is_decomposed(self) -> bool:
-        """Whether it is kept as three factors."""
+        """Whether the matrix is kept as three factors."""
         return self.inner is not None
 
     @property
@@ -154,7 +154,7 @@ class Matrix:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameter; float32 where it is gone."""
+        """The parameter's dtype; float32 where the parameter is gone."""
         one = self._one()
         return torch.float32 if one is None else one.dtype
 
@@ -165,7 +165,7 @@ class Matrix:
 
     @property
     def device(self) -> torch.device:
-        """Of the parameter; the CPU where it is gone."""
+        """The parameter's device; the CPU where the parameter is gone."""
         one = self._one()
         return torch.device("cpu") if one is None else one.device
 

@@ -74,13 +74,13 @@ class ModelChanges:
         self._announced: set[str] = set()
 
     def news(self) -> list[Unwatched]:
-        """What `unwatched` has and no call told before."""
+        """Rows of `unwatched` that no earlier call returned."""
         new = [row for row in self.unwatched() if row.name not in self._announced]
         self._announced.update(row.name for row in new)
         return new
 
     def unwatched(self) -> list[Unwatched]:
-        """All that came after the plan so far."""
+        """All parameters so far that came after the monitor was made."""
         for row in (*self._untied(), *self._readable(), *self._added()):
             self._unwatched.setdefault(row.name, row)
         return list(self._unwatched.values())

@@ -156,7 +156,7 @@ def _guess_of(info: ParameterInfo) -> GuessedLayer:
 
 
 def _layer(info: ParameterInfo) -> GuessedLayer:
-    """What the names tell, where nothing that is known speaks against it."""
+    """The guess from names, where the module does not contradict that."""
     guess = _guess_of(info)
     # A module that is there and is no convolution has no kernel, and factors are stacked by groups.
     is_kernel = info.factors is None and (
@@ -233,7 +233,7 @@ def _batch(
 
 
 def _kernels(info: ParameterInfo, groups: int) -> Sequence[MatrixView] | Skip:
-    """Of a weight (c_out, c_in / groups, taps...)."""
+    """The matrices of a convolution's weight (c_out, c_in / groups, taps...)."""
     weight = info.tensor
     rows, channels = weight.shape[0] // groups, weight.shape[1]
 

@@ -48,7 +48,7 @@ class Attention:
     """Of a fused weight without blocks, see `model.fused_layouts`; ``None``: unknown."""
 
     def entries(self, roles: Sequence[str] = ("qkv", "q", "k", "v")) -> list[Port]:
-        """Where the layer's input arrives."""
+        """Ports where the layer's input arrives."""
         return [entry_port(matrix) for role in roles for matrix in self.roles.get(role, [])]
 
     @property
@@ -58,13 +58,13 @@ class Attention:
         return not fused or bool(fused[0].source.blocks) or self.layout is not None
 
     def queries(self) -> list[Port]:
-        """Where that of the queries alone arrives."""
+        """Ports where the input of the queries arrives."""
         if self.roles.get("qkv"):
             return [entry_port(self._rows_of("q"))]
         return self.entries("q")
 
     def memory(self) -> list[Port]:
-        """Where that of the keys and values arrives."""
+        """Ports where the input of the keys and values arrives."""
         if self.roles.get("qkv"):
             return [entry_port(self._rows_of(role)) for role in "kv"]
         return self.entries("kv")
@@ -225,7 +225,7 @@ class Attention:
 
 
 def outputs_of(matrix: Matrix) -> Port:
-    """All rows, whatever channels of a larger layer they are."""
+    """A port of all rows, whatever channels of a larger layer these are."""
     m = matrix.shape[0]
     return Port(matrix, matrix.name, "U", 0, m, channels=m)
 

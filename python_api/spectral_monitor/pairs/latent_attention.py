@@ -34,17 +34,17 @@ class LatentAttention:
 
     @classmethod
     def of(cls, roles: Mapping[str, Sequence[Matrix]], heads: int, config: Any) -> LatentAttention:
-        """With the sizes that the model's configuration tells."""
+        """The attention with the sizes that the model's configuration has."""
         plain, rotated, values = (setting(config, name) for name in _SIZES)
         sizes = None if None in (plain, rotated, values) else (plain, rotated, values)
         return cls({role: matrices[0] for role, matrices in roles.items()}, heads, sizes)
 
     def entries(self) -> list[Port]:
-        """Where the layer's input arrives."""
+        """Ports where the layer's input arrives."""
         return [entry_port(self.roles[r]) for r in ("q_a", "q", "kv_a") if r in self.roles]
 
     def exits(self) -> list[Port]:
-        """Where its output leaves."""
+        """Ports where the layer's output leaves."""
         return [exit_port(self.roles["o"])] if "o" in self.roles else []
 
     def pairs_with(self, role: str, other: Matrix) -> Iterator[Pair | Rejected]:
@@ -53,7 +53,7 @@ class LatentAttention:
                        "meets is not known without sk.trace")  # fmt: skip
 
     def pairs(self) -> Iterator[Pair | Rejected | None]:
-        """What meets inside."""
+        """The pairs inside the attention."""
         roles = self.roles
         if "q_a" in roles and "q_b" in roles:
             yield connect(exit_port(roles["q_a"]), entry_port(roles["q_b"]), "consecutive layers")
@@ -96,7 +96,7 @@ class LatentAttention:
         )  # fmt: skip
 
     def _rows(self, matrix: Matrix, label: str, stride: int, start: int, size: int) -> list[Port]:
-        """Some rows of every head."""
+        """Ports of some rows of every head."""
         if matrix.shape[0] != self.heads * stride:
             raise ValueError(
                 f"{matrix.name} has {matrix.shape[0]} rows, expected {self.heads} x {stride}"

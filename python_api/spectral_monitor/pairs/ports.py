@@ -133,7 +133,7 @@ class Pair:
 
     @property
     def ports(self) -> Iterator[Port]:
-        """Of all meetings."""
+        """The ports of all meetings."""
         return (port for meeting in self.meetings for port in meeting)
 
 

@@ -12,7 +12,7 @@ __all__ = ["append", "read_layout", "write_atomically"]
 
 
 def append(file: FileIO, data: Any) -> None:
-    """All bytes of a buffer or none, as far as errors go.
+    """Append all bytes of a buffer or, after an error, none.
 
     A full disk must not leave half a record.
     """

@@ -186,7 +186,7 @@ class Recorder:
     def expected(
         self, lengths: Mapping[str, int], pairs: Mapping[str, int], compared: int, vectors: int
     ) -> str:
-        """What a monitor will write, as text, before it has.
+        """The bytes that a monitor will write, as text, before the first frame.
 
         Args:
             lengths: matrix -> how many singular values.

@@ -85,7 +85,7 @@ class LoggerSink:
         self._log({**frame.scalars, **named}, step=frame.step)
 
     def close(self) -> None:
-        """Nothing: the logger belongs to the caller."""
+        """Do nothing: the logger belongs to the caller."""
 
 
 def metric_values(frame: SpectralFrame) -> dict[str, float]:

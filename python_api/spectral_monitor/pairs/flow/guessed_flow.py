@@ -55,7 +55,7 @@ class Guess:
         self._of_family = of_family
 
     def of(self, scope: Scope) -> Step | None:
-        """What a module, or a prefix of names, does; ``None`` where it has no layer."""
+        """The step of a module, or of a prefix of names; ``None`` where there is no layer."""
         step = self._of_family(scope)
         if step is not None:
             return step

@@ -98,13 +98,13 @@ class Part:
 
     @property
     def kind(self) -> int | None:
-        """Which kind of input its name speaks of."""
+        """The kind of input that the part's name speaks of."""
         words = self.name.lower()
         return next((i for i, kind in enumerate(_KINDS) if any(w in words for w in kind)), None)
 
     @property
     def is_router(self) -> bool:
-        """Whether it chooses among experts."""
+        """Whether the part chooses among experts."""
         return self.name.endswith(("router", "gate", "gating"))
 
 
@@ -259,7 +259,7 @@ def _apart_for(parts: Sequence[Part], index: int) -> str:
 
 
 def chain(parts: Sequence[Part]) -> Step | None:
-    """One part after the other."""
+    """The parts as a chain; what order does not tell stays apart."""
     steps: list[Step] = []
     has_kinds = len({part.kind for part in parts} - {None}) > 1
     for index, part in enumerate(parts):

@@ -144,7 +144,7 @@ class _Reader:
         return self._of(path)
 
     def _of(self, path: str) -> Flow:
-        """What follows a path."""
+        """The node of a path and of what follows it in the text."""
         if self._take("{"):
             return Flow("{", path, options=tuple(self._roles()))
         if self._take("("):

@@ -33,7 +33,7 @@ __all__ = ["Attend", "Chain", "Ended", "Layer", "Lost", "Meet", "OfFamily", "Rec
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What is between two layers."""
+    """The outputs that are between two layers, as ports."""
 
     ports: tuple[Port, ...] = ()
     turned: Mapping[Port, Port] = field(default_factory=dict)
@@ -172,10 +172,10 @@ Adapters = tuple[tuple[Matrix, Matrix], ...]
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """Nothing."""
+    """A step without a layer."""
 
     def run(self, record: Record, before: Stream) -> Stream:
-        """As it arrives."""
+        """Hand on the stream that arrives."""
         return before
 
 
@@ -260,19 +260,19 @@ class Ended:
     part: Step
 
     def run(self, record: Record, before: Stream) -> Stream:
-        """Nothing leaves."""
+        """Run the parts; no stream leaves."""
         self.part.run(record, before)
         return Stream()
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One part after the other."""
+    """Parts that run one after the other."""
 
     parts: tuple[Step, ...]
 
     def run(self, record: Record, before: Stream) -> Stream:
-        """What leaves the last."""
+        """Hand each part the stream of the part before."""
         for part in self.parts:
             before = part.run(record, before)
         return before
@@ -308,7 +308,7 @@ class Remember:
     part: Step
 
     def run(self, record: Record, before: Stream) -> Stream:
-        """Nothing leaves: what comes next starts anew."""
+        """Run the part and keep its stream; the next step starts anew."""
         record.memory = self.part.run(record, before)
         for port in record.memory.ports:
             record.reject(port.label, "", "the decoder reads its own tokens, and this by its cross "
@@ -324,7 +324,7 @@ class Meet:
     second: Step
 
     def run(self, record: Record, before: Stream) -> Stream:
-        """Nothing leaves."""
+        """Run the parts; no stream leaves."""
         firsts, seconds = (part.run(record, before).ports for part in (self.first, self.second))
         record.keep(connect(a, b, "outputs that meet") for a in firsts for b in seconds)
         return Stream()
@@ -376,7 +376,7 @@ class OfFamily:
     family: str
 
     def run(self, record: Record, before: Stream) -> Stream:
-        """As the part does."""
+        """Run the part; its pairs are those of the family."""
         with record.within_family(self.family):
             return self.part.run(record, before)
 

@@ -174,7 +174,7 @@ class Context:
         return self.store.past(*call.inputs())
 
     def marks(self, call: Call) -> Marks:
-        """Those of all arguments."""
+        """The marks of all arguments."""
         marks = Marks()
         for t in call.inputs():
             marks |= self.store.marks(t)

@@ -42,7 +42,7 @@ class Geometry:
 
     @staticmethod
     def of(t: Tensor) -> Geometry:
-        """That of a tensor."""
+        """The geometry of a tensor."""
         return Geometry(tuple(t.size()), tuple(t.stride()), int(t.storage_offset()))
 
     def positions(self) -> Tensor:
@@ -172,7 +172,7 @@ class Elements:
             regions.sort(key=lambda region: not region.is_matrix)
 
     def sources(self) -> dict[Key, Source]:
-        """What each piece of memory holds."""
+        """Memory -> where the elements in it come from."""
         return {key: Own(f) for key, f in zip(self._keys, self._firsts, strict=True)}
 
     def named(self, numbers: Tensor) -> list[tuple[str, Tensor, Tensor]]:

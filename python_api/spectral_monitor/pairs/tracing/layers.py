@@ -181,7 +181,7 @@ def _take_part(
 
 
 def network(context: Context, name: str, args: tuple[Any, ...], result: Any) -> None:
-    """All layers and directions of `nn.LSTM` and its like."""
+    """All layers and directions of `nn.LSTM`, `nn.GRU` or `nn.RNN`."""
     place = next(i for i, value in enumerate(args) if _are_weights(value))
     flat, has_biases, layers = args[place], bool(args[place + 1]), int(args[place + 2])
     directions = 2 if args[place + 5] else 1
@@ -223,7 +223,7 @@ def _side_by_side(states: Sequence[Sequence[Tensor]]) -> list[Tensor]:
 
 
 def cell(context: Context, name: str, args: tuple[Any, ...], result: Any) -> None:
-    """One step of `nn.LSTMCell` and its like."""
+    """One step of `nn.LSTMCell`, `nn.GRUCell` or `nn.RNNCell`."""
     x, state, ih, hh = args[:4]
     store = context.store
     past = store.past(x, *tensors_of(state))

@@ -243,7 +243,7 @@ def _slot(side: Side, shapes: Shapes) -> list[_Slot]:
 
 
 def _moved(side: Side, group: str, old: int, new: int, shapes: Shapes) -> Side:
-    """The same side of another expert."""
+    """The side of another expert with the same role."""
     if _Slot(group, old) not in _slot(side, shapes):
         return side
     if group.startswith("["):

@@ -33,7 +33,7 @@ class Placed:
     """Positions in the edge."""
 
     def at(self, order: Indices | slice) -> Placed:
-        """Some of them, in this order."""
+        """Some of the rows or columns, in this order."""
         return replace(self, indices=self.indices[order], of=self.of[order])
 
 
@@ -131,7 +131,7 @@ class _Stack:
         self._layouts: dict[tuple[int, ...], dict[tuple[int, ...], list[_Layout]]] = {}
 
     def add(self, layout: _Layout) -> None:
-        """One more matrix, once."""
+        """Take one more matrix; the same one a second time changes nothing."""
         dims = tuple(layout.constant)
         at = self._layouts.setdefault(dims, {}).setdefault(tuple(layout.constant.values()), [])
         if all(other.matrix is not layout.matrix for other in at):

@@ -51,7 +51,7 @@ def pointwise(context: Context, call: Call) -> None:
 
 
 def _marks(context: Context, call: Call, operands: list[Tensor]) -> Marks:
-    """Those of all operands, and which outputs were multiplied."""
+    """The marks of all operands, and which outputs were multiplied."""
     name = call.base_name
     marks = context.marks(call)
     if name not in _PRODUCTS | _SUMS | _SCALES:

@@ -114,7 +114,7 @@ def _is_attention(context: Context, t: Tensor) -> bool:
 
 
 def _along(context: Context, layer: Tensor) -> list[Tensor]:
-    """What is the same along K, writer by writer."""
+    """Labels that are the same along K, writer by writer."""
     return reduced(context.ledger, layer, [-1], keepdim=False)
 
 

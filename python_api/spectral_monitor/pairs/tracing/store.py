@@ -49,7 +49,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRecord:
-    """What is known of a piece of memory."""
+    """Labels and elements of a piece of memory."""
 
     storage: torch.UntypedStorage
     """Held, so that its address is not given to another tensor during the pass."""
@@ -67,7 +67,7 @@ class MemoryRecord:
 
 
 class Store:
-    """What is known of each tensor by its memory."""
+    """The records of all memory that the pass has seen."""
 
     def __init__(self, elements: Elements, parameters: Sequence[Tensor]) -> None:
         self._kept: dict[tuple[int, int], MemoryRecord] = {}
@@ -78,12 +78,12 @@ class Store:
                 self._kept[key] = MemoryRecord(tensor.untyped_storage(), source=sources[key])
 
     def of(self, t: Tensor) -> MemoryRecord | None:
-        """What is known of a tensor's memory."""
+        """The record of a tensor's memory; None where there is none."""
         key = key_of(t)
         return None if key is None else self._kept.get(key)
 
     def is_data(self, t: Tensor) -> bool:
-        """Whether it depends on the inputs or on a product with a weight."""
+        """Whether a tensor depends on the inputs or on a product with a weight."""
         kept = self.of(t)
         return kept is not None and (kept.is_data or kept.is_read)
 
@@ -136,7 +136,7 @@ class Store:
         return kept.inner.at(Geometry.of(t).positions()).flatten()
 
     def is_product(self, t: Tensor) -> bool:
-        """Whether it is a product of two weights."""
+        """Whether a tensor is a product of two weights."""
         kept = self.of(t)
         return kept is not None and kept.inner is not None
 

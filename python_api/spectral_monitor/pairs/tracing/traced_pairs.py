@@ -116,7 +116,7 @@ def _no_meeting(a: Placed, b: Placed) -> str:
 
 
 def _half(a: Placed) -> str:
-    """What half of a fused matrix is called, where its name tells."""
+    """The name of a half of a fused matrix, "gate" or "up"; empty where its name does not tell."""
     half, start = a.matrix.shape[0] // 2, int(a.indices[0])
     if "gate_up" not in a.matrix.parameter or a.end != "U" or start not in (0, half):
         return ""
@@ -156,7 +156,7 @@ _VALUES = "values meet the output"
 
 @dataclass(slots=True)
 class _AllHeads:
-    """What met between two parameters in all heads."""
+    """All that met between two parameters, in all heads."""
 
     kind: str
     head: int | None
@@ -164,12 +164,12 @@ class _AllHeads:
     met: list[tuple[Placed, Placed]] = field(default_factory=list)
 
     def add(self, met: list[tuple[Placed, Placed]]) -> None:
-        """One more edge; what is known already is left out."""
+        """Take the places of one more edge; those that are there already are left out."""
         names = {_name(pair) for pair in self.met}
         self.met += [pair for pair in met if _name(pair) not in names]
 
     def side(self, index: int) -> list[Placed]:
-        """All of the first or of the second parameter."""
+        """All places in the first or in the second parameter."""
         return [pair[index] for pair in self.met]
 
 

@@ -71,7 +71,7 @@ def undisturbed(model: nn.Module, inputs: Any = ()) -> Iterator[Keeping]:
 
 
 def _keeping_of(model: nn.Module, inputs: Any) -> Keeping:
-    """All that the pass can reach and write to, with a copy of the buffers.
+    """Note all that the pass can reach and write to, and copy the buffers.
 
     Norms do not declare that they write to their buffers.
     """
