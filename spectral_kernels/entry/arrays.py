@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import dlpack
 
 from spectral_kernels.entry.readable import resolved
 from spectral_kernels.runtime import forks
@@ -71,9 +72,8 @@ def to_tensor(x: Array, name: str = "A", *, traced: bool = True) -> Tensor:
     if which == "numpy":
         return _from_numpy(x, name)
     if which == "cupy":
-        from spectral_kernels.entry.cupy_arrays import from_cupy
-
-        return from_cupy(x)
+        shared: Tensor = dlpack.from_dlpack(x)
+        return shared
     raise TypeError(
         f"{name} is a {type(x).__module__}.{type(x).__qualname__}; expected a torch.Tensor, "
         "numpy.ndarray or cupy.ndarray, or a list or tuple of them"
@@ -99,9 +99,9 @@ def from_tensor(tensor: Tensor, like: str) -> Array:
         return tensor
     if like == "numpy":
         return tensor.detach().numpy()
-    from spectral_kernels.entry.cupy_arrays import to_cupy
+    import cupy
 
-    return to_cupy(tensor.detach())
+    return cupy.from_dlpack(tensor.detach())
 
 
 def _convert(result: Any, like: str) -> Any:
@@ -160,18 +160,18 @@ def enter_together(
     names = list(arguments)
     lengths = [len(a) if isinstance(a, (list, tuple)) else None for a in arguments.values()]
     if len(set(lengths)) > 1:
-        told = ", ".join(
+        listed = ", ".join(
             f"{name} {'one array' if length is None else f'a list of {length}'}"
             for name, length in zip(names, lengths, strict=True)
         )
-        raise ValueError(f"arguments that belong together do not match: {told}")
+        raise ValueError(f"arguments that belong together do not match: {listed}")
     kinds = [
         [kind(item) for item in a] if isinstance(a, (list, tuple)) else [kind(a)]
         for a in arguments.values()
     ]
-    for i, found in enumerate(zip(*kinds, strict=True)):
-        if len(set(found)) > 1 and "" not in found:
-            told = ", ".join(f"{name} {k}" for name, k in zip(names, found, strict=True))
-            raise ValueError(f"arrays of different kinds in entry {i}: {told}; expected one kind")
+    for i, entry in enumerate(zip(*kinds, strict=True)):
+        if len(set(entry)) > 1 and "" not in entry:
+            listed = ", ".join(f"{name} {k}" for name, k in zip(names, entry, strict=True))
+            raise ValueError(f"arrays of different kinds in entry {i}: {listed}; expected one kind")
     entered = [enter(a, name, traced=traced) for name, a in arguments.items()]
     return [tensors for tensors, _ in entered], entered[0][1]

@@ -55,16 +55,16 @@ def names(name: str, count: int, single: bool) -> list[str]:
 
 def check_matrices(tensors: Sequence[Tensor], name: str = "A") -> None:
     """Check every matrix of an argument, and that all are on one device."""
-    for tensor, told in zip(tensors, names(name, len(tensors), len(tensors) == 1), strict=True):
-        check_matrix(tensor, told)
+    for tensor, label in zip(tensors, names(name, len(tensors), len(tensors) == 1), strict=True):
+        check_matrix(tensor, label)
     check_devices(**{f"{name}[{i}]": tensor for i, tensor in enumerate(tensors)})
 
 
 def check_devices(**tensors: Tensor) -> None:
     """Raise ValueError unless all ``tensors`` are on one device."""
     if len({tensor.device for tensor in tensors.values()}) > 1:
-        told = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
-        raise ValueError(f"tensors on different devices: {told}; expected one device")
+        places = ", ".join(f"{name} on {tensor.device}" for name, tensor in tensors.items())
+        raise ValueError(f"tensors on different devices: {places}; expected one device")
 
 
 def check_rank(k: int, A: Tensor, name: str = "A") -> None:
@@ -88,11 +88,11 @@ def check_count(value: int, name: str, least: int) -> None:
 
 def check_finite(tensors: Sequence[Tensor], name: str, single: bool) -> None:
     """Raise ValueError naming the first matrix that holds NaN or Inf. Synchronises a GPU."""
-    for tensor, told in zip(tensors, names(name, len(tensors), single), strict=True):
+    for tensor, label in zip(tensors, names(name, len(tensors), single), strict=True):
         bad = ~torch.isfinite(tensor).flatten(-2).all(dim=-1)
         if bool(bad.any()):
             index = tuple(bad.nonzero()[0].tolist())
-            where = f"{told}[{', '.join(map(str, index))}]" if index else told
+            where = f"{label}[{', '.join(map(str, index))}]" if index else label
             raise ValueError(f"{where} holds NaN or Inf; expected finite entries")
 
 

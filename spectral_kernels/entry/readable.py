@@ -74,7 +74,7 @@ def why_unreadable(x: Tensor) -> Unreadable | None:
         return Unreadable(what, "a parameter after its first forward pass", ValueError)
     if is_readable(x) or _is_lazy_view(x):
         return None
-    return _told(x)
+    return _problem(x)
 
 
 def resolved(x: Tensor, name: str, *, traced: bool = False) -> Tensor:
@@ -105,10 +105,10 @@ def resolved(x: Tensor, name: str, *, traced: bool = False) -> Tensor:
 
 def resolved_list(tensors: Sequence[Tensor], name: str = "A") -> list[Tensor]:
     """`resolved` of every tensor of a list, which kernels have a type for."""
-    found = [resolved(x, f"{name}[{i}]") for i, x in enumerate(tensors)]
-    for i, x in enumerate(found):
+    dense = [resolved(x, f"{name}[{i}]") for i, x in enumerate(tensors)]
+    for i, x in enumerate(dense):
         check_dtype(x, f"{name}[{i}]")
-    return found
+    return dense
 
 
 def _reach(x: Tensor) -> int:
@@ -146,7 +146,7 @@ def _names(x: Tensor) -> set[str]:
     return {base.__name__ for base in type(x).__mro__}
 
 
-def _told(x: Tensor) -> Unreadable:
+def _problem(x: Tensor) -> Unreadable:
     """Why a tensor that has a shape cannot be read."""
     if x.is_nested:
         return Unreadable("is a nested tensor", "the list of its .unbind()", TypeError)

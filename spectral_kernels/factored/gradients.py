@@ -46,9 +46,9 @@ class UsvMatmul(torch.autograd.Function):
             with autocast_off(grad.device.type):
                 return usv_backward(*arguments)
         with schemas.below_autograd():
-            found = iter(_usv_backward(*arguments))
+            gradients = iter(_usv_backward(*arguments))
         d_x, d_U, d_Sigma, d_Vh, d_bias = (
-            next(found) if needed else None for needed in ctx.needs_input_grad
+            next(gradients) if needed else None for needed in ctx.needs_input_grad
         )
         return d_x, d_U, d_Sigma, d_Vh, d_bias
 
@@ -57,8 +57,8 @@ def _kernel(
     grad: Tensor, x: Tensor, U: Tensor, Sigma: Tensor, Vh: Tensor, needed: list[bool]
 ) -> list[Tensor]:
     module: Any = dispatch.backend("factored", x.device.type)
-    found: Gradients = module.usv_backward(grad, x, U, Sigma, Vh, needed)
-    return [t for t in found if t is not None]
+    gradients: Gradients = module.usv_backward(grad, x, U, Sigma, Vh, needed)
+    return [t for t in gradients if t is not None]
 
 
 schemas.implement("usv_backward", _kernel)
@@ -86,10 +86,10 @@ def usv_backward(
     if d_x is not None and d_x.dim() != len(shape):
         d_x = d_x.view(shape)
     d_bias = grad.sum(dim=-2) if needed[4] else None
-    found = (d_x, d_U, d_Sigma, d_Vh, d_bias)
+    gradients = (d_x, d_U, d_Sigma, d_Vh, d_bias)
     if given == dtype:
-        return found
-    d_x, d_U, d_Sigma, d_Vh, d_bias = (None if t is None else t.to(given) for t in found)
+        return gradients
+    d_x, d_U, d_Sigma, d_Vh, d_bias = (None if t is None else t.to(given) for t in gradients)
     return d_x, d_U, d_Sigma, d_Vh, d_bias
 
 

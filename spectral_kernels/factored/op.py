@@ -58,8 +58,8 @@ def decompose(
     checks.check_matrices(tensors)
     single = not isinstance(A, (list, tuple))
     if k is not None:
-        for tensor, told in zip(tensors, checks.names("A", len(tensors), single), strict=True):
-            checks.check_rank(k, tensor, told)
+        for tensor, name in zip(tensors, checks.names("A", len(tensors), single), strict=True):
+            checks.check_rank(k, tensor, name)
     if check_finite:
         checks.check_finite(tensors, "A", single=single)
     factors = svd(tensors)
@@ -255,8 +255,8 @@ def _check_product(tensors: dict[str, Tensor], *, autocast: bool) -> None:
             checks.check_dtype(tensors[name], name)
     checks.check_devices(**tensors)
     if len({autocast_dtype(t) if autocast else t.dtype for t in tensors.values()}) > 1:
-        told = ", ".join(f"{name} {t.dtype}" for name, t in tensors.items())
-        raise ValueError(f"dtypes differ: {told}; expected one")
+        dtypes = ", ".join(f"{name} {t.dtype}" for name, t in tensors.items())
+        raise ValueError(f"dtypes differ: {dtypes}; expected one")
     batch = U.shape[:-2]
     rows_fit = x.dim() >= 1 if not batch else x.dim() == U.dim() and x.shape[:-2] == batch
     if not rows_fit or x.shape[-1] != Vh.shape[-1]:

@@ -73,13 +73,13 @@ def usv_backward(
         return torch_backend.usv_backward(grad, x, U, Sigma, Vh, needed)
     gs, xs, us, sigmas, vs = (_stacked(t, U) for t in (grad, x, U, Sigma, Vh))
     if blocks is None:
-        found = split_products.usv_backward(gs, xs, us, sigmas, vs, needed)
+        gradients = split_products.usv_backward(gs, xs, us, sigmas, vs, needed)
     else:
-        found = _launch_backward(gs, xs, us, sigmas, vs, needed[4], blocks)
+        gradients = _launch_backward(gs, xs, us, sigmas, vs, needed[4], blocks)
     shapes = (x.shape, U.shape, Sigma.shape, Vh.shape, U.shape[:-1])
     d_x, d_U, d_Sigma, d_Vh, d_bias = (
         None if t is None else t.contiguous().view(shape)
-        for t, shape in zip(found, shapes, strict=True)
+        for t, shape in zip(gradients, shapes, strict=True)
     )
     return d_x, d_U, d_Sigma, d_Vh, d_bias
 

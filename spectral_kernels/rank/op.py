@@ -208,12 +208,12 @@ def summarize_singular_values(
         (1.25, 2.0)
     """
     tensors, leave = enter(S, "S")
-    for tensor, told in zip(
+    for tensor, name in zip(
         tensors, checks.names("S", len(tensors), not isinstance(S, (list, tuple))), strict=True
     ):
-        checks.check_dtype(tensor, told)
+        checks.check_dtype(tensor, name)
         if tensor.dim() < 1:
-            raise ValueError(f"{told} has shape (); expected at least one dimension (..., r)")
+            raise ValueError(f"{name} has shape (); expected at least one dimension (..., r)")
     if tensors:
         checks.check_devices(**{f"S[{i}]": tensor for i, tensor in enumerate(tensors)})
     spectra = [x.to(result_dtype(x.dtype)) for x in tensors]

@@ -126,8 +126,8 @@ def _ranks(k: int | list[int] | tuple[int, ...], tensors: list[Tensor], single: 
         raise ValueError(
             f"k has {len(ks)} values; expected one integer, or one for each of a list of A"
         )
-    for rank, A, told in zip(ks, tensors, checks.names("A", len(ks), single), strict=True):
-        checks.check_rank(rank, A, told)
+    for rank, A, name in zip(ks, tensors, checks.names("A", len(ks), single), strict=True):
+        checks.check_rank(rank, A, name)
     return ks
 
 

@@ -51,8 +51,8 @@ def svd(
     """
     matrices = enter_matrices(A, vectors=None, check_finite=check_finite)
     parts = _svd(matrices.tensors) if matrices.tensors else ([], [], [])
-    found = [SVD(*usv) for usv in zip(*parts, strict=True)]
-    lifted = matrices.lifted(found)
+    svds = [SVD(*usv) for usv in zip(*parts, strict=True)]
+    lifted = matrices.lifted(svds)
     for i in matrices.cores:
         lifted[i] = _with_signs(lifted[i])
     result: SVD | list[SVD] = matrices.leave(lifted)
@@ -99,9 +99,9 @@ def singular_values(tensors: list[Tensor]) -> list[Tensor]:
     return values
 
 
-def _with_signs(found: SVD) -> SVD:
-    U, Vh = numerics.fix_signs(found.U, found.Vh)
-    return SVD(U, found.S, Vh)
+def _with_signs(lifted: SVD) -> SVD:
+    U, Vh = numerics.fix_signs(lifted.U, lifted.Vh)
+    return SVD(U, lifted.S, Vh)
 
 
 def svd_list(matrices: list[Tensor]) -> list[SVD]:

@@ -52,7 +52,7 @@ FACE = "spectral_kernels/__init__.py"
 # matplotlib and pandas of the training scripts follow the same rule: they ask the file named here.
 ADAPTERS: dict[str, str | tuple[str, ...] | None] = {
     "click": None,
-    "cupy": ("spectral_kernels/entry/cupy_arrays.py", "spectral_kernels/runtime/cuda/nvrtc.py"),
+    "cupy": ("spectral_kernels/entry/arrays.py", "spectral_kernels/runtime/cuda/nvrtc.py"),
     "jinja2": "python_api/spectral_monitor/figures/report.py",
     "lightning": None,
     "matplotlib": "python_api/spectral_monitor/figures/panels.py",
@@ -277,7 +277,7 @@ def test_circles_between_files_and_folders_are_found(tmp_path: Path) -> None:
     [
         (SVD, "from spectral_kernels import _C\nfrom spectral_kernels.entry import checks"),
         (SVD, "from . import truth\nfrom ..entry import checks\nimport torch"),
-        ("spectral_kernels/entry/cupy_arrays.py", "def f():\n    import cupy"),
+        ("spectral_kernels/entry/arrays.py", "def f():\n    import cupy"),
         ("spectral_kernels/tracking/leading/triton_kernels.py", "import triton.language as tl"),
         (FACE, GUARDED + "from spectral_monitor.monitor import SpectralMonitor"),
         (MONITOR, "from spectral_kernels.svd.op import svd"),

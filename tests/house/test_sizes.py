@@ -20,8 +20,6 @@ LONG_FILES = {
     "python_api/spectral_monitor/monitor.py",
 }
 LONG_FUNCTIONS = {
-    "python_api/spectral_monitor/decomposed/convert/compression.py::compress_model",
-    "python_api/spectral_monitor/decomposed/weight_decay.py::parameter_groups",
     "python_api/spectral_monitor/explanation.py::explain",
     "python_api/spectral_monitor/monitor.py::__init__",
     "python_api/spectral_monitor/monitor.py::step",

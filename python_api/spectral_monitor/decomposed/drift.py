@@ -120,11 +120,11 @@ def _spectral_norms(matrices: list[Tensor]) -> list[Tensor]:
 
 
 def _off_diagonal(Sigma: Tensor) -> Tensor:
-    """||Sigma - diag(Sigma)||_F / ||Sigma||_F, the largest of a batch; 0 for a zero core."""
+    """||Sigma - diag(Sigma)||_F / ||Sigma||_F, the largest of a batch; 0 for a zero Sigma."""
     # Scaled first, so that no square leaves the range of float64.
     scale = Sigma.abs().amax(dim=(-2, -1), keepdim=True)
-    core = Sigma / torch.where(scale == 0, torch.ones_like(scale), scale)
-    off = core - torch.diag_embed(core.diagonal(dim1=-2, dim2=-1))
-    whole = torch.linalg.matrix_norm(core)
+    scaled = Sigma / torch.where(scale == 0, torch.ones_like(scale), scale)
+    off = scaled - torch.diag_embed(scaled.diagonal(dim1=-2, dim2=-1))
+    whole = torch.linalg.matrix_norm(scaled)
     share: Tensor = torch.linalg.matrix_norm(off) / torch.where(whole == 0, 1.0, whole)
     return share.amax()

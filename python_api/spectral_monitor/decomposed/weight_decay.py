@@ -56,38 +56,43 @@ def parameter_groups(
     inner = unwrap(model)
     if not isinstance(inner, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
-    if isinstance(weight_decay, bool) or not isinstance(weight_decay, Real):
-        raise TypeError(f"weight_decay is {weight_decay!r}; expected a number")
-    if not (math.isfinite(weight_decay) and weight_decay >= 0):
-        raise ValueError(f"weight_decay is {weight_decay!r}; expected a number of at least 0")
+    _check_weight_decay(weight_decay)
+    factors = _factors(inner)
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in inner.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(without_wrappers(name))
     patterns = as_patterns("no_decay", no_decay)
-    check_all_matched("no_decay", patterns, (name for found in names.values() for name in found))
-    factors = {
-        parameter
-        for module in inner.modules()
-        if isinstance(module, DecomposedLayer)
-        for name, parameter in module.named_parameters()
-        if _FACTOR.match(name)
-    }
+    check_all_matched("no_decay", patterns, (name for own in names.values() for name in own))
+    decays = {True: float(weight_decay), False: 0.0}
     groups: dict[bool, dict[str, Any]] = {
-        decays: {
-            "params": [],
-            "param_names": [],
-            "weight_decay": float(weight_decay) if decays else 0.0,
-        }
-        for decays in (True, False)
+        decayed: {"params": [], "param_names": [], "weight_decay": decay}
+        for decayed, decay in decays.items()
     }
-    for parameter, found in names.items():
+    for parameter, own in names.items():
         if not parameter.requires_grad:
             continue
-        spared = any(matches(name, pattern) for name in found for pattern in patterns)
+        spared = any(matches(name, pattern) for name in own for pattern in patterns)
         group = groups[not (spared or parameter in factors)]
         group["params"].append(parameter)
-        group["param_names"].append(found[0])
+        group["param_names"].append(own[0])
     filled = [group for group in groups.values() if group["params"]]
     if not filled:
         raise ValueError("the model has no trainable parameter; expected at least one")
     return filled
+
+
+def _check_weight_decay(weight_decay: Any) -> None:
+    if isinstance(weight_decay, bool) or not isinstance(weight_decay, Real):
+        raise TypeError(f"weight_decay is {weight_decay!r}; expected a number")
+    if not (math.isfinite(float(weight_decay)) and float(weight_decay) >= 0):
+        raise ValueError(f"weight_decay is {weight_decay!r}; expected a number of at least 0")
+
+
+def _factors(model: nn.Module) -> set[nn.Parameter]:
+    return {
+        parameter
+        for module in model.modules()
+        if isinstance(module, DecomposedLayer)
+        for name, parameter in module.named_parameters()
+        if _FACTOR.match(name)
+    }

@@ -37,8 +37,8 @@ def cores(factors: list[Decomposed], vectors: list[bool]) -> list[Core]:
         for i in taken:
             _mend(results[i], factors[i], vectors[i])
     others = [i for i in range(len(factors)) if i not in results]
-    found = torch_backend.cores([factors[i] for i in others], [vectors[i] for i in others])
-    results.update(zip(others, found, strict=True))
+    rest = torch_backend.cores([factors[i] for i in others], [vectors[i] for i in others])
+    results.update(zip(others, rest, strict=True))
     return [results[i] for i in range(len(factors))]
 
 

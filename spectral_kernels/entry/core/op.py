@@ -67,8 +67,8 @@ def cores(factors: Sequence[Decomposed], *, vectors: bool | Sequence[bool]) -> l
         return []
     module: Any = dispatch.backend("entry.core", factors[0].U.device.type)
     with torch.no_grad():
-        found: list[Core] = module.cores(list(factors), wanted)
-    return found
+        computed: list[Core] = module.cores(list(factors), wanted)
+    return computed
 
 
 def lift(core: Core, svd: SVD, out: SVD | None = None) -> SVD:

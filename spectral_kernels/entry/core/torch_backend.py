@@ -32,8 +32,8 @@ def cores(factors: list[Decomposed], vectors: list[bool]) -> list[Core]:
         groups.setdefault(key, []).append(i)
     results: dict[int, Core] = {}
     for indices in groups.values():
-        found = _together([factors[i] for i in indices], vectors[indices[0]])
-        results.update(zip(indices, found, strict=True))
+        computed = _together([factors[i] for i in indices], vectors[indices[0]])
+        results.update(zip(indices, computed, strict=True))
     return [results[i] for i in range(len(factors))]
 
 
@@ -41,9 +41,9 @@ def _together(members: list[Decomposed], vectors: bool) -> list[Core]:
     """Return the cores of factors of one shape."""
     U, Sigma, Vh = (torch.cat([_flat(x) for x in part]) for part in zip(*members, strict=True))
     empty = U.numel() == 0 or Vh.numel() == 0
-    found = (_nothing if empty else _cores)(U, Sigma, Vh, core_dtype(members[0]), vectors)
+    computed = (_nothing if empty else _cores)(U, Sigma, Vh, core_dtype(members[0]), vectors)
     batches = [x.U.shape[:-2] for x in members]
-    parts = [torch.split(field, [b.numel() for b in batches]) for field in found]
+    parts = [torch.split(field, [b.numel() for b in batches]) for field in computed]
     return [
         Core(*(part.reshape((*batch, *part.shape[1:])) for part in one))
         for batch, *one in zip(batches, *parts, strict=True)
@@ -104,16 +104,16 @@ def _triangle(U: Tensor, *, exact: bool, basis: bool) -> Triangle:
         return as_it_is(U)
     if exact:
         return by_householder(U)
-    found = by_cholesky(U, basis=basis)
+    triangle = by_cholesky(U, basis=basis)
     # False for NaN, too.
-    lost = ~(found.departure <= _DEPARTURE)
+    lost = ~(triangle.departure <= _DEPARTURE)
     if not bool(lost.any()):
-        return found
+        return triangle
     again = by_householder(U[lost])
-    for field, better in zip(found, again, strict=True):
+    for field, better in zip(triangle, again, strict=True):
         if field is not None and better is not None:
             field[lost] = better
-    return found
+    return triangle
 
 
 def _error(matrix: Tensor, left: Triangle, Sigma: Tensor, right: Triangle) -> Tensor:

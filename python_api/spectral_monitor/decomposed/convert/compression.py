@@ -86,25 +86,28 @@ def compress_model(
         True
     """
     _check_options(rank, energy, parameters)
+    tied, ranks = _meant(model, rank)
+    spectra = [_spectrum(tie) for tie in tied]
+    if energy is not None:
+        ranks = [rank_of_energy(spectrum.S, energy) for spectrum in spectra]
+    elif parameters is not None:
+        ranks = _fit(model, tied, spectra, parameters)
+    for tie, spectrum, k in zip(tied, spectra, ranks, strict=True):
+        _cut(tie, spectrum, k)
+    return model
+
+
+def _meant(model: nn.Module, rank: Mapping[str, Rank] | None) -> tuple[list[Tie], list[int]]:
+    """The layers that are meant, those with the same factors together, and the ranks asked for."""
     sites = find_sites(model)
     decomposed = _decomposed(sites)
-    ranks = _asked(sites, rank) if rank is not None else None
-    meant = list(ranks) if ranks is not None else decomposed
-    layers = {site: _layer(site) for site in meant}
+    ranks = {} if rank is None else _asked(sites, rank)
+    layers = {site: _layer(site) for site in (decomposed if rank is None else ranks)}
     by_name = {name: layer for site, layer in layers.items() for name in site.names}
     check_nothing_left_behind(model, factors_of(by_name))
     tied = ties({site.names[0]: layer for site, layer in layers.items()})
-    spectra = [_spectrum(tie) for tie in tied]
-    if ranks is not None:
-        wanted = _of_ties(tied, {site.names[0]: k for site, k in ranks.items()})
-    elif energy is not None:
-        wanted = [rank_of_energy(svd.S, energy) for svd in spectra]
-    else:
-        assert parameters is not None
-        wanted = _fit(model, tied, spectra, parameters)
-    for tie, spectrum, k in zip(tied, spectra, wanted, strict=True):
-        _cut(tie, spectrum, k)
-    return model
+    asked = {site.names[0]: k for site, k in ranks.items()}
+    return tied, [] if rank is None else _of_ties(tied, asked)
 
 
 def _check_options(
@@ -127,10 +130,10 @@ def _check_options(
 
 def _decomposed(sites: Sequence[Site]) -> list[Site]:
     """The decomposed layers of a model."""
-    found = [site for site in sites if isinstance(site.module, DecomposedLayer)]
-    if not found:
+    decomposed = [site for site in sites if isinstance(site.module, DecomposedLayer)]
+    if not decomposed:
         raise ValueError("the model has no decomposed layer; expected one made by decompose_model")
-    return found
+    return decomposed
 
 
 def _layer(site: Site) -> DecomposedLayer:
@@ -151,18 +154,17 @@ def _asked(sites: Sequence[Site], ranks: Mapping[str, Rank]) -> dict[Site, int]:
     if not isinstance(ranks, Mapping) or not ranks:
         raise ValueError(f"rank is {ranks!r}; expected a mapping of patterns to ranks")
     meant = select("rank", sites, as_patterns("rank", ranks), _reason_against)
-    found = {}
+    triplets = {}
     for site, rank in assign("rank", meant, ranks).items():
         layer = site.module
         assert isinstance(layer, DecomposedLayer)
         with named(site):
-            found[site] = resolve_rank(rank, *layer.shape)
-            if found[site] > layer.rank:
+            k = triplets[site] = resolve_rank(rank, *layer.shape)
+            if k > layer.rank:
                 raise ValueError(
-                    f"rank is {rank!r}, {found[site]} triplets; expected at most the layer's "
-                    f"own {layer.rank}"
+                    f"rank is {rank!r}, {k} triplets; expected at most the layer's own {layer.rank}"
                 )
-    return found
+    return triplets
 
 
 def _reason_against(site: Site) -> str | None:
@@ -174,7 +176,6 @@ def _reason_against(site: Site) -> str | None:
 
 def _of_ties(tied: Sequence[Tie], ranks: Mapping[str, int]) -> list[int]:
     """One rank for each group of layers that share their factors."""
-    found = []
     for tie in tied:
         first = next(iter(tie))
         for name in tie:
@@ -183,8 +184,7 @@ def _of_ties(tied: Sequence[Tie], ranks: Mapping[str, int]) -> list[int]:
                     f"{first} and {name} share their factors (tied weights), but are to have "
                     f"ranks {ranks[first]} and {ranks[name]}; expected the same"
                 )
-        found.append(ranks[first])
-    return found
+    return [ranks[next(iter(tie))] for tie in tied]
 
 
 def _fit(

@@ -117,14 +117,14 @@ def _reason_against(site: Site) -> str | None:
     if site.wholes:
         return f"is a part of the attention {site.wholes[0]}, which is decomposed as a whole"
     if kind_of(site.module) is None:
-        return f"is a {_told(type(site.module))}, which has no decomposed form"
+        return f"is a {_type_name(type(site.module))}, which has no decomposed form"
     return None
 
 
-def _told(kind: type[nn.Module]) -> str:
+def _type_name(kind: type[nn.Module]) -> str:
     """The name of a type, with its module where torch.nn has another type of this name."""
-    known = getattr(nn, kind.__name__, kind)
-    return kind.__name__ if known is kind else f"{kind.__module__}.{kind.__name__}"
+    of_torch = getattr(nn, kind.__name__, kind)
+    return kind.__name__ if of_torch is kind else f"{kind.__module__}.{kind.__name__}"
 
 
 def _decomposed(site: Site, rank: Rank) -> nn.Module:

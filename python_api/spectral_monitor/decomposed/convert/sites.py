@@ -61,10 +61,10 @@ def find_sites(model: nn.Module) -> list[Site]:
                 "data-parallel"
             )
         names.setdefault(module, []).append(name)
-    wholes = {name for module, found in names.items() if is_attention(module) for name in found}
+    wholes = {name for module, own in names.items() if is_attention(module) for name in own}
     return [
-        Site(module, tuple(found), tuple(p for p in map(_parent, found) if p in wholes))
-        for module, found in names.items()
+        Site(module, tuple(own), tuple(p for p in map(_parent, own) if p in wholes))
+        for module, own in names.items()
     ]
 
 
@@ -104,9 +104,9 @@ def select(
     """
     fitting = {site: None for site in sites if reason_against(site) is None}
     for pattern in patterns:
-        found = [site for site in sites if _fits(site, pattern)]
-        if not any(site in fitting for site in found):
-            raise ValueError(f"{option}: {_unmatched(pattern, found, fitting, reason_against)}")
+        fitted = [site for site in sites if _fits(site, pattern)]
+        if not any(site in fitting for site in fitted):
+            raise ValueError(f"{option}: {_unmatched(pattern, fitted, fitting, reason_against)}")
     return [site for site in fitting if any(_fits(site, pattern) for pattern in patterns)]
 
 
@@ -156,21 +156,22 @@ def _fits(site: Site, pattern: str) -> bool:
 
 def _unmatched(
     pattern: str,
-    found: Sequence[Site],
+    fitted: Sequence[Site],
     fitting: Iterable[Site],
     reason_against: Callable[[Site], str | None],
 ) -> str:
     """Why a pattern fits nothing that could be meant."""
-    known = [name for site in fitting for name in site.names]
-    if not found:
-        near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
-        hint = f"near names: {', '.join(near)}" if near else f"layers: {', '.join(known[:8])}"
+    names = [name for site in fitting for name in site.names]
+    if not fitted:
+        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
+        hint = f"near names: {', '.join(near)}" if near else f"layers: {', '.join(names[:8])}"
         return f"the pattern {pattern!r} fits no module; {hint}"
     # Layers say more than what they are in.
-    told_first = sorted(found, key=lambda site: any(site.module.children()))
-    told = "; ".join(f"{site.label} {reason_against(site)}" for site in told_first[:3])
+    layers_first = sorted(fitted, key=lambda site: any(site.module.children()))
+    reasons = "; ".join(f"{site.label} {reason_against(site)}" for site in layers_first[:3])
     inside = next(
-        (n for site in found for n in known if any(n.startswith(f"{s}.") for s in site.names)), None
+        (n for site in fitted for n in names if any(n.startswith(f"{s}.") for s in site.names)),
+        None,
     )
     hint = f"; for what is inside, as {inside}, write '{pattern}.*'" if inside else ""
-    return f"the pattern {pattern!r} fits no layer that can be meant: {told}{hint}"
+    return f"the pattern {pattern!r} fits no layer that can be meant: {reasons}{hint}"

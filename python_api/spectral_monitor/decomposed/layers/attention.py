@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 import torch
-from spectral_monitor.decomposed.layers.attention_conversion import (
-    OPTIONS,
-    decomposed_projections,
-    dense_attention,
-)
-from spectral_monitor.decomposed.layers.attention_core import (
+from spectral_monitor.decomposed.layers.layer import uninitialised
+from spectral_monitor.decomposed.layers.linear import DecomposedLinear
+from spectral_monitor.decomposed.layers.masked_attention import (
     Masks,
     attend,
     attend_with_weights,
     check_inputs,
 )
-from spectral_monitor.decomposed.layers.linear import DecomposedLinear
 from spectral_monitor.decomposed.layers.plain import check_source
 from spectral_monitor.decomposed.layers.ranks import Rank
 from torch import Tensor, nn
 from torch.nn import functional
 
 __all__ = ["DecomposedMultiheadAttention"]
+
+# What nn.MultiheadAttention keeps of its arguments.
+_OPTIONS = ("embed_dim", "num_heads", "dropout", "add_zero_attn", "kdim", "vdim", "batch_first")
 
 
 class DecomposedMultiheadAttention(nn.Module):
@@ -129,11 +129,11 @@ class DecomposedMultiheadAttention(nn.Module):
 
     def _take(self, layer: nn.MultiheadAttention, rank: Rank) -> None:
         check_source(layer, nn.MultiheadAttention)
-        for option in OPTIONS:
+        for option in _OPTIONS:
             setattr(self, option, getattr(layer, option))
         # The name by which ``nn.TransformerEncoderLayer`` asks.
         self._qkv_same_embed_dim = layer._qkv_same_embed_dim
-        for name, projection in decomposed_projections(layer, rank).items():
+        for name, projection in _decomposed_projections(layer, rank).items():
             self.add_module(name, projection)
         for name in ("bias_k", "bias_v"):
             own = getattr(layer, name)
@@ -262,8 +262,8 @@ class DecomposedMultiheadAttention(nn.Module):
             else:
                 for name in ("q_proj", "k_proj", "v_proj"):
                     parameters[f"{name}_weight"] = getattr(self, name).weight
-        options = {option: getattr(self, option) for option in OPTIONS}
-        return dense_attention(options, parameters, self.training)
+        options = {option: getattr(self, option) for option in _OPTIONS}
+        return _dense_attention(options, parameters, self.training)
 
     def to_dense(self) -> nn.MultiheadAttention:
         """Return ``to_attention()``."""
@@ -283,3 +283,48 @@ def _outputs(projection: nn.Module, x: Tensor, start: int, stop: int) -> Tensor:
         return projection.outputs(x, start, stop)
     y: Tensor = projection(x)
     return y[..., start:stop]
+
+
+def _decomposed_projections(
+    layer: nn.MultiheadAttention, rank: Rank
+) -> dict[str, DecomposedLinear]:
+    """Return the decompositions of all projections: in_proj, or q_proj, k_proj and v_proj where
+    keys or values have sizes of their own, and out_proj.
+    """
+    names = ["in_proj"] if layer._qkv_same_embed_dim else ["q_proj", "k_proj", "v_proj"]
+    bias = layer.in_proj_bias
+    biases = [None] * len(names) if bias is None else bias.chunk(len(names))
+    found = {
+        name: DecomposedLinear.from_linear(_linear(layer.get_parameter(f"{name}_weight"), b), rank)
+        for name, b in zip(names, biases, strict=True)
+    }
+    return {**found, "out_proj": DecomposedLinear.from_linear(layer.out_proj, rank)}
+
+
+def _dense_attention(
+    options: Mapping[str, Any], parameters: Mapping[str, Tensor | None], training: bool
+) -> nn.MultiheadAttention:
+    """Return an ``nn.MultiheadAttention`` with copies of ``parameters``, by its own names."""
+    like = parameters["out_proj.weight"]
+    assert like is not None
+    made = uninitialised(
+        nn.MultiheadAttention,
+        like=like,
+        bias=parameters["in_proj_bias"] is not None,
+        add_bias_kv=parameters["bias_k"] is not None,
+        **options,
+    )
+    with torch.no_grad():
+        for name, source in parameters.items():
+            if source is not None:
+                made.get_parameter(name).copy_(source).requires_grad_(source.requires_grad)
+    return made.train(training)
+
+
+def _linear(weight: nn.Parameter, bias: Tensor | None) -> nn.Linear:
+    """Return a layer that shares these values: what ``from_linear`` decomposes."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = weight
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
+    return layer

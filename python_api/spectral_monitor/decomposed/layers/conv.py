@@ -198,9 +198,9 @@ class DecomposedConv(DecomposedLayer):
 
     def extra_repr(self) -> str:
         """Return the channels, the taps, the rank and the options."""
-        told = [f"{self.in_channels}, {self.out_channels}", f"rank={self.rank}"]
-        told += [f"{name}={getattr(self, name)!r}" for name in _OPTIONS]
-        return ", ".join([*told, f"bias={self.bias is not None}"])
+        options = [f"{self.in_channels}, {self.out_channels}", f"rank={self.rank}"]
+        options += [f"{name}={getattr(self, name)!r}" for name in _OPTIONS]
+        return ", ".join([*options, f"bias={self.bias is not None}"])
 
 
 class DecomposedConv1d(DecomposedConv):

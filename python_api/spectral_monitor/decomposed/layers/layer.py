@@ -135,9 +135,9 @@ class DecomposedLayer(nn.Module):
     def _decompose(self, matrix: Tensor, rank: Rank, like: Tensor) -> None:
         """Take the factors of ``matrix``, (m, n) or (groups, m, n), to train as ``like`` does."""
         k = resolve_rank(rank, matrix.shape[-2], matrix.shape[-1])
-        found = decompose(matrix.detach(), k, check_finite=True)
-        assert isinstance(found, Decomposed)
-        self._set_parameters(*found, like=Decomposed(like, like, like))
+        factors = decompose(matrix.detach(), k, check_finite=True)
+        assert isinstance(factors, Decomposed)
+        self._set_parameters(*factors, like=Decomposed(like, like, like))
 
     def _set_parameters(self, U: Tensor, Sigma: Tensor, Vh: Tensor, like: Decomposed) -> None:
         for name, factor, before in zip(like._fields, (U, Sigma, Vh), like, strict=True):

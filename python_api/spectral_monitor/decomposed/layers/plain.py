@@ -35,23 +35,23 @@ def check_source(layer: nn.Module, kind: type[nn.Module]) -> None:
         ValueError: hooks or parametrizations, which a new layer would lose; parameters without
             values (meta device, or of a lazy module that has seen no input).
     """
-    told, expected = _told(layer), f"nn.{kind.__name__}"
+    given, expected = _type_name(layer), f"nn.{kind.__name__}"
     if not isinstance(layer, kind):
-        raise TypeError(f"the layer is a {told}; expected {expected}")
+        raise TypeError(f"the layer is a {given}; expected {expected}")
     for name in ("forward", "_conv_forward"):
         if getattr(type(layer), name, None) is not getattr(kind, name, None):
             raise TypeError(
-                f"the layer is a {told}, which has a {name} of its own that a decomposed layer "
+                f"the layer is a {given}, which has a {name} of its own that a decomposed layer "
                 f"would not run; expected {expected}"
             )
     for name, parameter in layer.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise ValueError(
-                f"{name} of the layer, a {told}, has no values yet; expected a layer that has run"
+                f"{name} of the layer, a {given}, has no values yet; expected a layer that has run"
             )
         if parameter.is_meta:
             raise ValueError(
-                f"{name} of the layer, a {told}, is on the meta device and has no values to "
+                f"{name} of the layer, a {given}, is on the meta device and has no values to "
                 "decompose; expected a real device: materialise it before"
             )
     check_no_parametrizations(layer)
@@ -88,7 +88,7 @@ def check_no_parametrizations(module: nn.Module, names: Sequence[str | None] = (
     """
     if any(is_parametrized(module, name) for name in names):
         raise ValueError(
-            f"the layer, a {_told(module)}, has parametrizations; expected none: "
+            f"the layer, a {_type_name(module)}, has parametrizations; expected none: "
             "torch.nn.utils.parametrize.remove_parametrizations before"
         )
 
@@ -100,11 +100,12 @@ def check_no_hooks(module: nn.Module) -> None:
         ValueError: naming them.
     """
     for part in module.modules():
-        found = [name.strip("_") for name in _HOOKS if getattr(part, name, None)]
-        if found:
+        hooks = [name.strip("_") for name in _HOOKS if getattr(part, name, None)]
+        if hooks:
             raise ValueError(
-                f"the layer, a {_told(part)}, has hooks ({', '.join(found)}), which the new layer "
-                "would lose; expected none: remove them before, and register them on the new layer"
+                f"the layer, a {_type_name(part)}, has hooks ({', '.join(hooks)}), which the new "
+                "layer would lose; expected none: remove them before, and register them on the new "
+                "layer"
             )
         if part._compiled_call_impl is not None:
             raise ValueError(
@@ -135,5 +136,5 @@ def _members(dense: type[nn.Module]) -> tuple[str, ...]:
     return ("weight", "bias")
 
 
-def _told(module: nn.Module) -> str:
+def _type_name(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"

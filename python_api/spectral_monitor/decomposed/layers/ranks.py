@@ -52,10 +52,10 @@ _EXPECTED = 'expected None, an int, a float share of the full rank, or "break-ev
 def _break_even(rank: str, m: int, n: int) -> int:
     if rank != "break-even":
         raise ValueError(f"rank is {rank!r}; {_EXPECTED}")
-    found = break_even_rank(m, n)
-    if found == 0:
+    largest = break_even_rank(m, n)
+    if largest == 0:
         raise ValueError(
             f'rank is "break-even", and even one triplet has {m + n + 1} entries, more than the '
             f"{m * n} of a {m} x {n} matrix; expected a larger matrix or a rank as a number"
         )
-    return found
+    return largest

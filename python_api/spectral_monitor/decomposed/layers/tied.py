@@ -61,7 +61,7 @@ def share_factors(tied: Iterable[Mapping[str, DecomposedLayer]]) -> None:
             if shapes[0] != shapes[1]:
                 raise ValueError(
                     f"{first} and {name} have one weight (tied weights), but their factors would "
-                    f"be {_told(shapes[0])} (rank {layer.rank}) and {_told(shapes[1])} (rank "
+                    f"be {_listed(shapes[0])} (rank {layer.rank}) and {_listed(shapes[1])} (rank "
                     f"{other.rank}); expected the same rank and grouping for both"
                 )
         _share(list(group.values()))
@@ -102,5 +102,5 @@ def _share(layers: Sequence[DecomposedLayer]) -> None:
         layer.U, layer.Sigma, layer.Vh = source.U, source.Sigma, source.Vh
 
 
-def _told(shapes: tuple[tuple[int, ...], ...]) -> str:
+def _listed(shapes: tuple[tuple[int, ...], ...]) -> str:
     return ", ".join(str(shape) for shape in shapes)
