@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from spectral_kernels.runtime import dispatch, forks
-from spectral_kernels.runtime.cuda import image, launcher
+from spectral_kernels.runtime.cuda import image
 from spectral_kernels.runtime.triton import triton_runtime
 
 
@@ -24,7 +25,7 @@ class Capability:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What ``capabilities()`` found. ``print`` shows a table; ``rows`` and ``[name]`` the facts."""
+    """The rows of ``capabilities()``; ``print`` shows them as a table, ``[name]`` gives one."""
 
     rows: tuple[Capability, ...]
     forced: str | None
@@ -59,54 +60,56 @@ def capabilities() -> Capabilities:
         >>> sk.capabilities()["torch"].available
         True
     """
-    rows = (_compiled(), _torch(), _cuda(), _triton(), _cupy())
-    return Capabilities(rows, dispatch.forced())
+    rows = [_row(backend.name, backend.refusal(), _DETAILS[backend.name])
+            for backend in dispatch.BACKENDS]  # fmt: skip
+    return Capabilities((*rows, _row("cupy", _no_cupy(), _cupy)), dispatch.forced())
 
 
-def _compiled() -> Capability:
-    reason = dispatch.compiled_refusal()
-    if reason is not None:
-        detail = "compiled CPU kernels are missing; everything runs on torch instead"
-        return Capability("cpu", False, detail, dispatch.COMPILE_REMEDY)
+def _row(name: str, refusal: str | None, detail: Callable[[], str]) -> Capability:
+    if refusal is None:
+        return Capability(name, True, detail())
+    reason, _, remedy = refusal.partition("; ")
+    return Capability(name, False, reason, remedy)
+
+
+def _compiled() -> str:
     from spectral_kernels import _C
 
-    usable = ", ".join(_C.isas())
-    return Capability("cpu", True, f"compiled CPU kernels, {_C.isa()} in use (here: {usable})")
+    return f"compiled CPU kernels, {_C.isa()} in use (here: {', '.join(_C.isas())})"
 
 
-def _torch() -> Capability:
-    threads = torch.get_num_threads()
-    detail = f"torch {torch.__version__}, {threads} thread{'s' if threads != 1 else ''}"
-    if forks.forked():
-        detail += " (a forked child: OpenMP's threads do not survive a fork)"
-    return Capability("torch", True, detail)
-
-
-def _cuda() -> Capability:
-    reason = launcher.refusal()
-    if reason is not None:
-        detail, _, remedy = reason.partition("; ")
-        return Capability("cuda", False, detail, remedy)
-    offered = ", ".join(name for name, have in dispatch.OPERATIONS.items() if "cuda" in have)
+def _cuda() -> str:
     how = "compiled when first used" if image.missing() else "compiled for this installation"
-    detail = f"{torch.cuda.get_device_name()}; kernels for {offered}; {how}"
-    return Capability("cuda", True, detail)
+    return f"{torch.cuda.get_device_name()}; {_kernels('cuda')}; {how}"
 
 
-def _triton() -> Capability:
-    reason = triton_runtime.refusal()
-    if reason is not None:
-        detail, _, remedy = reason.partition("; ")
-        return Capability("triton", False, detail, remedy)
-    offered = ", ".join(name for name, have in dispatch.OPERATIONS.items() if "triton" in have)
-    how = "interpreted in Python" if triton_runtime.interpreting() else "compiled when first used"
-    return Capability("triton", True, f"kernels for {offered}; {how}")
+def _triton() -> str:
+    interpreted = triton_runtime.interpreting()
+    how = "interpreted in Python" if interpreted else "compiled when first used"
+    return f"{_kernels('triton')}; {how}"
 
 
-def _cupy() -> Capability:
+def _torch() -> str:
+    threads = torch.get_num_threads()
+    forked = " (a forked child: OpenMP's threads do not survive a fork)" if forks.forked() else ""
+    return f"torch {torch.__version__}, {threads} thread{'s' if threads != 1 else ''}{forked}"
+
+
+def _cupy() -> str:
+    return "CuPy arrays come and go through DLPack"
+
+
+def _no_cupy() -> str | None:
     if importlib.util.find_spec("cupy") is None:
-        remedy = "pip install spectral-kernels[cupy]"
-        return Capability("cupy", False, "CuPy is not installed; CuPy arrays cannot occur", remedy)
+        return "CuPy is not installed, CuPy arrays cannot occur; pip install spectral-kernels[cupy]"
     if not torch.cuda.is_available():
-        return Capability("cupy", False, "CuPy is installed, but torch has no CUDA device")
-    return Capability("cupy", True, "CuPy arrays come and go through DLPack")
+        return "CuPy is installed, but torch has no CUDA device"
+    return None
+
+
+def _kernels(backend: str) -> str:
+    offered = (name for name, backends in dispatch.OPERATIONS.items() if backend in backends)
+    return f"kernels for {', '.join(offered)}"
+
+
+_DETAILS = {"cpu": _compiled, "cuda": _cuda, "triton": _triton, "torch": _torch}

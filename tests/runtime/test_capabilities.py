@@ -15,14 +15,14 @@ from spectral_kernels.runtime import dispatch
 
 def test_lists_every_backend_with_reason_and_remedy() -> None:
     found = sk.capabilities()
-    assert [row.name for row in found.rows] == ["cpu", "torch", "cuda", "triton", "cupy"]
+    assert [row.name for row in found.rows] == ["cpu", "cuda", "triton", "torch", "cupy"]
     assert found["torch"].available
     text = str(found)
     for row in found.rows:
         assert row.detail
         assert row.detail in text
         assert row.remedy in text
-    with pytest.raises(KeyError, match="expected one of cpu, torch"):
+    with pytest.raises(KeyError, match="expected one of cpu, cuda"):
         found["tpu"]
 
 
