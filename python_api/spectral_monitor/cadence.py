@@ -55,11 +55,11 @@ class Cadence:
         self._measured = 0
         self._last: int | None = None
         self._left: tuple[int, float] | None = None
-        self._is_told = False
+        self._has_device_clock = False
 
     def enter(self, number: int, now: float) -> None:
         """The training step before ``number`` is over."""
-        if self._left is None or self._is_told:
+        if self._left is None or self._has_device_clock:
             return
         steps = number - self._left[0]
         if steps > 0:
@@ -68,16 +68,16 @@ class Cadence:
 
     def trained(self, seconds: float) -> None:
         """A training step took so long on its device; from now on the host's clock is not asked."""
-        known = self._training if self._is_told else math.nan
-        self._training = _mean(known, seconds, _NEW_TRAINING)
-        self._is_told = True
+        before = self._training if self._has_device_clock else math.nan
+        self._training = _mean(before, seconds, _NEW_TRAINING)
+        self._has_device_clock = True
 
     def is_due(self, number: int) -> bool:
         """Whether this step is to be measured."""
         if self.overhead is None:
             return number % self.every == 0
         if self._measured == 1:
-            # The first time that both are known.
+            # The first step before which both times were taken.
             self._adapt()
         return self._last is None or not self._last < number < self._last + self.every
 
@@ -89,11 +89,11 @@ class Cadence:
             self.charge(cost)
 
     def measured(self, number: int) -> None:
-        """This step was measured; what it cost is told by `charge`, maybe some steps later."""
+        """This step was measured; its cost comes with `charge`, maybe some steps later."""
         self._last = number
 
     def charge(self, cost: float) -> None:
-        """A measurement took so many seconds; they are told in the order of the steps."""
+        """A measurement took so many seconds; costs come in the order of their steps."""
         # The first measurement decomposes everything anew, the second one is like the rest. Of
         # those, a dear one, such as new solutions after a jump, counts as what it took.
         self._cost = cost if self._measured < 2 else _mean(self._cost, cost, _NEW_COST, math.inf)
@@ -101,7 +101,7 @@ class Cadence:
         self._adapt()
 
     def interrupt(self) -> None:
-        """What follows is not training."""
+        """The time until the next step is not that of training."""
         self._left = None
 
     @property
@@ -113,7 +113,7 @@ class Cadence:
             if self.overhead is None
             else f"chosen to take {self.overhead:.3g} of the time at most"
         )
-        if not self.is_known:
+        if not self.is_timed:
             until = f" until the times are known, then as {goal}" if goal else ""
             return f"measured every {unit}{until}"
         share = self._cost / (self.every * self._training + self._cost)
@@ -132,17 +132,17 @@ class Cadence:
         )
 
     @property
-    def is_known(self) -> bool:
+    def is_timed(self) -> bool:
         """Whether both times were measured."""
         return not math.isnan(self._cost + self._training)
 
     def state(self) -> dict[str, Any]:
-        """For ``state_dict``."""
+        """The cadence so far, for the monitor's ``state_dict``."""
         times = {"cost": self._cost, "training": self._training}
         return {
             "every": self.every,
             "overhead": self.overhead,
-            # None for what is not known yet, since NaN is not equal to itself, or not needed.
+            # None for a time not taken yet, since NaN is not equal to itself, or not needed.
             **{
                 name: None if self.overhead is None or math.isnan(value) else value
                 for name, value in times.items()
@@ -163,7 +163,7 @@ class Cadence:
             times = (state["cost"], state["training"])
             self._cost, self._training = (math.nan if x is None else float(x) for x in times)
         self._measured, self._last = int(state["measured"]), state["last"]
-        self._left, self._is_told = None, False
+        self._left, self._has_device_clock = None, False
 
     def _adapt(self) -> None:
         if self.overhead is None or math.isnan(self._cost + self._training):

@@ -13,6 +13,8 @@ from spectral_monitor.step.chance import Chance
 
 __all__ = ["explain"]
 
+_Table = tuple[str, list[tuple[str, str, str]], tuple[int, str]]
+
 
 def explain(
     matrices: Sequence[Matrix],
@@ -29,10 +31,50 @@ def explain(
 ) -> str:
     """Tables of matrices, skipped parameters, pairs and rejected pairs, with every reason.
 
-    Where something is compared, what random directions would give in the mean stands beside it.
-    Rows that differ in their indices alone are one row, unless ``full``.
+    Beside each comparison stands what random directions would give in the mean. Rows that differ
+    in their indices alone are one row, unless ``full``.
     """
-    sections = [
+    tables = _tables(matrices, skipped, pairs, parts, rejected, chance)
+    if unwatched:
+        rows = [(row.name, _shape(row.shape), row.reason) for row in unwatched]
+        title = f"{len(rows)} parameters came after the monitor was made"
+        tables.insert(2, (title, rows, (1, "{count} x ({cell})")))
+    if unreadable:
+        rows = [(name, "", reason) for name, reason in unreadable.items()]
+        tables.insert(1, (f"{len(rows)} of them cannot be read now", rows, (2, "{cell}")))
+    lines: list[str] = []
+    shortened = False
+    for title, rows, counted in tables:
+        shown = rows if full else together(rows, *counted)
+        shortened |= len(shown) < len(rows)
+        lines.append(title if not rows else f"{title}:")
+        lines.extend(_aligned(shown))
+    if shortened:
+        lines.append(
+            "{0..9}: one row for each index; indices of one row that grow in step go "
+            "together; explain(full=True) has every row"
+        )
+    lines.append(f"agreement is measured against: {reference}")
+    if chance.overlap:
+        left, right = (min(side) for side in zip(*chance.overlap.values(), strict=True))
+        most_left, most_right = (max(side) for side in zip(*chance.overlap.values(), strict=True))
+        lines.append(
+            "overlap of updates and gradients with the weights by chance: "
+            f"{left:.2g} to {most_left:.2g} left, {right:.2g} to {most_right:.2g} right"
+        )
+    return "\n".join(lines)
+
+
+def _tables(
+    matrices: Sequence[Matrix],
+    skipped: Sequence[Skipped],
+    pairs: Sequence[Pair],
+    parts: Sequence[Matrix],
+    rejected: Sequence[Rejected],
+    chance: Chance,
+) -> list[_Table]:
+    """Title and rows of every table, and how equal rows are counted in one."""
+    return [
         (
             f"{len(matrices)} matrices",
             [_matrix(matrix, chance) for matrix in matrices],
@@ -60,34 +102,6 @@ def explain(
             (2, "{count} of these: {cell}"),
         ),
     ]  # fmt: skip
-    if unwatched:
-        rows = [(row.name, _shape(row.shape), row.reason) for row in unwatched]
-        title = f"{len(rows)} parameters came after the monitor was made"
-        sections.insert(2, (title, rows, (1, "{count} x ({cell})")))
-    if unreadable:
-        rows = [(name, "", reason) for name, reason in unreadable.items()]
-        sections.insert(1, (f"{len(rows)} of them cannot be read now", rows, (2, "{cell}")))
-    lines: list[str] = []
-    shortened = False
-    for title, rows, counted in sections:
-        shown = rows if full else together(rows, *counted)
-        shortened |= len(shown) < len(rows)
-        lines.append(title if not rows else f"{title}:")
-        lines.extend(_table(shown))
-    if shortened:
-        lines.append(
-            "{0..9}: one row for each index; indices of one row that grow in step go "
-            "together; explain(full=True) has every row"
-        )
-    lines.append(f"agreement is measured against: {reference}")
-    if chance.overlap:
-        left, right = (min(side) for side in zip(*chance.overlap.values(), strict=True))
-        most_left, most_right = (max(side) for side in zip(*chance.overlap.values(), strict=True))
-        lines.append(
-            "overlap of updates and gradients with the weights by chance: "
-            f"{left:.2g} to {most_left:.2g} left, {right:.2g} to {most_right:.2g} right"
-        )
-    return "\n".join(lines)
 
 
 def _matrix(matrix: Matrix, chance: Chance) -> tuple[str, str, str]:
@@ -114,7 +128,7 @@ def _shape(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "-"
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     if not rows:
         return []
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]

@@ -1,4 +1,4 @@
-"""What a monitor keeps between steps, told before the run."""
+"""What a monitor keeps between steps, in bytes."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class MemoryPlan:
         weights = {matrix.name: matrix.nbytes for matrix in matrices}
         first = {matrix.parameter: matrix.name for matrix in reversed(matrices)}
         whole = {p.name: p.whole if p.whole in weights else first[p.parameter] for p in parts}
-        found: dict[str, dict[str, int]] = {}
+        purposes: dict[str, dict[str, int]] = {}
         for what, sizes in kept.items():
             for name, size in sizes.items():
                 purpose = "parts for alignment" if name in whole else what
-                by_matrix = found.setdefault(purpose, {})
+                by_matrix = purposes.setdefault(purpose, {})
                 owner = str(whole.get(name, name))
                 by_matrix[owner] = by_matrix.get(owner, 0) + size
-        return cls(weights, found, per_step)
+        return cls(weights, purposes, per_step)
 
     @property
     def total(self) -> int:
@@ -70,7 +70,7 @@ class MemoryPlan:
         differ in the indices of their names alone."""
         weights = sum(self.weights.values())
         share = f", {self.total / weights:.2f} times the weights" if weights else ""
-        told = [f"memory kept between steps: {format_bytes(self.total)}{share}"]
+        lines = [f"memory kept between steps: {format_bytes(self.total)}{share}"]
         rows = []
         for name, own in self.weights.items():
             parts = [
@@ -82,13 +82,13 @@ class MemoryPlan:
                 rows.append((name, f"weight {format_bytes(own)}: {', '.join(parts)}"))
         shown = rows if full else together(rows, 1, "{count} times: {cell}")
         wide = max((len(name) for name, _ in shown), default=0)
-        told += [f"  {name.ljust(wide)}  {sizes}" for name, sizes in shown]
+        lines += [f"  {name.ljust(wide)}  {sizes}" for name, sizes in shown]
         if self.disk_per_step:
-            told.append(
+            lines.append(
                 f"saved vectors: {format_bytes(self.disk_per_step)} on disk for each measured "
                 f"step, {format_bytes(1000 * self.disk_per_step)} for a thousand"
             )
-        return told
+        return lines
 
 
 def format_bytes(count: int) -> str:

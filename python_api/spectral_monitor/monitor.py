@@ -10,26 +10,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from spectral_monitor.arithmetic import plain_arithmetic
 from spectral_monitor.cadence import Cadence
-from spectral_monitor.collection import uncollected
-from spectral_monitor.copying import CopiedByState
-from spectral_monitor.cost import forecast
 from spectral_monitor.device.capture import is_being_captured
 from spectral_monitor.device.step import DeviceStep
 from spectral_monitor.explanation import explain
+from spectral_monitor.forecast import forecast
 from spectral_monitor.memory import MemoryPlan, solver_memory
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.parameters import unwrap
 from spectral_monitor.model.parametrized import Shown
 from spectral_monitor.model.registry import MatrixRegistry, Skipped
-from spectral_monitor.monitor_state import STATE_VERSION, check_state
+from spectral_monitor.modes import plain_arithmetic, uncollected
 from spectral_monitor.pairs.ports import Pair, Rejected
 from spectral_monitor.run.reader import with_recorded_run
 from spectral_monitor.run.recorder import Recorder, saves_vectors
 from spectral_monitor.run.saved_vectors import bytes_per_step
 from spectral_monitor.run.sinks import Delivery, as_sinks
-from spectral_monitor.scalars import as_floats
+from spectral_monitor.state import STATE_VERSION, CopiedByState, check_state
 from spectral_monitor.step.alignments import Alignments
 from spectral_monitor.step.changes import check_watch, grad_scale_of
 from spectral_monitor.step.comparisons import Comparisons
@@ -38,6 +35,7 @@ from spectral_monitor.step.frame import SpectralFrame, pair_name
 from spectral_monitor.step.own_step import OwnStep
 from spectral_monitor.step.readings import Readings, not_readable
 from spectral_monitor.step.reference import Given
+from spectral_monitor.step.scalars import as_floats
 from spectral_monitor.step.solvers import ExactSolver, RandomizedSolver, Solver
 from spectral_monitor.step.tracked_solver import TrackedSolver
 from spectral_monitor.watch_plan import GivenPairs, watch_plan
@@ -279,7 +277,7 @@ class SpectralMonitor(CopiedByState):
         Repeated layers and experts are one row, ``layers.{0..41}.fc.weight``, unless ``full``.
         Also what chance would give for each comparison, the memory that is kept between steps
         (`memory`), whether a step waits for its numbers and why, and the cadence as chosen so far;
-        before steps were timed, what a measurement will take by a dry run (`cost`).
+        before steps were timed, what a measurement will take by a dry run (`forecast`).
 
         Example:
             >>> monitor = sk.SpectralMonitor(torch.nn.Linear(4, 3), every=1)
@@ -327,7 +325,7 @@ class SpectralMonitor(CopiedByState):
 
     def _forecast(self) -> list[str]:
         """What a measurement will take, while none was timed."""
-        if self._cadence.is_known:
+        if self._cadence.is_timed:
             return []
         devices = {matrix.device.type for matrix in self._matrices}
         if devices != {"cpu"}:

@@ -29,7 +29,7 @@ GivenPairs = Literal["auto"] | Trace | Sequence[tuple[str, str]] | None
 
 @dataclass(frozen=True, slots=True)
 class WatchPlan:
-    """The matrices of a model and what is known of them, see `spectral_kernels.SpectralMonitor`."""
+    """The matrices of a model, and how they are paired, see `spectral_kernels.SpectralMonitor`."""
 
     matrices: list[Matrix]
     skipped: list[Skipped]
@@ -82,8 +82,10 @@ def watch_plan(
     else:
         # Factors are not layers, and what holds them is none of the model's scopes.
         names = (info.name for info, _ in parameters if info.factor_of is None)
-        found, rejected = discover_pairs(build_tree(names, modules, matrices, skipped), counts)
-        chosen, rejected = _asked_for(pairs, found, rejected, matrices)
+        consecutive, rejected = discover_pairs(
+            build_tree(names, modules, matrices, skipped), counts
+        )
+        chosen, rejected = _asked_for(pairs, consecutive, rejected, matrices)
     return WatchPlan(
         matrices, skipped, chosen, submatrices_of(chosen, matrices), rejected, changes, notes
     )
@@ -91,15 +93,15 @@ def watch_plan(
 
 def _asked_for(
     pairs: str | Sequence[tuple[str, str]],
-    found: list[Pair],
+    consecutive: list[Pair],
     rejected: list[Rejected],
     matrices: Sequence[Matrix],
 ) -> tuple[list[Pair], list[Rejected]]:
     if not isinstance(pairs, str):
-        return resolve_pairs(pairs, found, matrices), []
+        return resolve_pairs(pairs, consecutive, matrices), []
     if pairs != "auto":
         raise ValueError(f"pairs: expected 'auto', a trace, a list of names or None, got {pairs!r}")
-    return found, rejected
+    return consecutive, rejected
 
 
 def _patterns(given: str | Sequence[str] | None) -> Sequence[str] | None:

@@ -20,7 +20,6 @@ LONG_FILES = {
     "python_api/spectral_monitor/monitor.py",
 }
 LONG_FUNCTIONS = {
-    "python_api/spectral_monitor/explanation.py::explain",
     "python_api/spectral_monitor/monitor.py::__init__",
     "python_api/spectral_monitor/monitor.py::step",
     "tests/step/test_changes.py::test_updates_and_gradients_are_rows_like_the_weights",

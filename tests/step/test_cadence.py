@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from spectral_monitor import cost as cost_file
+from spectral_monitor import forecast as forecast_file
 from spectral_monitor import monitor as monitor_file
 from spectral_monitor.cadence import Cadence
-from spectral_monitor.cost import Forecast, forecast
+from spectral_monitor.forecast import Forecast, forecast
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.step.frame import SpectralFrame
 
@@ -199,7 +199,7 @@ class Counted:
 
 def test_a_forecast_counts_every_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, made = [0.0], []
-    monkeypatch.setattr(cost_file.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(forecast_file.time, "perf_counter", lambda: clock[0])
 
     def make(weights: Any, k: int | None) -> Counted:
         made.append((len(weights), *next(iter(weights.values())).shape, k))

@@ -1,4 +1,4 @@
-"""Copies and pickles of a monitor: its model, options and state, made into a monitor again.
+"""What a monitor is copied, pickled and resumed from: its model, options and state.
 
 What a monitor prepares belongs to one process and one model: addresses of matrices, getters,
 streams of a device. A copy is made anew when it is first used, which lets a model hold its monitor.
@@ -6,12 +6,15 @@ streams of a device. A copy is made anew when it is first used, which lets a mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from spectral_monitor.model.matrix import Matrix
 from torch import Tensor, nn
 
-__all__ = ["CopiedByState"]
+__all__ = ["STATE_VERSION", "CopiedByState", "check_state"]
+
+STATE_VERSION = 5
 
 
 class CopiedByState:
@@ -68,3 +71,25 @@ class CopiedByState:
                 self.__dict__["_saved"] = saved
                 raise
             return getattr(self, name)
+
+
+def check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matrix]) -> None:
+    """Raise `ValueError`, naming what differs, for a state of another method or other matrices."""
+    if state.get("version") != STATE_VERSION:
+        raise ValueError(f"state: version {state.get('version')!r}, expected {STATE_VERSION}")
+    if state["method"] != method:
+        raise ValueError(f"state: made by method {state['method']!r}, this monitor has {method!r}")
+    inner = state.get("inner", {})
+    given = {name: _described(shape, inner.get(name)) for name, shape in state["shapes"].items()}
+    here = {matrix.name: _described(matrix.shape, matrix.inner) for matrix in matrices}
+    if given != here:
+        lines = [
+            f"{name}: {given.get(name, 'missing')} in the state, {here.get(name, 'missing')} here"
+            for name in dict.fromkeys([*given, *here])
+            if given.get(name) != here.get(name)
+        ]
+        raise ValueError(f"state: the matrices differ ({'; '.join(lines[:8])})")
+
+
+def _described(shape: Sequence[int], inner: int | None) -> str:
+    return f"{tuple(shape)}" + (f" as factors of k = {inner}" if inner is not None else "")

@@ -1,4 +1,4 @@
-"""What a measurement will take, told before there was one: a timed dry run of the method.
+"""What a measurement will take, before there was one: a timed dry run of the method.
 
 Random matrices stand for those of the model, at most four of each shape; for large shapes smaller
 ones of the same proportions, whose time is scaled by m n^2 (m n for leading triplets alone). They
@@ -46,7 +46,7 @@ class Forecast(NamedTuple):
 
     def described(self, overhead: float | None) -> str:
         """Lines for `explain`."""
-        told = (
+        lines = (
             f"predicted by a dry run on random matrices of these shapes: a measurement takes about "
             f"{_ms(self.seconds)}"
         )
@@ -56,12 +56,12 @@ class Forecast(NamedTuple):
             for training in (0.01, 0.1, 1.0)
         )
         if overhead is not None:
-            told += f"; {budget:.3g} of the time allows {examples}"
+            lines += f"; {budget:.3g} of the time allows {examples}"
         else:
-            told += f"; overhead={budget:.3g} in place of every would allow {examples}"
+            lines += f"; overhead={budget:.3g} in place of every would allow {examples}"
         if self.with_few is not None and self.with_few < 0.7 * self.seconds:
-            told += f"\ncheaper: k={_FEW}, leading triplets alone, about {_ms(self.with_few)}"
-        return told
+            lines += f"\ncheaper: k={_FEW}, leading triplets alone, about {_ms(self.with_few)}"
+        return lines
 
 
 def forecast(
