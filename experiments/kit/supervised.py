@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spectral_monitor.run.recorder import METRICS_FILE
+from spectral_monitor.run.folder import METRICS_FILE
 from torch import Tensor, nn
 
 from experiments.kit.checkpoint import seed_everything

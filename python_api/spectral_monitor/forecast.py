@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from spectral_monitor.cadence import every_for
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from torch import Tensor
 
 __all__ = ["Forecast", "forecast"]

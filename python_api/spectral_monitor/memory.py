@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.similar_rows import together
 
 __all__ = ["KeepsMemory", "MemoryPlan", "format_bytes", "solver_memory"]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pytest
 import torch
 from spectral_monitor.model.fused_layouts import fused_attention_blocks
-from spectral_monitor.model.registry import MatrixView, ParameterInfo, Skip
+from spectral_monitor.model.matrix import MatrixView
+from spectral_monitor.model.registry import ParameterInfo, Skip
 from spectral_monitor.model.rules import default_registry
 from spectral_monitor.monitor import SpectralMonitor
 from torch import Tensor, nn

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from spectral_monitor.model.registry import MatrixView, Skipped
+from spectral_monitor.model.matrix import MatrixView
+from spectral_monitor.model.registry import Skipped
 from spectral_monitor.model.rules import default_registry
 from spectral_monitor.monitor import SpectralMonitor
 from torch import Tensor, nn

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spectral_monitor.model.registry import MatrixView
+from spectral_monitor.model.matrix import MatrixView
 from spectral_monitor.model.rules import default_registry
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.recorder import Recorder

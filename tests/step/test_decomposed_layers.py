@@ -11,7 +11,7 @@ from spectral_monitor.decomposed.layers.attention import DecomposedMultiheadAtte
 from spectral_monitor.decomposed.layers.conv import DecomposedConv1d, DecomposedConv2d
 from spectral_monitor.decomposed.layers.embedding import DecomposedEmbedding
 from spectral_monitor.decomposed.layers.linear import DecomposedLinear
-from spectral_monitor.model.registry import MatrixView
+from spectral_monitor.model.matrix import MatrixView
 from spectral_monitor.model.rules import default_registry
 from spectral_monitor.monitor import SpectralMonitor
 from torch import Tensor, nn

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.step.comparisons import Comparisons
 from spectral_monitor.step.solvers import Solver
 from spectral_monitor.step.tracked_solver import TrackedSolver

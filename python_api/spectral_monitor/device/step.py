@@ -21,8 +21,7 @@ from spectral_monitor.device.path import never, not_now, not_these
 from spectral_monitor.device.places import Places
 from spectral_monitor.device.runner import Reading, Runner
 from spectral_monitor.device.streams import CudaStreams, Mark, Streams
-from spectral_monitor.model.matrix import UnreadableMatrixError
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix, UnreadableMatrixError
 from spectral_monitor.step.comparisons import Comparisons
 from spectral_monitor.step.derived import SCALARS, Asked
 from spectral_monitor.step.program import StepProgram

@@ -22,18 +22,6 @@ from spectral_monitor.figures.panels import (
 from spectral_monitor.run.reader import Run
 from spectral_monitor.step.frame import Array, alignment_score, pair_name
 
-__all__ = [
-    "has_bounds",
-    "plot_agreement_scores",
-    "plot_alignment_scores",
-    "plot_bounds",
-    "plot_certainty",
-    "plot_metric",
-    "plot_overlaps",
-    "plot_scores",
-    "plot_work",
-]
-
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 _POINTS = 300
 # Bands too narrow to be seen are drawn so many times as wide, and the title says so.

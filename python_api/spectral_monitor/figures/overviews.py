@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from spectral_monitor.figures.panels import (
-    Axes,
-    Figure,
-    figure_of,
-    grid,
-    say,
-)
+from spectral_monitor.figures.panels import Axes, Figure, figure_of, grid, say
 from spectral_monitor.figures.plots import (
     alignment_of,
     plot_agreement,
@@ -24,8 +18,6 @@ from spectral_monitor.figures.plots import (
     split_scalars,
 )
 from spectral_monitor.run.reader import Run
-
-__all__ = ["plot_agreements", "plot_clusters", "plot_run", "plot_runs"]
 
 
 def plot_clusters(run: Run, matrix: str | None = None) -> Figure:

@@ -10,17 +10,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
+from matplotlib.axes import Axes as Axes
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from spectral_monitor.run.reader import Run
 from spectral_monitor.step.frame import Array
-
-__all__ = ["VISIBLE", "Axes", "Figure", "colours", "figure_of", "grid", "heatmap",
-           "line", "lines_by_index", "panel", "say", "short", "time_axis", "to_png",
-           "whole_numbers"]  # fmt: skip
 
 _COLOURS = "viridis"
 # A band narrower than this share of the axis looks like the line.

@@ -22,16 +22,6 @@ from spectral_monitor.figures.panels import (
 from spectral_monitor.run.reader import Run
 from spectral_monitor.step.frame import Array, pair_name
 
-__all__ = [
-    "chosen_matrix",
-    "plot_agreement",
-    "plot_alignment",
-    "plot_effective_rank",
-    "plot_errors",
-    "plot_identifiable",
-    "plot_singular_values",
-]
-
 _TRAIN, _VALIDATION = "#4c72b0", "#dd5f32"
 _SPLITS = (
     (("train", "training"), "training", _TRAIN),
@@ -315,6 +305,7 @@ def chosen_matrix(run: Run, matrix: str | None = None) -> str:
 
 
 def alignment_of(run: Run, pair: tuple[str, str] | None) -> tuple[tuple[str, str], Array]:
+    """The pair that panels show, see `plot_alignment`, and its alignment (T, k)."""
     if not run.alignment:
         raise ValueError(f"{run.path}: no alignment was recorded")
     if pair is None:

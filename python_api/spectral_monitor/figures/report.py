@@ -27,8 +27,6 @@ from spectral_monitor.run.final_agreement import agreement_with_final, is_stale
 from spectral_monitor.run.reader import Run, load_run
 from spectral_monitor.step.frame import Array
 
-__all__ = ["write_report"]
-
 _POINTS = 400  # More per line make the file large and no picture clearer.
 _COMPARISONS = (
     "Mean of the ten leading alignments, agreements and overlaps; dashed, in the same colour, what "

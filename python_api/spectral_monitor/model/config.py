@@ -8,8 +8,6 @@ from typing import Any
 from spectral_monitor.model.names import check_all_matched, matches
 from torch import nn
 
-__all__ = ["HeadCounts", "config_of", "setting"]
-
 
 def setting(config: Any, name: str) -> Any:
     """The value of one setting; ``None`` where there is none, or none for all layers."""

@@ -19,8 +19,6 @@ from collections.abc import Iterator
 
 from spectral_monitor.model.matrix import Block
 
-__all__ = ["LAYOUTS", "fused_attention_blocks", "rows_by_head"]
-
 Range = tuple[int, int]
 LAYOUTS = ("roles", "groups", "quarters")
 

@@ -15,9 +15,6 @@ from torch import Tensor, nn
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["ExplainedGetter", "FactorsGetter", "ModulePath", "ParameterGetter",
-           "SameModuleGetter", "without_wrappers"]  # fmt: skip
-
 K = TypeVar("K", Tensor, Decomposed)
 
 # Of torch.compile, FSDP, activation checkpointing and TransformerLens' bridge.

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Literal
 
-__all__ = ["GuessedLayer", "GuessedLayers", "guess_layers"]
-
 Shape = tuple[int, ...]
 Family = Literal[
     "linear", "embedding", "conv", "deconv", "recurrent", "attention", "scale", "packed", "plain"

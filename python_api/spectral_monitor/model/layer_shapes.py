@@ -11,8 +11,6 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["declared_shape", "dense_type", "factored_shape", "holds_a_layer", "misfit"]
-
 _FLAT_PARAMETERS = ("_flat_param", "flat_param")
 _PACKED = ("qweight", "weight_packed", "packed_weight")
 

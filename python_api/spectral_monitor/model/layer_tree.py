@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from spectral_monitor.model.registry import Matrix, Skipped
+from spectral_monitor.model.matrix import Matrix
+from spectral_monitor.model.registry import Skipped
 from torch import nn
-
-__all__ = ["Scope", "build_tree"]
-
 
 # Names under which a wrapper has what it wraps: TransformerLens' bridge, FSDP, checkpointing, PEFT.
 _WRAPPED = frozenset({

@@ -15,9 +15,6 @@ from spectral_kernels.entry.readable import is_readable, resolved, why_unreadabl
 from spectral_kernels.entry.results import Decomposed
 from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
 
-__all__ = ["Block", "Form", "Kept", "Matrix", "MatrixView", "UnreadableMatrixError",
-           "joined", "shape_of", "why_not_now"]  # fmt: skip
-
 Kept = Tensor | Decomposed
 """How a matrix is kept: as a parameter, or as the factors of a decomposed layer."""
 

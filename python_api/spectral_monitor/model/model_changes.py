@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["ModelChanges", "Unwatched"]
-
 Get = Callable[[], Kept | None]
 
 _REMEDY = "make a new SpectralMonitor to watch it"

@@ -16,8 +16,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["check_all_matched", "check_distinct", "distinct_name", "matches", "renamed"]
-
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> re.Pattern[str]:

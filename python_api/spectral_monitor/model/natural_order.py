@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["REORDERED", "natural_order"]
-
 REORDERED = (
     "names came in alphabetical order: layers were put in the order of their numbers, and within a "
     "block by their usual roles (embeddings first; queries, keys, values, output; gate, up, down; "

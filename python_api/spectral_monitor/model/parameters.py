@@ -35,9 +35,6 @@ from torch.nn.parameter import is_lazy
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["modules_of", "parameter_names", "parameters_of", "unwrap"]
-
-
 _HOOKED = re.compile(r"_(orig|v)$")
 _PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
 

@@ -22,9 +22,6 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-__all__ = ["Computed", "Parametrized", "ParametrizedWeights", "Shown", "is_computing",
-           "parametrized_in", "parametrized_names"]  # fmt: skip
-
 _CHAIN = re.compile(r"(.*\.)?parametrizations\.[^.]+")
 
 

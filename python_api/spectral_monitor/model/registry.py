@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from spectral_monitor.model.guessed_layers import GuessedLayers
 from spectral_monitor.model.layer_shapes import dense_type, holds_a_layer, misfit
-from spectral_monitor.model.matrix import Block, Form, Kept, Matrix, MatrixView, joined, why_not_now
+from spectral_monitor.model.matrix import Form, Kept, Matrix, MatrixView, joined, why_not_now
 from spectral_monitor.model.names import (
     check_all_matched,
     check_distinct,
@@ -33,10 +33,6 @@ from spectral_kernels.runtime.memory import place
 
 if TYPE_CHECKING:
     from spectral_monitor.model.matrix import Kept
-
-__all__ = ["Block", "Kept", "Matrix", "MatrixRegistry", "MatrixView", "Parameter",
-           "ParameterInfo", "Rule", "Skip", "Skipped", "find_matrices", "group_tied",
-           "same_memory", "select"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,19 +18,10 @@ from dataclasses import replace
 from spectral_monitor.model.fused_layouts import fused_attention_blocks
 from spectral_monitor.model.guessed_layers import GuessedLayer
 from spectral_monitor.model.layer_shapes import declared_shape, dense_type, misfit
-from spectral_monitor.model.matrix import joined
+from spectral_monitor.model.matrix import Block, MatrixView, joined
 from spectral_monitor.model.not_matrices import why_no_matrix
-from spectral_monitor.model.registry import (
-    Block,
-    MatrixRegistry,
-    MatrixView,
-    ParameterInfo,
-    Rule,
-    Skip,
-)
+from spectral_monitor.model.registry import MatrixRegistry, ParameterInfo, Rule, Skip
 from torch import Tensor, nn
-
-__all__ = ["default_registry"]
 
 _GATES = {
     nn.LSTM: ("i", "f", "g", "o"),

@@ -13,8 +13,6 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["together", "without_indices"]
-
 Row = tuple[str, ...]
 
 # A word with a letter that is no number, with brackets that may hold blanks: a name.

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["Range", "stacked", "submatrix"]
-
 Range = tuple[int, int]
 """Rows or columns ``start:stop``."""
 

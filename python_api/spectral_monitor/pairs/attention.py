@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from spectral_monitor.model.fused_layouts import fused_attention_blocks
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.submatrices import Range, stacked, submatrix
 from spectral_monitor.pairs.ports import (
     Meeting,
@@ -26,8 +26,6 @@ from spectral_monitor.pairs.ports import (
     exit_port,
     with_word,
 )
-
-__all__ = ["Attention", "by_head", "outputs_of"]
 
 _UNKNOWN = (
     "{} is queries, keys and values in one, and its shape does not tell which rows belong to which "

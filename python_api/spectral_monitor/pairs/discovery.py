@@ -12,15 +12,13 @@ from typing import Any
 
 from spectral_monitor.model.config import HeadCounts, config_of, setting
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.pairs.flow.binding import Binder
 from spectral_monitor.pairs.flow.guessed_flow import Guess
 from spectral_monitor.pairs.flow.language import parse
 from spectral_monitor.pairs.flow.presets import ASIDE, Family, family_of
 from spectral_monitor.pairs.flow.steps import Chain, Lost, OfFamily, Record, Step, Stream
 from spectral_monitor.pairs.ports import Pair, Rejected
-
-__all__ = ["discover_pairs"]
 
 
 def discover_pairs(root: Scope, counts: HeadCounts) -> tuple[list[Pair], list[Rejected]]:

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectral_monitor.model.config import setting
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.submatrices import submatrix
 from spectral_monitor.pairs.attention import by_head, outputs_of
 from spectral_monitor.pairs.ports import Pair, Port, Rejected, connect, entry_port, exit_port
-
-__all__ = ["LatentAttention"]
 
 _SIZES = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 

@@ -13,25 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from spectral_monitor.model.registry import Block, Matrix
+from spectral_monitor.model.matrix import Block, Matrix
 from spectral_monitor.model.submatrices import submatrix
 from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
-
-__all__ = [
-    "Meeting",
-    "Origin",
-    "Pair",
-    "Port",
-    "Rejected",
-    "connect",
-    "entry_port",
-    "exit_port",
-    "gate_port",
-    "submatrices_of",
-    "with_word",
-]  # fmt: skip
 
 Origin = Literal["traced", "preset", "guessed", "given"]
 """How a pair was found: in a forward pass, by a known model's layout, from names and order, or by

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
-from spectral_monitor.model.registry import Block, Matrix
+from spectral_monitor.model.matrix import Block, Matrix
 from spectral_monitor.model.submatrices import Range, submatrix
 from spectral_monitor.pairs.ports import (
     Pair,
@@ -16,8 +16,6 @@ from spectral_monitor.pairs.ports import (
     exit_port,
     gate_port,
 )
-
-__all__ = ["resolve_pairs"]
 
 
 def resolve_pairs(

@@ -8,8 +8,6 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append", "read_layout", "write_atomically"]
-
 
 def append(file: FileIO, data: Any) -> None:
     """Append all bytes of a buffer or, after an error, none.

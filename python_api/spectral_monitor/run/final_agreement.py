@@ -22,8 +22,6 @@ from spectral_monitor.step.frame import Array
 
 from spectral_kernels.alignment.clusters import cluster_agreement_list
 
-__all__ = ["agreement_with_final", "is_stale"]
-
 
 def agreement_with_final(run_dir: str | os.PathLike[str], step: int | None = None) -> Run:
     """Compare the vectors of every saved step with those of the last one.

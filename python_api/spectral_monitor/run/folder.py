@@ -20,18 +20,6 @@ from spectral_monitor.step.frame import SpectralFrame
 from spectral_monitor.step.packed_rows import PackedRows, spectra_of
 from spectral_monitor.step.views import ArrayViews
 
-__all__ = [
-    "ARRAYS",
-    "LAYOUT",
-    "METRICS_FILE",
-    "VERSIONS",
-    "columns_of",
-    "groups_of",
-    "half_precision",
-    "record_type",
-    "repair",
-]
-
 _NONE: ArrayViews[Any] = ArrayViews.of({})
 
 

@@ -19,8 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from spectral_monitor.step.views import Array
 
-__all__ = ["Decoded", "HalfPrecision", "rounding_error"]
-
 K = TypeVar("K")
 _Q = 65533
 _INFINITE, _NAN = 65534, 65535

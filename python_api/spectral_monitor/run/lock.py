@@ -26,8 +26,6 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LOCK_FILE", "RunLock"]
-
 LOCK_FILE = "writer.lock"
 _SILENT_SECONDS = 60.0
 _RENEWED_SECONDS = 10.0

@@ -21,8 +21,6 @@ from spectral_monitor.step.views import ArrayViews
 
 from spectral_kernels.entry.results import METRICS
 
-__all__ = ["MetricLines"]
-
 _TOP = 10  # Eq. 4
 # Half a unit of the eighth digit of a value, and of the third of a bound, at most.
 _VALUE_ROUNDING, _BOUND_ROUNDING = 1e-7, 1.006

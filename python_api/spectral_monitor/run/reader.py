@@ -19,8 +19,6 @@ from spectral_monitor.step.reference import MODES, Given, Recorded
 
 from spectral_kernels.entry.results import METRICS
 
-__all__ = ["Run", "load_run", "recorded_spectra", "with_recorded_run"]
-
 _PREFIXES = frozenset(
     (*METRICS, "normalized_effective_rank", "alignment_score", "agreement_score",
      "bound")

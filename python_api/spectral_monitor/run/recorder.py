@@ -59,8 +59,6 @@ from spectral_monitor.run.sinks import Sink
 from spectral_monitor.step.frame import Array, SpectralFrame
 from spectral_monitor.step.views import ArrayViews
 
-__all__ = ["ARRAYS", "LAYOUT", "METRICS_FILE", "Recorder", "saves_vectors"]
-
 _BYTES_PER_FRAME = 100_000
 
 

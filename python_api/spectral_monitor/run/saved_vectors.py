@@ -26,15 +26,6 @@ from spectral_monitor.run.files import append, read_layout, write_atomically
 
 from spectral_kernels.entry.results import SVD
 
-__all__ = [
-    "FINAL_AGREEMENT",
-    "FINAL_GROUPS",
-    "SavedVectors",
-    "VectorWriter",
-    "bytes_per_step",
-    "truncate_vectors",
-]
-
 VECTORS = "vectors.bin"
 VECTOR_LAYOUT = "vectors.json"
 # What `spectral_monitor.run.final_agreement` finds; gone as soon as the run goes on.

@@ -14,8 +14,6 @@ from spectral_monitor.step.frame import SpectralFrame, alignment_score, pair_nam
 
 from spectral_kernels.entry.results import METRICS
 
-__all__ = ["Delivery", "LoggerSink", "Sink", "as_sinks", "metric_values"]
-
 _AVERAGED = ("effective_rank", "normalized_effective_rank", "stable_rank", "spectral_norm")
 
 

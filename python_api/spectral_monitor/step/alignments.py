@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.pairs.ports import Pair
 from spectral_monitor.step.views import consecutive
 from torch import Tensor

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.step.frame import Array
 from spectral_monitor.step.views import consecutive
 from torch import Tensor

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.pairs.ports import Pair
 from spectral_monitor.step.chance import Chance
 from spectral_monitor.step.changes import Changes

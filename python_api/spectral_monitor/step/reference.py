@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.step.alignments import Part, by_dtype
 from spectral_monitor.step.frame import Array
 from spectral_monitor.step.spectra import rounding

@@ -8,7 +8,7 @@ from typing import Any
 
 from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.submatrices import submatrix
 from spectral_monitor.pairs.attention import Attention
 from spectral_monitor.pairs.flow.language import Flow
@@ -27,8 +27,6 @@ from spectral_monitor.pairs.flow.steps import (
 )
 from spectral_monitor.pairs.latent_attention import LatentAttention
 from spectral_monitor.pairs.ports import exit_port
-
-__all__ = ["NOT_WATCHED", "Binder", "adapters_of", "layer_of"]
 
 NOT_WATCHED = "{} between them is not watched"
 

@@ -18,15 +18,13 @@ from dataclasses import dataclass
 from spectral_monitor.model.config import HeadCounts
 from spectral_monitor.model.layer_shapes import dense_type
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.pairs.attention import Attention
 from spectral_monitor.pairs.flow.binding import NOT_WATCHED, adapters_of, layer_of
 from spectral_monitor.pairs.flow.guessed_order import SIDE_BY_SIDE, Part, all_apart, chain, in_order
 from spectral_monitor.pairs.flow.recurrent import Recurrent
 from spectral_monitor.pairs.flow.steps import Attend, Lost, SideBySide, Step, Table
 from torch import nn
-
-__all__ = ["Guess"]
 
 # Two layers that read the same input and are multiplied, by the names of well-known models.
 _GATED = (("gate_proj", "up_proj"), ("w1", "w3"), ("wi_0", "wi_1"))

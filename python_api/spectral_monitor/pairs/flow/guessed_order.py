@@ -28,8 +28,6 @@ from spectral_monitor.pairs.flow.steps import (
 )
 from spectral_monitor.pairs.ports import Port
 
-__all__ = ["SIDE_BY_SIDE", "Part", "all_apart", "chain", "in_order"]
-
 SIDE_BY_SIDE = frozenset({"experts", "branches", "towers"})
 _BESIDE = frozenset({"downsample", "shortcut", "skip", "skip_connection", "residual"})
 _EXCITE = frozenset({"se", "se_module", "se_layer", "squeeze_excite", "squeeze_excitation"})

@@ -37,8 +37,6 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-__all__ = ["Flow", "parse"]
-
 _TOKENS = re.compile(r"\s*(>>|\w[\w.|]*(?:/[\w,]+\+?)?|\S)")
 
 

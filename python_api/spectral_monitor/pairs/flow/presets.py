@@ -14,8 +14,6 @@ from typing import Any
 
 from spectral_monitor.model.config import setting
 
-__all__ = ["ASIDE", "FAMILIES", "Family", "family_of"]
-
 # Parts of an attention's scores that are added to them or are looked up by distance.
 ASIDE = frozenset({"relative_attention_bias", "rel_pos_h", "rel_pos_w", "rotary_emb"})
 

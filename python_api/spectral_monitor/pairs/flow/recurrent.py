@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spectral_monitor.model.layer_tree import Scope
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.pairs.flow.steps import Record, Stream
 from spectral_monitor.pairs.ports import Pair, Port, Rejected, connect, entry_port, exit_port
-
-__all__ = ["Recurrent"]
 
 # ``weight_ih_l1_reverse``; of a cell ``weight_ih``.
 _INPUTS = re.compile(r"weight_ih((?:_l(\d+))?(?:_reverse)?)")

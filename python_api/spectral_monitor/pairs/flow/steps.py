@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from spectral_monitor.model.registry import Matrix
+from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.similar_rows import without_indices
 from spectral_monitor.model.submatrices import submatrix
 from spectral_monitor.pairs.attention import Attention
@@ -26,9 +26,6 @@ from spectral_monitor.pairs.ports import (
     entry_port,
     exit_port,
 )
-
-__all__ = ["Attend", "Chain", "Ended", "Layer", "Lost", "Meet", "OfFamily", "Record",
-           "Remember", "Same", "SideBySide", "Step", "Stream", "Table"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,6 @@ from spectral_monitor.pairs.tracing.ledger import Ledger, Written, joined, varie
 from spectral_monitor.pairs.tracing.store import Marks, Store
 from torch import Tensor
 
-__all__ = ["Call", "Context", "NotFollowedError", "Rule", "here", "tensors_of", "words"]
-
 
 def words(text: str) -> tuple[str, ...]:
     """The words of a text: names of operations."""

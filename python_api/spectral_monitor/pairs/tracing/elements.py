@@ -17,8 +17,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Copied", "Elements", "Explicit", "Geometry", "Own", "Source", "key_of"]
-
 Key = tuple[int, int]
 
 

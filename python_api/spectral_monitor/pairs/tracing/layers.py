@@ -18,8 +18,6 @@ from spectral_monitor.pairs.tracing.products import distinct, read
 from spectral_monitor.pairs.tracing.store import Marks
 from torch import Tensor
 
-__all__ = ["FUNCTION_RULES", "RULES"]
-
 
 def embedding(context: Context, call: Call) -> None:
     """Rows of a table: its columns are what is written."""

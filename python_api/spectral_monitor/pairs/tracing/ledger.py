@@ -16,8 +16,6 @@ import torch
 from spectral_monitor.pairs.tracing.elements import Elements
 from torch import Tensor
 
-__all__ = ["Ledger", "Met", "Written", "joined", "reduced", "varies"]
-
 
 @dataclass(frozen=True, slots=True)
 class Met:

@@ -10,8 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from spectral_monitor.model.similar_rows import together
 
-__all__ = ["Edge", "Side", "Trace"]
-
 Indices = npt.NDArray[np.int64]
 _VERSION = 1
 

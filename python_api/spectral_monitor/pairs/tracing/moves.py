@@ -23,8 +23,6 @@ from spectral_monitor.pairs.tracing.context import (
 from spectral_monitor.pairs.tracing.ledger import Written, joined
 from torch import Tensor
 
-__all__ = ["RULES", "copy"]
-
 
 def add_rows(context: Context, call: Call) -> None:
     """``index_add`` and ``index_reduce``: an index for each row."""

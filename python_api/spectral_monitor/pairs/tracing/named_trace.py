@@ -16,8 +16,6 @@ from spectral_monitor.pairs.tracing.ledger import Ledger, Met
 from spectral_monitor.pairs.tracing.map import Edge, Indices, Side, Trace
 from torch import Tensor
 
-__all__ = ["named_trace"]
-
 
 def named_trace(ledger: Ledger, parameters: Mapping[str, Tensor]) -> Trace:
     """The trace of a finished pass."""

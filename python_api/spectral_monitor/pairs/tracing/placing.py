@@ -16,8 +16,6 @@ from spectral_monitor.pairs.tracing.map import Indices, Side, Trace
 
 from spectral_kernels.entry.results import Decomposed
 
-__all__ = ["Placed", "Places", "PortMaker", "ranges_of"]
-
 End = Literal["U", "V"]
 
 

@@ -19,8 +19,6 @@ from spectral_monitor.pairs.tracing.products import contracted
 from spectral_monitor.pairs.tracing.store import Marks
 from torch import Tensor
 
-__all__ = ["RULES", "pointwise", "resized"]
-
 _SUMS = {"add", "add_", "sub", "sub_", "rsub", "lerp", "lerp_"}
 _PRODUCTS = {"mul", "mul_"}
 _SCALES = {"div", "div_", "neg", "neg_"}

@@ -19,8 +19,6 @@ from spectral_monitor.pairs.tracing.ledger import Written, joined, reduced, vari
 from spectral_monitor.pairs.tracing.store import Marks
 from torch import Tensor
 
-__all__ = ["RULES", "attention", "distinct", "multiply", "read"]
-
 
 def multiply(context: Context, a: Tensor, b: Tensor) -> tuple[list[Tensor], int, Marks]:
     """Record ``a @ b`` of (B, M, K) and (B, K, N); return labels (B, M, N), past and marks."""

@@ -22,8 +22,6 @@ from spectral_monitor.pairs.tracing.elements import (
 )
 from torch import Tensor
 
-__all__ = ["Marks", "MemoryRecord", "Store"]
-
 
 @dataclass(frozen=True, slots=True)
 class Marks:

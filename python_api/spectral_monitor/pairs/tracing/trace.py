@@ -31,8 +31,6 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["trace"]
-
 
 def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -> Trace:
     """Run ``model(*inputs, **kwargs)`` once, and record which weight feeds which.

@@ -15,8 +15,6 @@ from spectral_monitor.pairs.ports import Meeting, Pair, Port, Rejected, with_wor
 from spectral_monitor.pairs.tracing.map import Edge, Indices, Trace
 from spectral_monitor.pairs.tracing.placing import Placed, Places, PortMaker, ranges_of
 
-__all__ = ["traced_pairs"]
-
 _OWN_SIDE = "same weight: its own side"
 _FED = "outputs of one are inputs of the other"
 

@@ -25,8 +25,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize
 
-__all__ = ["Fixed", "Keeping", "fixed_weights", "undisturbed"]
-
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, inputs: Any = ()) -> Iterator[Keeping]:
