@@ -27,7 +27,7 @@ _TOO_MUCH = 0.2
 
 
 class Cadence:
-    """Which steps are due.
+    """Decides which training steps are measured.
 
     Args:
         every: steps that are multiples of this.

@@ -17,7 +17,7 @@ class KeepsMemory(Protocol):
     """A solver with a state of its own."""
 
     def memory(self) -> dict[str, int]:
-        """Matrix -> bytes that are kept for it between steps."""
+        """Matrix -> bytes that the solver keeps between steps for that matrix."""
         ...
 
 

@@ -230,7 +230,7 @@ def _entered_product(
 
 
 def _plainly_fit(x: Array, U: Array, Sigma: Array, Vh: Array, bias: Array | None) -> bool:
-    """Whether these are what they are in every training step: tensors of one kind, no batch."""
+    """Whether the arguments are as in most training steps: tensors of one kind, no batch."""
     if not (isinstance(x, Tensor) and isinstance(U, Tensor) and x.dim() > 1 and U.dim() == 2):
         return False
     dtype, device = x.dtype, x.device

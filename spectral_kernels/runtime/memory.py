@@ -22,7 +22,7 @@ MatrixArgument: TypeAlias = tuple[int, int, int, int, int, int, int, int]
 
 
 class Layout(NamedTuple):
-    """How a tensor lies, wherever that is."""
+    """Shape, strides, dtype and device of a tensor, whatever its address."""
 
     shape: torch.Size
     stride: tuple[int, ...]
@@ -31,7 +31,7 @@ class Layout(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a tensor lies, and how."""
+    """The address of a tensor, and its layout."""
 
     address: int
     layout: Layout
@@ -61,11 +61,11 @@ class Memory:
         self._places = [place(A) for A in self.tensors]
 
     def is_of(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these lie where the kept ones lay when they were given, in the same layout."""
+        """Whether ``tensors`` are in the memory of the kept ones, in the same layout."""
         return [place(A) for A in tensors] == self._places
 
     def is_like(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether these have the same layouts, wherever they lie."""
+        """Whether ``tensors`` have the layouts of the kept ones, whatever their addresses."""
         return [layout(A) for A in tensors] == [layout for _, layout in self._places]
 
 

@@ -39,5 +39,5 @@ class DeviceClock:
         self._left = (number, mark)
 
     def interrupt(self) -> None:
-        """What follows is not training."""
+        """The time until the next mark is not that of training."""
         self._left = None

@@ -13,7 +13,7 @@ __all__ = ["LateNumbers"]
 
 
 class LateNumbers:
-    """What is still to come of a frame, see `spectral_monitor.step.frame.Late`.
+    """Fields of a frame whose numbers are on their way, see `spectral_monitor.step.frame.Late`.
 
     Args:
         reading, unpacking: the numbers, and what they mean.

@@ -19,7 +19,7 @@ __all__ = ["never", "not_now", "not_these"]
 
 
 def never(matrices: Sequence[Matrix], solver: Solver, comparisons: Comparisons) -> str | None:
-    """What the model and the options of a monitor rule out."""
+    """Why no step is left to a device: what the model and the options of a monitor rule out."""
     decomposed = [matrix.name for matrix in matrices if matrix.is_decomposed]
     if decomposed:
         return (
@@ -36,7 +36,7 @@ def never(matrices: Sequence[Matrix], solver: Solver, comparisons: Comparisons) 
 
 
 def not_these(views: Sequence[Tensor], solver: TrackedSolver, kind: str) -> str | None:
-    """What the matrices rule out, as they are now; ``kind`` of device that takes steps."""
+    """Why these matrices, where they lie now, are not left to a device of this ``kind``."""
     devices = {view.device for view in views}
     if len(devices) > 1:
         return f"the weights are on several devices ({', '.join(sorted(map(str, devices)))})"
@@ -51,7 +51,7 @@ def not_these(views: Sequence[Tensor], solver: TrackedSolver, kind: str) -> str 
 
 
 def _waiting(views: Sequence[Tensor], solver: TrackedSolver, device: str) -> str | None:
-    """Which updates read numbers as they go."""
+    """Why the host waits in an update: its backend reads numbers of the device on the way."""
     leading = [views[i] for i in solver.leading]
     for operation in ["tracking.whole"] + ["tracking.leading"] * bool(leading):
         if backend(operation, device).__name__.endswith("torch_backend"):
@@ -67,7 +67,7 @@ def _waiting(views: Sequence[Tensor], solver: TrackedSolver, device: str) -> str
 
 
 def not_now(matrices: Sequence[Matrix], started: Sequence[bool]) -> str | None:
-    """What is missing so far."""
+    """Why this step is not left to a device: what earlier steps have not made yet."""
     cold = [m.name for m, warm in zip(matrices, started, strict=True) if not warm]
     if cold:
         return f"there are no vectors to go on from yet ({', '.join(cold[:3])})"

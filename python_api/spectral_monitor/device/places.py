@@ -31,10 +31,10 @@ class Places:
         self._last: list[int | None] = [None] * len(matrices)
         self._moved_at = [-_LONG] * len(matrices)
         self.memory: dict[int, Tensor] = {}
-        """By the place among the matrices."""
+        """Index of a matrix -> the memory that it is copied to."""
 
     def settle(self, views: Sequence[Tensor]) -> list[Tensor]:
-        """The matrices as they are now, each in its place."""
+        """The given matrices, each where it lies or copied to its place."""
         self._steps += 1
         return [self._settle(i, view) for i, view in enumerate(views)]
 

@@ -30,7 +30,7 @@ class Work(Protocol):
         ...
 
     def read(self, scalars: Sequence[Tensor]) -> None:
-        """Take what is computed from into memory of its own."""
+        """Copy the matrices that the results are computed from into memory of the program."""
         ...
 
     def solve(self, which: Sequence[int]) -> None:
@@ -60,7 +60,7 @@ class Reading:
 
     @property
     def arrived(self) -> bool:
-        """Whether they are here."""
+        """Whether the numbers are on the host."""
         return self._numbers is not None or self._marks[3].arrived()
 
     def numbers(self) -> Array:

@@ -127,7 +127,7 @@ class DeviceStep:
         return LateNumbers(reading, self._unpacking, anew, known)
 
     def enter(self, number: int) -> None:
-        """The training step before this one is issued; where a budget asks for its time, note it.
+        """The training step before ``number`` is issued; where a budget asks for its time, note it.
 
         To be called at every step, and `left` after it, whether it is measured or not.
         """
@@ -140,7 +140,7 @@ class DeviceStep:
             self._clock.leave(number, self._mark())
 
     def interrupt(self) -> None:
-        """What follows is not training."""
+        """The time until the next step is not that of training."""
         self._clock.interrupt()
 
     def collect(self) -> None:
@@ -160,13 +160,13 @@ class DeviceStep:
             self.collect()
 
     def leave(self) -> None:
-        """The next step is the monitor's own, or that of a new program."""
+        """Let go of the program: the next step is the monitor's own, or has a new one."""
         self.wait()
         self._prepared, self._unpacking = None, None
         self._lost.clear()
 
     def forget(self) -> None:
-        """What the monitor keeps comes from elsewhere, and may be without vectors."""
+        """Start anew: the solver and the reference have loaded a state, maybe without vectors."""
         self.leave()
         self._started = [False] * len(self._matrices)
 

@@ -23,11 +23,11 @@ class Mark(Protocol):
     """A point in the work of a stream."""
 
     def arrived(self) -> bool:
-        """Whether all work before it is done."""
+        """Whether all work before the mark is done."""
         ...
 
     def wait(self) -> None:
-        """Return when it has arrived."""
+        """Return when all work before the mark is done."""
         ...
 
     def seconds_since(self, earlier: Any) -> float:
@@ -47,7 +47,7 @@ class Streams(Protocol):
         ...
 
     def follow(self, mark: Mark) -> None:
-        """What the current stream is given from now on comes after the mark. The host goes on."""
+        """Let the current stream do all work from now on after the mark. The host goes on."""
         ...
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -60,7 +60,7 @@ class Streams(Protocol):
 
 
 class CudaStreams:
-    """Those of a CUDA device.
+    """Two streams of a CUDA device.
 
     Args:
         device: with its index.
@@ -110,7 +110,7 @@ class _CudaMark:
 
 
 class HostStreams:
-    """The same on the CPU, where everything is done when it is issued."""
+    """The CPU in place of two streams: all work is done when it is issued."""
 
     def aside(self) -> AbstractContextManager[Any]:
         """See `Streams`."""

@@ -49,7 +49,7 @@ class Alignments:
         self._k = k
 
     def prepared(self, svds: Sequence[SVD]) -> list[Part]:
-        """|U^T V'| of every pair, the mean over its meetings, of SVDs that lie where these lie."""
+        """|U^T V'| of every pair, the mean over its meetings, for SVDs that stay in this memory."""
         views = [
             [(a.basis(svds[i]), b.rows(svds[j])) for a, b, i, j in meetings]
             for meetings in self._meetings
@@ -101,7 +101,7 @@ def _widest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 
 
 def _in_dtype(x: Tensor, dtype: torch.dtype, entries: list[Entry]) -> Tensor:
-    """The array, or one of this dtype that an entry copies it to."""
+    """The array, or another one of ``dtype`` that an entry copies the array to."""
     if x.dtype == dtype:
         return x
     wide = torch.empty(x.shape, dtype=dtype, device=x.device)

@@ -78,7 +78,7 @@ class Estimate:
     values: tuple[float, ...]
     """In the order of `spectral_kernels.entry.results.METRICS`."""
     bounds: tuple[float, ...]
-    """In the same order."""
+    """Of ``values``, in their order."""
     value_bounds: Array
     """(k,) of the singular values."""
 

@@ -29,7 +29,7 @@ class Chance:
     alignment: dict[tuple[str, str], float] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
     overlap: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """(left, right)."""
+    """Name of the update or gradient -> its overlap on the left and on the right."""
 
     @classmethod
     def of(
@@ -53,7 +53,7 @@ class Chance:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """For a file."""
+        """Plain values, for the ``spectra.json`` of a run."""
         return {
             "alignment": [[*pair, value] for pair, value in self.alignment.items()],
             "agreement": self.agreement,
@@ -62,7 +62,7 @@ class Chance:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Chance:
-        """From a file."""
+        """The levels that `to_json` wrote."""
         return cls(
             {(first, second): value for first, second, value in content.get("alignment", [])},
             dict(content.get("agreement", {})),

@@ -99,7 +99,7 @@ class Changes:
             for matrix in matrices
             if "gradients" in watch and matrix.is_computed
         ]
-        """Gradients that there are none of, with the reason."""
+        """Matrices that have no gradient, with the reason."""
         changed = [_changed(matrices[i], kind) for kind, own in self._of.items() for i in own]
         small = [matrix for matrix in changed if matrix.rank <= _EXACT_SIDE]
         few = [matrix for matrix in changed if matrix.rank > _EXACT_SIDE]
@@ -186,7 +186,7 @@ class Changes:
         ]  # fmt: skip
 
     def state(self) -> dict[str, Any]:
-        """For ``state_dict``: the weights of the last measured step, and warm starts."""
+        """The part of a monitor's state: the weights of the last measured step, and warm starts."""
         before = [] if self._before is None else [remembered(x, None) for x in self._before]
         return {
             "before": [list(x) if isinstance(x, Decomposed) else x for x in before],

@@ -113,7 +113,7 @@ class Clusters:
         self._prepared = None
 
     def state(self) -> dict[str, Any]:
-        """For ``state_dict``: what is compared with, and whether it follows the steps."""
+        """The spectra that those of a step are compared with, and whether they follow the steps."""
         now = self._spectra
         if self._prepared is not None:
             parts = torch.split(self._prepared.compared.cpu(), self._lengths, dim=1)
@@ -122,7 +122,7 @@ class Clusters:
         return {"spectra": [x.clone() for x in now], "follows": list(self._follows)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take what is compared with from a state."""
+        """Go on from the ``state`` of other clusters."""
         self._prepared = None
         self._spectra = [x.double().cpu().clone() for x in state["spectra"]]
         self._follows = list(state["follows"])

@@ -51,12 +51,12 @@ class Comparisons:
         return self.reference.wants_all or bool(self.changes.matrices)
 
     def memory(self) -> dict[str, dict[str, int]]:
-        """What is kept -> matrix -> bytes."""
+        """Purpose ("reference", "copy for updates") -> matrix -> bytes."""
         parts = {"reference": self.reference.memory(), "copy for updates": self.changes.memory()}
         return {what: sizes for what, sizes in parts.items() if sizes}
 
     def state(self) -> dict[str, Any]:
-        """For ``state_dict``."""
+        """The part of a monitor's state that is of earlier steps."""
         return {
             "reference": self.reference.state(),
             "clusters": self.clusters.state(),
@@ -64,7 +64,7 @@ class Comparisons:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take a state."""
+        """Go on from the ``state`` of other comparisons."""
         self.reference.load_state(state["reference"])
         self.clusters.load_state(state["clusters"])
         self.changes.load_state(state["changes"])

@@ -33,10 +33,10 @@ SCALARS = 32
 
 
 class Asked(NamedTuple):
-    """What a monitor wants to know of every step."""
+    """The matrices of a monitor, how they are solved, and what they are compared with."""
 
     matrices: Sequence[Matrix]
-    """Those under watch; of parts, which come after them, nothing but their alignments."""
+    """The matrices under watch; of parts, which come after them, nothing but their alignments."""
     solver: Solver
     alignments: Alignments | None = None
     reference: Reference | None = None
@@ -44,26 +44,26 @@ class Asked(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What lies where in the block."""
+    """How many numbers of each kind a block has, in order."""
 
     places: dict[str, slice]
     lengths: list[int]
     """Singular values of each matrix."""
     vectors: list[int]
-    """And how many of its vectors are there."""
+    """How many singular vectors of each matrix there are."""
     dtypes: list[torch.dtype]
     """Of values and vectors of each matrix; all numbers of the block are float64."""
     errors: list[int]
-    """The matrices that have one, see `spectral_monitor.step.solvers.Solved.error`."""
+    """Indices of matrices whose core adds an error (`spectral_monitor.step.solvers.Solved`)."""
     identities: list[int]
-    """How many each matrix has; none where nothing is tracked."""
+    """How many identities each matrix has; empty where nothing is tracked."""
     alignment: list[tuple[dict[Any, slice], torch.dtype]]
-    """Names and their arrays by dtype, within the part of the block; and so below."""
+    """For each dtype the places of the diagonals by name; the fields below are alike."""
     agreement: list[tuple[dict[Any, slice], torch.dtype]]
 
 
 class Derived:
-    """Everything that follows from results that lie where these lie.
+    """The entries of a program that follow from the results of a solver, for their memory.
 
     Args:
         asked: what to compute.
@@ -154,7 +154,7 @@ class Derived:
         return alignment, agreement
 
     def fits(self, solved: Sequence[Solved]) -> bool:
-        """Whether these results are in the same places."""
+        """Whether ``solved`` lies in the memory that this was made for."""
         return self._memory.is_of(_numbers(solved))
 
     def run(self) -> None:
@@ -209,7 +209,7 @@ def radii_of(asked: Asked, own: Sequence[Solved]) -> list[Tensor]:
 
 
 def _numbers(solved: Sequence[Solved]) -> list[Tensor]:
-    """What work on these results reads."""
+    """The tensors of results that the entries read."""
     return [
         x
         for entry in solved

@@ -49,7 +49,7 @@ def unknown(now: Kept) -> Kept:
 
 
 def remembered(now: Kept, place: Kept | None) -> Kept:
-    """A copy in the dtype of results, in this place where it fits."""
+    """A copy in the dtype of results, in ``place`` where that has its shape."""
     if isinstance(now, Decomposed):
         places: Sequence[Tensor | None] = (None,) * 3
         if isinstance(place, Decomposed):

@@ -109,7 +109,7 @@ class Late(Protocol):
 
     @property
     def arrived(self) -> bool:
-        """Whether they are here."""
+        """Whether the numbers are here."""
         ...
 
     def fields(self) -> Mapping[str, Any]:

@@ -79,7 +79,7 @@ class OwnStep:
         return found
 
     def forget(self) -> None:
-        """The next program is a new one, as where the solver goes on from another state."""
+        """Let go of the program, as where the solver has loaded another state."""
         self._program, self._unpacking, self._layout = None, None, None
 
     def _prepared(self, given: list[Kept]) -> StepProgram:

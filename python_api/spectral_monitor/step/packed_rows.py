@@ -22,25 +22,25 @@ __all__ = [
 ]
 
 NOT_FINITE = "the matrix has NaN or infinity in it"
-"""`spectral_monitor.step.frame.MatrixRow.reason`, where it is the numbers themselves."""
+"""`spectral_monitor.step.frame.MatrixRow.reason`, where the numbers themselves are not finite."""
 
 Told = tuple[str, tuple[int, int], str, str]
 """Name, shape, kind and method of a row."""
 
 
 class RowPlan(NamedTuple):
-    """What is the same at every step, one entry per matrix."""
+    """Names, shapes and kinds of rows, which are the same at every step; one entry per matrix."""
 
     told: list[Told]
     sides: Array
     """The short sides."""
     numbers: dict[str, int]
     slices: dict[str, slice]
-    """Where the singular values of each are in the block of all."""
+    """Name -> where the singular values of the matrix are in the block of all."""
 
     @staticmethod
     def of(matrices: Sequence[Matrix], method: str, lengths: Sequence[int]) -> RowPlan:
-        """For spectra of these lengths."""
+        """The plan of rows whose spectra have these lengths."""
         names = [matrix.name for matrix in matrices]
         return RowPlan(
             [(m.name, m.shape, m.kind, method) for m in matrices],
@@ -78,7 +78,7 @@ class PackedRows(Mapping[str, MatrixRow]):
 
     @property
     def bounds_follow(self) -> bool:
-        """As of `MatrixRow`, of all of them."""
+        """Whether `MatrixRow.bounds_follow` is so of every row."""
         return self.plan.told[0][3] == "exact" and self.values_of.block.dtype == np.float32
 
     def __getitem__(self, name: str) -> MatrixRow:

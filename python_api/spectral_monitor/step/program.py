@@ -25,7 +25,7 @@ __all__ = ["StepProgram"]
 
 
 class StepProgram:
-    """See above.
+    """A solver and what is derived of its results, as one program on the CPU or on a device.
 
     Args:
         asked: what to compute.
@@ -49,7 +49,7 @@ class StepProgram:
         self._program: Program | None = None
 
     def fits(self, given: Sequence[Kept]) -> bool:
-        """Whether the snapshot is of matrices that lie where these lie."""
+        """Whether the snapshot reads the memory of these matrices."""
         assert self._snapshot is not None
         return self._snapshot.fits([x for x in given if isinstance(x, Tensor)])
 
@@ -99,6 +99,6 @@ class StepProgram:
 
     @property
     def layout(self) -> Layout:
-        """Where they are; another object where results came to lie elsewhere."""
+        """Where the numbers are in the block; another object where results moved in memory."""
         assert self._derived is not None
         return self._derived.layout

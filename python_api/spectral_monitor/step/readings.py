@@ -37,7 +37,7 @@ class Readings:
         self.last: list[Kept] = []
         """All matrices, then parts, in order, as `take` found them."""
         self.reasons: dict[str, str] = {}
-        """Name -> why it could not be read then, of those that could not."""
+        """Name of a matrix that `take` could not read -> why."""
         self.stayed = False
         """Whether `take` found the very same memory as the time before."""
 
@@ -113,12 +113,12 @@ class _Owner:
 
     @property
     def storages(self) -> set[int]:
-        """Addresses of all memory that there is."""
+        """Addresses of the memory of all its values."""
         return {x.untyped_storage().data_ptr() for x in self.tensors}
 
 
 def _owner(kept: Kept | None) -> _Owner | None:
-    """None of a tensor that lies nowhere, such as a sparse one."""
+    """The owner of a tensor; None of one without memory of its own, such as a sparse one."""
     try:
         return _Owner(kept)
     except (RuntimeError, NotImplementedError):
@@ -141,7 +141,7 @@ def _unknown(matrix: Matrix, dtype: torch.dtype, device: torch.device) -> Kept:
 
 
 def not_readable(matrices: Sequence[Matrix]) -> dict[str, str]:
-    """Name -> why it cannot be read now, of those that cannot."""
+    """Name of a matrix that cannot be read now -> why."""
     reasons: dict[str, str] = {}
     for matrix in matrices:
         try:

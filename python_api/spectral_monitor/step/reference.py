@@ -152,8 +152,8 @@ class Reference:
         return SVD(svd.U[:, : self._k], svd.S.new_empty(0), svd.Vh[: self._k])
 
     def prepared(self, svds: Sequence[SVD], clusters: Sequence[Tensor]) -> list[Part]:
-        """Agreement of single vectors, and of the subspaces of clusters, of SVDs that lie where
-        these lie: |u_i . u'_i| |v_i . v'_i|, and `spectral_kernels.subspace_agreement`, the two
+        """Agreement of single vectors, and of the subspaces of clusters, of SVDs that stay in
+        this memory: |u_i . u'_i| |v_i . v'_i|, and `spectral_kernels.subspace_agreement`, the two
         rows of each part. NaN where no reference is known yet.
 
         Args:
@@ -189,7 +189,7 @@ class Reference:
         return kept
 
     def state(self) -> dict[str, Any]:
-        """For ``state_dict``."""
+        """The vectors and where they are from, for a monitor's state."""
         known = {name: svd for name, svd in self._vectors.items() if _is_known(svd)}
         return {
             "mode": self._mode,

@@ -13,7 +13,7 @@ _RESERVED = frozenset({"every", "overhead", "not_finite", "reasons"})
 
 
 def as_floats(scalars: Mapping[str, float | Tensor], kept: Collection[str] = ()) -> dict[str, Any]:
-    """Floats, but for tensors that are kept.
+    """The scalars as floats, but for tensors that are kept.
 
     Args:
         scalars: by name, numbers or tensors of one element.

@@ -78,7 +78,7 @@ class Solver(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """What the next step needs of this one, for ``state_dict``."""
+        """What the next step needs of the last one, for a monitor's state."""
         ...
 
     def load_state(self, state: Any) -> None:
@@ -97,11 +97,11 @@ class _FromScratch:
     resolves = 0
 
     def work_names(self, i: int) -> Sequence[str]:
-        """No work is told."""
+        """Empty names: a solution from scratch has no work to name."""
         return ("",)
 
     def prepared(self) -> None:
-        """Results are new tensors each time."""
+        """None, since results are new tensors each time."""
         return
 
 
@@ -149,7 +149,7 @@ class ExactSolver(_FromScratch):
         return [next(whole) if needed else _values_of(a, next(values)) for a, needed in both]
 
     def state(self) -> dict[str, Any]:
-        """Nothing."""
+        """Empty: each step is from scratch."""
         return {}
 
     def load_state(self, state: Any) -> None:
@@ -246,7 +246,7 @@ class RandomizedSolver(_FromScratch):
 
 
 def _entered(given: Sequence[Kept], vectors: Sequence[int]) -> Matrices:
-    """What is solved; so many vectors of decomposed ones are lifted."""
+    """The matrices as a solver takes them; of decomposed ones so many vectors are lifted."""
     return enter_matrices(list(given), vectors=vectors, check=False, traced=False)
 
 

@@ -17,7 +17,7 @@ class Spectra(NamedTuple):
     """Whole spectra with what is known of their errors, one entry per matrix."""
 
     values: list[Tensor]
-    """(r,)"""
+    """(r,) of every matrix, descending."""
     bounds: list[Tensor]
     """(r,) float64, of every value."""
     norms: list[Tensor]

@@ -87,7 +87,7 @@ class TrackedSolver:
             (whole, SpectrumTracker(tolerance=tolerance, reuse_buffers=True)),
             (self._followed, SpectrumTracker(self._k, tolerance=tolerance, reuse_buffers=True)),
         ]
-        """The matrices, and parts after them, that each follows by their place; it may be none."""
+        """Each tracker with the indices of its matrices, and of parts after them; maybe none."""
 
     @property
     def leading(self) -> list[int]:

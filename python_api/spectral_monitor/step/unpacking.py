@@ -76,7 +76,7 @@ class Unpacking:
         }
 
     def _agreements(self, numbers: Array) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
-        """Of single vectors, and of the subspaces of clusters."""
+        """Agreement of single vectors, and of the subspaces of clusters, by name."""
         rows: tuple[list[Array], list[Array]] = ([], [])
         at = 0
         for slices, _ in self._layout.agreement:

@@ -1,4 +1,4 @@
-r"""Triangular factors of thin matrices, each with a proof of how near it is.
+r"""Triangular factors of thin matrices, each with a proof of its error.
 
 A factor U (m, k) with m >= k stands as U = W R + E: R (k, k) upper triangular with a diagonal >= 0,
 W (m, k) nearly orthonormal, E nearly zero. Two numbers tell how nearly, with d_j the length of

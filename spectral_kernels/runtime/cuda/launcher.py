@@ -23,7 +23,7 @@ LEAST_CAPABILITY = (8, 0)
 
 
 class Launcher(Protocol):
-    """Whatever runs a kernel: the driver, or a test's stand-in for it."""
+    """An object that runs kernels: the driver, or a test's stand-in for it."""
 
     def limits(self, device: torch.device) -> Limits:
         """Return the limits of launches with tensors of this device."""

@@ -36,7 +36,7 @@ class Entry(Protocol):
     """A prepared operation, see above."""
 
     def run(self) -> Any:
-        """Do it with what is in the memory now."""
+        """Do the operation with what its memory holds now."""
         ...
 
 
@@ -114,7 +114,7 @@ def calls_of(entries: Sequence[Entry]) -> list[Call] | None:
 
 
 def follow(pairs: Sequence[Follow]) -> Entry:
-    """An entry that has memory follow what is there now; two-dimensional arrays."""
+    """An entry that copies what 2-D arrays hold now into the memory that follows them."""
     entry: Entry = _module(pairs[0].now.device.type).Following(list(pairs))
     return entry
 

@@ -79,6 +79,6 @@ class Following:
         self.pairs = pairs
 
     def run(self) -> None:
-        """Take what is there, where the code allows it; no number is read by the host."""
+        """Copy the sources where the codes allow it; the host reads no number."""
         for now, kept, code in self.pairs:
             kept.copy_(torch.where(code >= 0, now, kept))
