@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from spectral_monitor.decomposed.layers.attention import DecomposedMultiheadAttention
@@ -19,39 +18,39 @@ from spectral_monitor.decomposed.layers.ranks import Rank
 from torch import nn
 
 __all__ = [
-    "Kind",
     "biases_of",
+    "decomposed",
+    "dense_type",
     "is_attention",
-    "kind_of",
     "layers_of",
     "move_parameters",
     "weights_of",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A type of dense modules and how one is decomposed."""
-
-    dense: type[nn.Module]
-    decompose: Callable[[Any, Rank], nn.Module]
-
-
-_KINDS = (
-    Kind(nn.Linear, DecomposedLinear.from_linear),
-    Kind(nn.Embedding, DecomposedEmbedding.from_embedding),
-    Kind(nn.Conv1d, DecomposedConv1d.from_conv),
-    Kind(nn.Conv2d, DecomposedConv2d.from_conv),
-    Kind(nn.Conv3d, DecomposedConv3d.from_conv),
-    Kind(nn.MultiheadAttention, DecomposedMultiheadAttention.from_attention),
-)
+# Types of dense modules -> how one is decomposed.
+_FORMS: dict[type[nn.Module], Callable[[Any, Rank], nn.Module]] = {
+    nn.Linear: DecomposedLinear.from_linear,
+    nn.Embedding: DecomposedEmbedding.from_embedding,
+    nn.Conv1d: DecomposedConv1d.from_conv,
+    nn.Conv2d: DecomposedConv2d.from_conv,
+    nn.Conv3d: DecomposedConv3d.from_conv,
+    nn.MultiheadAttention: DecomposedMultiheadAttention.from_attention,
+}
 
 _Attention = (nn.MultiheadAttention, DecomposedMultiheadAttention)
 
 
-def kind_of(module: nn.Module) -> Kind | None:
-    """The kind of a dense module, subclasses included, or None."""
-    return next((kind for kind in _KINDS if isinstance(module, kind.dense)), None)
+def dense_type(module: nn.Module) -> type[nn.Module] | None:
+    """The type with a decomposed form that a dense module is of, subclasses included, or None."""
+    return next((dense for dense in _FORMS if isinstance(module, dense)), None)
+
+
+def decomposed(module: nn.Module, rank: Rank) -> nn.Module:
+    """The decomposed form of a dense module that has one, with biases of its own."""
+    dense = dense_type(module)
+    assert dense is not None
+    return _FORMS[dense](module, rank)
 
 
 def layers_of(module: nn.Module) -> dict[str, DecomposedLayer]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from spectral_monitor.decomposed.convert.kinds import (
     biases_of,
-    kind_of,
+    decomposed,
+    dense_type,
     layers_of,
     move_parameters,
     weights_of,
@@ -73,10 +74,10 @@ def decompose_model(
     sites = find_sites(model)
     chosen = _choose(sites, ranks, as_patterns("exclude", exclude))
     for site in chosen:
-        kind = kind_of(site.module)
-        assert kind is not None
+        dense = dense_type(site.module)
+        assert dense is not None
         with named(site):
-            check_plain(site.module, kind.dense)
+            check_plain(site.module, dense)
     weights = {
         join(name, path): site.module.get_parameter(path)
         for site in chosen
@@ -116,7 +117,7 @@ def _reason_against(site: Site) -> str | None:
         return "is decomposed already (compress_model changes its rank)"
     if site.wholes:
         return f"is a part of the attention {site.wholes[0]}, which is decomposed as a whole"
-    if kind_of(site.module) is None:
+    if dense_type(site.module) is None:
         return f"is a {_type_name(type(site.module))}, which has no decomposed form"
     return None
 
@@ -129,12 +130,9 @@ def _type_name(kind: type[nn.Module]) -> str:
 
 def _decomposed(site: Site, rank: Rank) -> nn.Module:
     """The decomposed form of one layer, with the bias that the layer has."""
-    old = site.module
-    kind = kind_of(old)
-    assert kind is not None
     with named(site):
-        new = kind.decompose(old, rank)
-    move_parameters(old, new, biases_of(old))
+        new = decomposed(site.module, rank)
+    move_parameters(site.module, new, biases_of(site.module))
     return new
 
 

@@ -265,9 +265,7 @@ class DecomposedMultiheadAttention(nn.Module):
         options = {option: getattr(self, option) for option in _OPTIONS}
         return _dense_attention(options, parameters, self.training)
 
-    def to_dense(self) -> nn.MultiheadAttention:
-        """Return ``to_attention()``."""
-        return self.to_attention()
+    to_dense = to_attention
 
     def extra_repr(self) -> str:
         """Return the sizes, the dropout and the order of dimensions."""

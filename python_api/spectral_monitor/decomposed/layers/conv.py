@@ -113,9 +113,7 @@ class DecomposedConv(DecomposedLayer):
             >>> torch.allclose(layer.to_conv().weight, dense.weight, atol=1e-5)
             True
         """
-        made = cls._blank(layer)
-        made._take(layer, rank)
-        return made
+        return cls._made(layer, rank)
 
     def _take(self, layer: Conv, rank: Rank) -> None:
         check_source(layer, self.dense_type)
@@ -163,9 +161,7 @@ class DecomposedConv(DecomposedLayer):
         """Return the dense convolution with the kernel U Sigma Vh (eq. 4), detached."""
         return self._dense(self.out_channels, self.weight, self.bias)
 
-    def to_dense(self) -> Conv:
-        """Return ``to_conv()``."""
-        return self.to_conv()
+    to_dense = to_conv
 
     def _thin(self) -> nn.Sequential:
         filters = self.groups * self.rank

@@ -80,9 +80,7 @@ class DecomposedEmbedding(DecomposedLayer):
             >>> torch.allclose(layer.to_embedding().weight, dense.weight, atol=1e-5)
             True
         """
-        made = cls._blank(layer)
-        made._take(layer, rank)
-        return made
+        return cls._made(layer, rank)
 
     def _take(self, layer: nn.Embedding, rank: Rank) -> None:
         check_source(layer, nn.Embedding)
@@ -122,9 +120,7 @@ class DecomposedEmbedding(DecomposedLayer):
         """Return the ``nn.Embedding`` with the table U Sigma Vh (eq. 4), detached."""
         return self._dense(self.embedding_dim, self.weight)
 
-    def to_dense(self) -> nn.Embedding:
-        """Return ``to_embedding()``."""
-        return self.to_embedding()
+    to_dense = to_embedding
 
     def _thin(self) -> nn.Sequential:
         first = self._dense(self.rank, self._left())

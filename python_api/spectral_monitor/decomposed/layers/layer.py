@@ -162,11 +162,16 @@ class DecomposedLayer(nn.Module):
         layer.train(self.training)
 
     @classmethod
-    def _blank(cls, like: nn.Module) -> Self:
-        """Return a module without parameters, in the mode of ``like``."""
-        layer = cls.__new__(cls)
-        nn.Module.__init__(layer)
-        return layer.train(like.training)
+    def _made(cls, layer: nn.Module, rank: Rank) -> Self:
+        """Return the decomposition of a dense layer, in its mode; no random numbers are drawn."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made._take(layer, rank)
+        return made.train(layer.training)
+
+    def _take(self, layer: Any, rank: Rank) -> None:
+        """Take over what a dense layer is, with factors in the place of its weight."""
+        raise NotImplementedError(f"{type(self).__name__} has no dense layer")
 
 
 def uninitialised(kind: type[L], *sizes: int, like: Tensor, **options: Any) -> L:

@@ -79,9 +79,7 @@ class DecomposedLinear(DecomposedLayer):
             >>> torch.allclose(layer.to_linear().weight, dense.weight, atol=1e-5)
             True
         """
-        made = cls._blank(layer)
-        made._take(layer, rank)
-        return made
+        return cls._made(layer, rank)
 
     def _take(self, layer: nn.Linear, rank: Rank) -> None:
         check_source(layer, nn.Linear)
@@ -139,9 +137,7 @@ class DecomposedLinear(DecomposedLayer):
         """Return the ``nn.Linear`` with the weight U Sigma Vh (eq. 4), detached."""
         return self._dense(self.in_features, self.out_features, self.weight, self.bias)
 
-    def to_dense(self) -> nn.Linear:
-        """Return ``to_linear()``."""
-        return self.to_linear()
+    to_dense = to_linear
 
     def _thin(self) -> nn.Sequential:
         first = self._dense(self.in_features, self.rank, self.Vh, None)
