@@ -13,12 +13,9 @@ from spectral_kernels.entry import checks
 from spectral_kernels.entry.arrays import Array, Leave
 from spectral_kernels.entry.factors import Matrices, enter_matrices
 from spectral_kernels.entry.results import SVD, Decomposed
-from spectral_kernels.tracking.leading.op import LeadingTracker
-from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
 from spectral_kernels.tracking.outcome import Outcome
-from spectral_kernels.tracking.prepared import PreparedUpdate
-from spectral_kernels.tracking.state import WORK, codes_of, lost_of
-from spectral_kernels.tracking.whole.op import WholeTracker
+from spectral_kernels.tracking.results import Tracked
+from spectral_kernels.tracking.tracker import PreparedUpdate, Tracker
 
 
 class SpectrumTracker:
@@ -92,11 +89,7 @@ class SpectrumTracker:
         self.k = k
         self.tolerance = float(tolerance)
         self.reuse_buffers = bool(reuse_buffers)
-        self._tracker: WholeTracker | LeadingTracker = (
-            WholeTracker(self.tolerance, reuse_buffers=self.reuse_buffers)
-            if k is None
-            else LeadingTracker(k, self.tolerance, reuse_buffers=self.reuse_buffers)
-        )
+        self._tracker = Tracker(k, self.tolerance, reuse_buffers=self.reuse_buffers)
         self.reset()
 
     def reset(self) -> None:
@@ -108,7 +101,7 @@ class SpectrumTracker:
 
     def _forget_results(self) -> None:
         self._outcome: Outcome | None = None
-        self._results: Sequence[Any] = ()
+        self._results: Sequence[Tracked] = ()
         self._leave: Leave = list
         self._returned: SVD | list[SVD] = []
         # Where the cores of decomposed matrices lie each time.
@@ -196,10 +189,7 @@ class SpectrumTracker:
         k 0 for "solved", 1 to 3 for so many iterations. Other than ``work`` they do not wait for
         a GPU. None before the first update.
         """
-        names = WORK if self.k is None else LEADING_WORK
-        return self._per_matrix(
-            lambda found: codes_of(found.work, names, found.bounds.device).to(torch.int64)
-        )
+        return self._per_matrix(lambda result: result.work.codes.to(torch.int64))
 
     @property
     def lost(self) -> Array | list[Array] | None:
@@ -209,25 +199,26 @@ class SpectrumTracker:
         values stand with these bounds, and the matrix is solved anew with a later update. On the
         CPU it is solved at once and nothing is lost. None before the first update.
         """
-        return self._per_matrix(lambda found: lost_of(found.work, found.bounds.device))
+        return self._per_matrix(lambda result: result.work.lost)
 
-    def _per_matrix(self, entries: Callable[[Any], Tensor]) -> Array | list[Array] | None:
+    def _per_matrix(self, entries: Callable[[Tracked], Tensor]) -> Array | list[Array] | None:
         """``entries`` (B,) of every result, as the caller's arrays with batch dimensions."""
         if self._outcome is None:
             return None
-        found = self._results
-        return self._leave([entries(entry).reshape(entry.error_norms.shape) for entry in found])
+        return self._leave(
+            [entries(result).reshape(result.error_norms.shape) for result in self._results]
+        )
 
     def prepared(self) -> PreparedUpdate | None:
         """The last update as an entry of a program, which updates the same matrices as they are
         then, in place; None where an update is more than calls of compiled kernels, or its results
         are somewhere else each time."""
         tracker = self._tracker
-        if not isinstance(tracker, WholeTracker) or tracker.calls is None:
+        if tracker.calls is None:
             return None
         if not self.reuse_buffers or self._places or self._outcome is None:
             return None
-        codes = [found.work.codes.reshape(found.error_norms.shape) for found in self._results]
+        codes = [x.work.codes.reshape(x.error_norms.shape) for x in self._results]
         return PreparedUpdate(tracker, codes)
 
     def resolve(self, which: Sequence[Sequence[int]]) -> None:
@@ -299,7 +290,7 @@ class SpectrumTracker:
                 self._settle(matrices)
         tensors = matrices.tensors
         tracker = self._tracker
-        prepared = isinstance(tracker, WholeTracker) and tracker.is_prepared_for(tensors)
+        prepared = tracker.is_prepared_for(tensors)
         if not prepared:
             checks.check_matrices(tensors)
         if not prepared or matrices.cores:
@@ -323,7 +314,7 @@ class SpectrumTracker:
             else:
                 self._places[i] = core
 
-    def _keep(self, results: Sequence[Any], matrices: Matrices) -> None:
+    def _keep(self, results: Sequence[Tracked], matrices: Matrices) -> None:
         """Keep what the properties and ``update`` return."""
         last = self._outcome if self.reuse_buffers else None
         outcome = Outcome.of(results, matrices, last)
@@ -336,8 +327,8 @@ class SpectrumTracker:
         """Return copies of what the next update needs, for ``torch.save``.
 
         ``shapes`` (None before the first update), ``ranks`` (of each decomposed matrix, None for
-        others), and what is kept of whole spectra (`WholeTracker.state_dict`) or of leading
-        triplets (`LeadingTracker.state_dict`), which are those of cores.
+        others), ``resolves``, and what is kept of whole spectra (`WholeStates.state_dict`) or of
+        leading triplets (`LeadingStates.state_dict`), which are those of cores.
         """
         shapes = None if self._shapes is None else list(self._shapes)
         return {"shapes": shapes, "ranks": list(self._ranks), **self._tracker.state_dict()}

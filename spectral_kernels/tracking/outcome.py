@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from spectral_kernels.entry.factors import Matrices
 from spectral_kernels.entry.results import SVD
-from spectral_kernels.tracking.leading.state import LeadingResult
+from spectral_kernels.tracking.results import Tracked
 
 
 class Outcome(NamedTuple):
@@ -28,24 +28,25 @@ class Outcome(NamedTuple):
     core_errors: dict[int, Tensor]
 
     @staticmethod
-    def of(results: Sequence[Any], matrices: Matrices, last: Outcome | None) -> Outcome:
+    def of(results: Sequence[Tracked], matrices: Matrices, last: Outcome | None) -> Outcome:
         """Return the outcome of an update.
 
         Args:
-            results: of ``matrices.tensors``, `Tracked` or `LeadingResult`.
+            results: of ``matrices.tensors``.
             matrices: those of the update.
             last: the outcome before it, whose lifted vectors are overwritten.
         """
         values = [entry.svd.S for entry in results]
-        leading = [entry for entry in results if isinstance(entry, LeadingResult)]
+        residuals = [x.residuals for x in results if x.residuals is not None]
+        norms = [x.frobenius_norms for x in results if x.frobenius_norms is not None]
         return Outcome(
             matrices.lifted([entry.svd for entry in results], None if last is None else last.svds),
             [entry.identities for entry in results],
             matrices.bounded([entry.bounds for entry in results], values),
             matrices.bounded([entry.error_norms for entry in results], values),
             # A W_v - W_u C has W_v^T W_v - I, of which singular values feel a half.
-            matrices.bounded([x.residuals for x in leading], values, share=2.0) if leading else [],
-            matrices.whole([x.frobenius_norms for x in leading]) if leading else [],
+            matrices.bounded(residuals, values, share=2.0) if residuals else [],
+            matrices.whole(norms) if norms else [],
             {i: core.error for i, core in matrices.cores.items()},
         )
 

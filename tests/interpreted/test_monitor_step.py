@@ -19,7 +19,7 @@ from tests.support.monitored import Net, assert_within_bounds, due, jolt
 def _no_python_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trackers hear of lost matrices by themselves where their code runs; a replay has none."""
     monkeypatch.setattr(
-        "spectral_kernels.tracking.late.LateFlags.heard",
+        "spectral_kernels.tracking.flags.LateFlags.heard",
         lambda flags: [[] for _ in flags._counts],
     )
 

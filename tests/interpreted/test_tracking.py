@@ -381,10 +381,10 @@ def test_nothing_waits_and_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def _places(tracker: sk.SpectrumTracker, results: Any) -> list[int]:
-    whole: Any = tracker._tracker
+    states: Any = tracker._tracker._states
     told: Any = (tracker.bounds, tracker.error_norms, tracker.identities, tracker.codes)
-    states = [(s.vectors, s.drift, s.names) for s in whole._states]
-    return [x.data_ptr() for x in _flat([*results, *told, *states])]
+    kept = [(s.vectors, s.drift, s.names) for s in states._states]
+    return [x.data_ptr() for x in _flat([*results, *told, *kept])]
 
 
 def test_islice_of_training_is_tracked_without_loss() -> None:

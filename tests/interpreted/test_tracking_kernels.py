@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.tracking.bounds import certify
-from spectral_kernels.tracking.state import State
 from spectral_kernels.tracking.whole import triton_certificate_kernels as kernels
 from spectral_kernels.tracking.whole import triton_steps
 from spectral_kernels.tracking.whole.groups import Group, Member, workspace_length
+from spectral_kernels.tracking.whole.state import State
 from spectral_kernels.tracking.whole.torch_backend import _rotation
 from spectral_kernels.tracking.whole.triton_launches import multiply, multiply_where
 from tests.support import matrices

@@ -19,9 +19,9 @@ from spectral_kernels.runtime import dispatch
 from spectral_kernels.runtime.triton import triton_runtime
 from spectral_kernels.tracking.leading import triton_backend as leading
 from spectral_kernels.tracking.leading import triton_launch as leading_launch
-from spectral_kernels.tracking.leading.state import Block
-from spectral_kernels.tracking.state import State
+from spectral_kernels.tracking.leading.state import Block, Schedule
 from spectral_kernels.tracking.whole import triton_backend as tracking
+from spectral_kernels.tracking.whole.state import State
 from tests.support import triton_resources
 from tests.support.triton_launches import taken_down
 
@@ -38,7 +38,7 @@ def _rsvd() -> None:
 
 def _leading() -> None:
     block = Block(torch.ones(1, 1, 1), torch.zeros(1, 2, dtype=torch.int64), [False])
-    leading.prepare([torch.ones(1, 1, 1)], [block], [1], 1e-3, 0, 1).run()
+    leading.prepare([torch.ones(1, 1, 1)], [block], [1], Schedule(0, 1), 1e-3).run()
 
 
 def _tracking() -> None:

@@ -7,8 +7,9 @@ import contextlib
 import pytest
 import torch
 
-from spectral_kernels.tracking.late import LateFlags
-from spectral_kernels.tracking.state import LateWork, codes_of
+from spectral_kernels.tracking.flags import LateFlags
+from spectral_kernels.tracking.results import Work
+from spectral_kernels.tracking.whole.state import WORK
 
 
 class SlowEvent:
@@ -102,8 +103,7 @@ def test_nothing_is_asked_while_a_graph_is_captured(capturing: list[bool]) -> No
 
 def test_work_is_what_the_codes_say_now() -> None:
     codes = torch.tensor([0, -1, 4])
-    work = LateWork(codes, torch.zeros(3, dtype=torch.bool))
+    work = Work(codes, torch.zeros(3, dtype=torch.bool), WORK)
     assert list(work) == ["kept", "not finite", "solved"]
     codes[0] = 2
     assert (len(work), work[0], work[1:]) == (3, "rotated twice", ["not finite", "solved"])
-    assert codes_of(work, (), torch.device("cpu")) is codes

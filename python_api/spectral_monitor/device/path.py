@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spectral_kernels.runtime.dispatch import backend
 from spectral_kernels.runtime.numerics import result_dtype
-from spectral_kernels.tracking.leading.op import block_width
+from spectral_kernels.tracking.leading.state import block_width
 
 __all__ = ["never", "not_now", "not_these"]
 

@@ -13,10 +13,10 @@ from spectral_monitor.step.spectra import rounding
 from spectral_kernels.entry.factors import enter_matrices
 from spectral_kernels.entry.results import SVD, Decomposed
 from spectral_kernels.svd.op import svdvals_list
-from spectral_kernels.tracking.leading.op import block_width
 from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
+from spectral_kernels.tracking.leading.state import block_width
 from spectral_kernels.tracking.op import SpectrumTracker
-from spectral_kernels.tracking.state import SOLVED, WORK, sweep_dtype
+from spectral_kernels.tracking.whole.state import SOLVED, WORK, sweep_dtype
 
 __all__ = ["UNSETTLED", "TrackedSolver"]
 

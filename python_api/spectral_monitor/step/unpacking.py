@@ -16,7 +16,8 @@ from spectral_monitor.step.rows import leading_rows
 from spectral_monitor.step.views import Array, ArrayViews, consecutive
 
 from spectral_kernels.entry.results import METRICS
-from spectral_kernels.tracking.state import NOT_FINITE, SOLVED, WORK
+from spectral_kernels.tracking.results import NOT_FINITE
+from spectral_kernels.tracking.whole.state import SOLVED, WORK
 
 __all__ = ["Unpacking"]
 

@@ -9,8 +9,14 @@ from spectral_kernels import _C
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime.memory import matrix_argument
 from spectral_kernels.runtime.numerics import result_dtype
-from spectral_kernels.tracking.leading.state import WORK, Block, LeadingResult, Randomness
-from spectral_kernels.tracking.state import NOT_FINITE
+from spectral_kernels.tracking.leading.state import (
+    WORK,
+    Block,
+    Randomness,
+    Schedule,
+    WaitingUpdates,
+)
+from spectral_kernels.tracking.results import Tracked, Updates, Work
 
 
 def track(
@@ -19,7 +25,7 @@ def track(
     ks: list[int],
     random: list[Randomness],
     tolerance: float,
-) -> list[LeadingResult]:
+) -> list[Tracked]:
     """Return k triplets of each batch (B, m, n); its block is overwritten with the new one."""
     results = []
     jobs = []
@@ -57,16 +63,26 @@ def track(
     ]
 
 
-def _finish(
-    found: tuple[SVD, Tensor, Tensor], report: Tensor, block: Block, k: int
-) -> LeadingResult:
+def _finish(found: tuple[SVD, Tensor, Tensor], report: Tensor, block: Block, k: int) -> Tracked:
     svd, bounds, residuals = found
     identities = block.identities[:, :k].clone()
-    work = []
+    codes = []
     for i, (code, _, zero, _, _) in enumerate(report.tolist()):
-        work.append(WORK[int(code)] if code >= 0 else NOT_FINITE)
+        codes.append(int(code))
         if code < 0:
             identities[i] = -1
         block.warm[i] = block.warm[i] or (code >= 0 and zero == 0)
     errors, norms = report[:, 3].clone(), report[:, 4].clone()
-    return LeadingResult(svd, bounds, errors, residuals, norms, identities, work)
+    work = Work.of(codes, WORK, torch.device("cpu"))
+    return Tracked(svd, bounds, errors, identities, work, residuals, norms)
+
+
+def prepare(
+    matrices: list[Tensor],
+    blocks: list[Block],
+    ks: list[int],
+    schedule: Schedule,
+    tolerance: float,
+) -> Updates:
+    """Return the updates of matrices that lie where they lie now."""
+    return WaitingUpdates(track, matrices, blocks, ks, schedule, tolerance)

@@ -18,10 +18,11 @@ from spectral_kernels.tracking.leading.state import (
     WARM_ITERATIONS,
     WORK,
     Block,
-    LeadingResult,
     Randomness,
+    Schedule,
+    WaitingUpdates,
 )
-from spectral_kernels.tracking.state import NOT_FINITE
+from spectral_kernels.tracking.results import NOT_FINITE_CODE, Tracked, Updates, Work
 
 _UNIT = torch.finfo(torch.float64).eps / 2
 
@@ -43,7 +44,7 @@ def track(
     ks: list[int],
     random: list[Randomness],
     tolerance: float,
-) -> list[LeadingResult]:
+) -> list[Tracked]:
     """Return k triplets of each batch (B, m, n); its block is overwritten with the new one."""
     return [
         _track_batch(A, block, k, columns, tolerance)
@@ -51,9 +52,18 @@ def track(
     ]
 
 
-def _track_batch(
-    A: Tensor, block: Block, k: int, random: Randomness, tolerance: float
-) -> LeadingResult:
+def prepare(
+    matrices: list[Tensor],
+    blocks: list[Block],
+    ks: list[int],
+    schedule: Schedule,
+    tolerance: float,
+) -> Updates:
+    """Return the updates of matrices that lie where they lie now."""
+    return WaitingUpdates(track, matrices, blocks, ks, schedule, tolerance)
+
+
+def _track_batch(A: Tensor, block: Block, k: int, random: Randomness, tolerance: float) -> Tracked:
     batch, m, n = A.shape
     dtype = numerics.result_dtype(A.dtype)
     Ut = A.new_full((batch, k, m), float("nan"), dtype=dtype)
@@ -63,13 +73,13 @@ def _track_batch(
     residuals, error_norms = bounds.clone(), bounds[:, 0].clone()
     frobenius_norms = error_norms.clone()
     identities = torch.full((batch, k), -1)
-    work = []
+    codes = []
     least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
     unit = torch.finfo(dtype).eps / 2
     for i in range(batch):
         scaled, exponent, bad = numerics.normalize(A[i].double())
         if bool(bad):
-            work.append(NOT_FINITE)
+            codes.append(NOT_FINITE_CODE)
             continue
         code, found = _settle(scaled, block, i, k, random, tolerance)
         U, s, V, certificate, *_ = found
@@ -87,9 +97,11 @@ def _track_batch(
         if bool(s[0] > 0):
             block.vectors[i] = V * signs
             block.warm[i] = True
-        work.append(WORK[code])
+        codes.append(code)
     svd = SVD(Ut.mT, S, Vh)
-    return LeadingResult(svd, bounds, error_norms, residuals, frobenius_norms, identities, work)
+    work = Work.of(codes, WORK, A.device)
+    identities = identities.to(A.device)
+    return Tracked(svd, bounds, error_norms, identities, work, residuals, frobenius_norms)
 
 
 def _settle(

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.rsvd.triton_launch import WIDEST
-from spectral_kernels.tracking.leading.state import Block, LeadingResult
-from spectral_kernels.tracking.leading.torch_backend import track
+from spectral_kernels.tracking import results
+from spectral_kernels.tracking.leading import torch_backend
+from spectral_kernels.tracking.leading.state import Block, Schedule
 from spectral_kernels.tracking.leading.triton_group import Group
-
-__all__ = ["Updates", "prepare", "supported", "track"]
+from spectral_kernels.tracking.results import Tracked
 
 
 def supported(A: Tensor, width: int) -> bool:
@@ -29,12 +29,16 @@ def prepare(
     matrices: list[Tensor],
     blocks: list[Block],
     ks: list[int],
+    schedule: Schedule,
     tolerance: float,
-    updates: int,
-    every: int,
-) -> Updates:
-    """Prepare updates of batches (B, m, n), none empty; blocks live on the device from now on."""
-    return Updates(matrices, blocks, ks, tolerance, updates, every)
+) -> results.Updates:
+    """Prepare updates of batches (B, m, n), whose blocks live on the device from now on.
+
+    Where the kernels do not take one of them, the updates of all wait.
+    """
+    if all(supported(A, x.vectors.shape[-1]) for A, x in zip(matrices, blocks, strict=True)):
+        return Updates(matrices, blocks, ks, schedule, tolerance)
+    return torch_backend.prepare(matrices, blocks, ks, schedule, tolerance)
 
 
 class Updates:
@@ -42,9 +46,8 @@ class Updates:
 
     Args:
         matrices, blocks, ks: one of each per batch.
+        schedule: says when there are fresh columns; its count is kept on the device from now on.
         tolerance: of the largest value.
-        updates: how many there were, which seeds the fresh columns.
-        every: how many updates one set of fresh columns serves.
     """
 
     def __init__(
@@ -52,12 +55,12 @@ class Updates:
         matrices: list[Tensor],
         blocks: list[Block],
         ks: list[int],
+        schedule: Schedule,
         tolerance: float,
-        updates: int,
-        every: int,
     ) -> None:
         device = matrices[0].device
-        self.updates = torch.full((1,), updates, dtype=torch.int64).to(device)
+        self.updates = torch.full((1,), int(schedule.updates), dtype=torch.int64).to(device)
+        schedule.updates = self.updates
         counts = [len(A) for A in matrices]
         self.lost = torch.zeros(sum(counts), dtype=torch.bool, device=device)
         flags = torch.split(self.lost, counts)
@@ -65,10 +68,10 @@ class Updates:
         for i, (A, k) in enumerate(zip(matrices, ks, strict=True)):
             members.setdefault((A.shape, A.stride(), A.dtype, k), []).append(i)
         self._groups = [
-            Group([blocks[i] for i in own], own, ks[own[0]], tolerance, every)
+            Group([blocks[i] for i in own], own, ks[own[0]], tolerance, schedule.every, device)
             for own in members.values()
         ]
-        self._results: list[LeadingResult | None] = [None] * len(matrices)
+        self._results: list[Tracked | None] = [None] * len(matrices)
         for group in self._groups:
             group.bind(matrices)
             for i, result in group.allocate(flags):
@@ -76,7 +79,7 @@ class Updates:
         for group in self._groups:
             group.start_cold()
 
-    def run(self) -> list[LeadingResult]:
+    def run(self) -> list[Tracked]:
         """Return k triplets of each batch; its block is overwritten with the new one."""
         for group in self._groups:
             group.run(self.updates)
@@ -88,7 +91,8 @@ class Updates:
         for group in self._groups:
             group.bind(matrices)
 
-    def resolve(self, which: Sequence[Sequence[int]]) -> None:
-        """Start blocks anew for the next run, indices for each batch; does not wait."""
+    def resolve(self, which: Sequence[Sequence[int]]) -> int:
+        """Start blocks anew for the next run, see `LateUpdates`; does not wait."""
         for group in self._groups:
             group.start_anew(which)
+        return sum(map(len, which))

@@ -11,10 +11,10 @@ from torch import Tensor
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.rsvd.triton_backend import BAD_BITS
 from spectral_kernels.rsvd.triton_batch import Batch
-from spectral_kernels.tracking.leading.state import UNSETTLED, WORK, Block, LeadingResult
+from spectral_kernels.tracking.leading.state import UNSETTLED, WORK, Block
 from spectral_kernels.tracking.leading.triton_iteration import Iteration, improve, iterate, scale
 from spectral_kernels.tracking.leading.triton_launch import refresh
-from spectral_kernels.tracking.state import LateWork
+from spectral_kernels.tracking.results import Tracked, Work
 
 # Iterations of a block that is started anew, before the one of the update.
 _ITERATIONS_ANEW = 8
@@ -40,20 +40,26 @@ class Group:
     """Batches of one shape and layout, whose matrices share launches."""
 
     def __init__(
-        self, blocks: list[Block], members: list[int], k: int, tolerance: float, every: int
+        self,
+        blocks: list[Block],
+        members: list[int],
+        k: int,
+        tolerance: float,
+        every: int,
+        device: torch.device,
     ) -> None:
         self._members, self._k = members, k
         self._tolerance, self._every = tolerance, every
-        self._V = torch.cat([block.vectors for block in blocks])
-        device = self._V.device
+        # A state loaded from a file may be elsewhere, and of float64 matrices.
+        self._V = torch.cat([block.vectors.to(device, torch.float32) for block in blocks])
         self._numbers = torch.cat([block.identities.to(device) for block in blocks])
-        self._cold = [not warm for block in blocks for warm in block.warm]
+        self._cold = [not warm for block in blocks for warm in block.started()]
         self._counts = [len(block.warm) for block in blocks]
         # Blocks look into the memory of the group, where the state lives.
         for block, V, numbers in zip(
             blocks, *(torch.split(x, self._counts) for x in (self._V, self._numbers)), strict=True
         ):
-            block.vectors, block.identities = V, numbers
+            block.vectors, block.identities, block.late = V, numbers, True
         self._start = self._V.clone()
         self._anew = torch.zeros(len(self._V), dtype=torch.bool, device=device)
 
@@ -64,7 +70,7 @@ class Group:
         m, n = self._batch.first.shape[-2:]
         self._short_side = min(m, n)
 
-    def allocate(self, flags: Sequence[Tensor]) -> list[tuple[int, LeadingResult]]:
+    def allocate(self, flags: Sequence[Tensor]) -> list[tuple[int, Tracked]]:
         """Make room for results; ``flags`` (B,) bool of each batch say which matrices are lost."""
         m, n = self._batch.first.shape[-2:]
         count, k = len(self._batch), self._k
@@ -84,10 +90,9 @@ class Group:
         parts = (torch.split(x, self._counts) for x in self._out)
         for i, lost, own in zip(self._members, self._lost, zip(*parts, strict=True), strict=True):
             Ut, S, Vh, bounds, norms, residuals, sizes, identities, codes = own
-            work = LateWork(codes, lost, WORK)
+            work = Work(codes, lost, WORK)
             svd = SVD(Ut.mT, S, Vh)
-            told = LeadingResult(svd, bounds, norms, residuals, sizes, identities, work)
-            found.append((i, told))
+            found.append((i, Tracked(svd, bounds, norms, identities, work, residuals, sizes)))
         return found
 
     def start_cold(self) -> None:

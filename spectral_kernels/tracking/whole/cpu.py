@@ -10,8 +10,9 @@ from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime.memory import matrix_argument
 from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
 from spectral_kernels.runtime.program.op import Call
-from spectral_kernels.tracking.state import SOLVED, LateWork, State, Tracked
+from spectral_kernels.tracking.results import Tracked, Work
 from spectral_kernels.tracking.whole import torch_backend
+from spectral_kernels.tracking.whole.state import SOLVED, WORK, State
 
 _Job = tuple[int | float, ...]
 
@@ -44,7 +45,7 @@ class _Batch:
         self.state = state
         self.tolerance = tolerance
         # Lost matrices are solved at once.
-        work = LateWork(report[:, 0], torch.zeros(batch, dtype=torch.bool))
+        work = Work(report[:, 0], torch.zeros(batch, dtype=torch.bool), WORK)
         self.tracked = Tracked(SVD(Ut.mT, S, Vh), bounds, report[:, 1], identities, work)
         self._matrix, self._owner = matrix_argument(A)
         self._size = A.element_size()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime.numerics import result_dtype
-from spectral_kernels.tracking.state import State
+from spectral_kernels.tracking.whole.state import State
 
 # Of the products of a chunk of matrices. Larger chunks fill the device no better: products of side
 # 768 have 36 tiles of 128 x 128 for each matrix. Not measured.

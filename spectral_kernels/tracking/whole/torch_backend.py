@@ -15,11 +15,8 @@ from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import numerics
 from spectral_kernels.svd import torch_backend as exact
 from spectral_kernels.tracking.bounds import Certificate, certify, departure_bound
-from spectral_kernels.tracking.state import NOT_FINITE, ROTATIONS, SOLVED, WORK, State, Tracked
-
-# The rows of the generator of a sweep: beyond it I + E + E^2/2 is too far from orthogonal for
-# Newton-Schulz to mend in a step or two.
-_LARGEST_ROW = 0.6
+from spectral_kernels.tracking.results import NOT_FINITE_CODE, Tracked, Work
+from spectral_kernels.tracking.whole.state import LARGEST_ROW, ROTATIONS, SOLVED, WORK, State
 
 
 class _Measured(NamedTuple):
@@ -59,11 +56,11 @@ def _track_batch(A: Tensor, state: State, tolerance: float) -> Tracked:
     bounds = A.new_full((batch, r), float("nan"), dtype=torch.float64)
     error_norms = A.new_full((batch,), float("nan"), dtype=torch.float64)
     identities = torch.full((batch, r), -1, dtype=torch.int64)
-    work = []
+    codes = []
     for i in range(batch):
         scaled, exponent, bad = numerics.normalize(A[i].double())
         if bool(bad):
-            work.append(NOT_FINITE)
+            codes.append(NOT_FINITE_CODE)
             continue
         code, found = _update(scaled, state, i, tolerance, A.dtype)
         U, values, vh, radii, order = _factors(found, tall=m >= n)
@@ -75,7 +72,8 @@ def _track_batch(A: Tensor, state: State, tolerance: float) -> Tracked:
         error_norms[i] = numerics.scale(found.certificate.error_norm, exponent) + r**0.5 * least
         _remember(found.V, state, i, code, order)
         identities[i] = state.names[i, order.cpu()]
-        work.append(WORK[code])
+        codes.append(code)
+    work = Work.of(codes, WORK, A.device)
     return Tracked(SVD(Ut.mT, S, Vh), bounds, error_norms, identities.to(A.device), work)
 
 
@@ -148,7 +146,7 @@ def _rotation(gram: Tensor, rows: int) -> Tensor:
     tangent = torch.where(tau < 0, -1.0, 1.0) / (tau.abs() + torch.hypot(tau, torch.ones_like(tau)))
     upper = torch.where(turn, tangent, 0.0).triu(1)
     E = upper - upper.mT
-    shrink = _LARGEST_ROW / E.abs().sum(dim=-1).clamp_min(_LARGEST_ROW)
+    shrink = LARGEST_ROW / E.abs().sum(dim=-1).clamp_min(LARGEST_ROW)
     E = E * torch.minimum(shrink, shrink.unsqueeze(-1))
     R = E + 0.5 * (E @ E)
     R.diagonal().add_(1.0)

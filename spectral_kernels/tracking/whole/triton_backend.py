@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.runtime.numerics import result_dtype
-from spectral_kernels.tracking.state import LateWork, State, Tracked
+from spectral_kernels.tracking.results import Tracked, Work
 from spectral_kernels.tracking.whole.anew import solve_anew
 from spectral_kernels.tracking.whole.groups import Member, grouped, workspace_length
+from spectral_kernels.tracking.whole.state import WORK, State
 from spectral_kernels.tracking.whole.triton_steps import Chunk
 
 # A member, which of its matrices, and where in a chunk they go.
@@ -113,7 +114,7 @@ class Updates:
             out.bounds[first : first + length].view(shape),
             out.error_norms[matrices],
             out.identities[first : first + length].view(shape),
-            LateWork(out.codes[matrices], out.lost[matrices]),
+            Work(out.codes[matrices], out.lost[matrices], WORK),
         )
 
     @property
@@ -139,13 +140,15 @@ class Updates:
                 chunk.update(self._out)
         return self._tracked
 
-    def resolve(self, which: Sequence[Sequence[int]]) -> None:
-        """Solve matrices anew, as they are now, for the next run; indices for each batch.
+    def resolve(self, which: Sequence[Sequence[int]]) -> int:
+        """Solve matrices anew, as they are now, for the next run; see `LateUpdates`.
 
         A matrix with NaN or Inf keeps its vectors. May wait for the device, as solvers do.
         """
         with _current(self._device):
             self._solve(which)
+        # The device counts, which knows of what is not finite.
+        return 0
 
     def _solve(self, which: Sequence[Sequence[int]]) -> None:
         for entry, indices in enumerate(which):

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from spectral_kernels.runtime import numerics
 from spectral_kernels.runtime.triton import triton_runtime
-from spectral_kernels.tracking.state import ROTATIONS
 from spectral_kernels.tracking.whole import (
     triton_certificate_kernels,
     triton_completion_kernels,
@@ -33,6 +32,7 @@ from spectral_kernels.tracking.whole import (
     triton_verdict_kernels,
 )
 from spectral_kernels.tracking.whole.groups import Group, Workspace
+from spectral_kernels.tracking.whole.state import LARGEST_ROW, ROTATIONS
 from spectral_kernels.tracking.whole.triton_launches import (
     PASS,
     STRETCH,
@@ -44,10 +44,6 @@ from spectral_kernels.tracking.whole.triton_launches import (
     multiply,
     multiply_where,
 )
-
-# The rows of the generator of a rotation: beyond it I + E + E^2/2 is too far from orthogonal for
-# Newton-Schulz to mend in a step.
-_LARGEST_ROW = 0.6
 
 
 class Chunk:
@@ -145,7 +141,7 @@ class Chunk:
             sums_ptr=self.sums, values_ptr=self.values, settings_ptr=self.settings,
             drift_ptr=self.new_drift, asked_ptr=self.asked, turns_ptr=self.turns,
             proved_ptr=self.proved, shrink_ptr=self.shrink, r=self.r, long=self.long_side,
-            FIRST=first, LARGEST_ROW=_LARGEST_ROW,
+            FIRST=first, LARGEST_ROW=LARGEST_ROW,
         )  # fmt: skip
 
     def _write(self, out: Any) -> None:
