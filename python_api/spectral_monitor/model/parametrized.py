@@ -88,14 +88,13 @@ def _of_hook(
     module: nn.Module, hook: SpectralNorm | WeightNorm | BasePruningMethod
 ) -> Parametrized:
     if isinstance(hook, BasePruningMethod):
-        leaf = hook._tensor_name
-        return Parametrized(leaf, f"{leaf}_orig", (f"{leaf}_orig",), "prune", _Hook(module, hook))
-    leaf = hook.name
-    if isinstance(hook, SpectralNorm):
-        parts: tuple[str, ...] = (f"{leaf}_orig",)
-        return Parametrized(leaf, parts[0], parts, "spectral_norm", _Hook(module, hook))
-    parts = (f"{leaf}_g", f"{leaf}_v")
-    return Parametrized(leaf, parts[1], parts, "weight_norm", _Hook(module, hook))
+        leaf, how, endings = hook._tensor_name, "prune", ["_orig"]
+    elif isinstance(hook, SpectralNorm):
+        leaf, how, endings = hook.name, "spectral_norm", ["_orig"]
+    else:
+        leaf, how, endings = hook.name, "weight_norm", ["_g", "_v"]
+    parts = tuple(leaf + ending for ending in endings)
+    return Parametrized(leaf, parts[-1], parts, how, _Hook(module, hook, leaf, parts[-1]))
 
 
 def _method(name: str) -> str:
@@ -145,6 +144,8 @@ def _aside(module: nn.Module) -> nn.Module:
 class _Hook:
     module: nn.Module
     hook: SpectralNorm | WeightNorm | BasePruningMethod
+    leaf: str
+    raw: str
 
     def __call__(self) -> Tensor | None:
         if self.sample() is None:
@@ -160,12 +161,9 @@ class _Hook:
             return weight
 
     def sample(self) -> Tensor | None:
-        hook = self.hook
-        leaf = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
-        ending = "_v" if isinstance(hook, WeightNorm) else "_orig"
         # `remove_spectral_norm` and the like leave the weight as a parameter.
         own = self.module._parameters
-        return own[leaf + ending] if leaf + ending in own else own.get(leaf)
+        return own[self.raw] if self.raw in own else own.get(self.leaf)
 
 
 def parametrized_names(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Parametrized]]:
@@ -194,37 +192,35 @@ def _of_chain_names(
     within = f"parametrizations.{leaf}"
     parts = tuple(f"{within}.{n.removeprefix(f'{path}.')}" for n in inside)
     u, v = f"{path}.0._u", f"{path}.0._v"
+    how = "a parametrization"
+    get: Computed | None = None
     if end == "original1":
         g = f"{path}.original0"
         if g not in tensors or not _scales(tensors[g], tensors[f"{path}.{end}"]):
             return None
-        get: Computed | None = _WeightNorm(tensors, g, f"{path}.{end}")
-        return Parametrized(leaf, f"{within}.{end}", parts, "weight_norm", get)
-    if {u, v} <= set(inside):
-        get = _SpectralNorm(tensors, f"{path}.{end}", u, v)
-        return Parametrized(leaf, f"{within}.{end}", parts, "spectral_norm", get)
-    return Parametrized(leaf, f"{within}.{end}", parts, "a parametrization", None)
+        how, get = "weight_norm", _WeightNorm(tensors, g, f"{path}.{end}")
+    elif {u, v} <= set(inside):
+        how, get = "spectral_norm", _SpectralNorm(tensors, f"{path}.{end}", u, v)
+    return Parametrized(leaf, f"{within}.{end}", parts, how, get)
 
 
 def _of_hook_names(tensors: Mapping[str, Tensor], path: str, end: str) -> Parametrized | None:
     leaf, _, ending = end.rpartition("_")
     prefix = f"{path}.{leaf}" if path else leaf
     raw, u, v, mask, g = (f"{prefix}_{x}" for x in (ending, "u", "v", "mask", "g"))
+    get: Computed
     if ending == "v":
         if g not in tensors or not _scales(tensors[g], tensors[raw]):
             return None
-        return Parametrized(
-            leaf, f"{leaf}_v", (f"{leaf}_g", f"{leaf}_v"), "weight_norm",
-            _WeightNorm(tensors, g, raw),
-        )  # fmt: skip
-    if mask in tensors:
-        parts = (f"{leaf}_orig", f"{leaf}_mask")
-        return Parametrized(leaf, f"{leaf}_orig", parts, "prune", _Mask(tensors, raw, mask))
-    if u in tensors and v in tensors:
-        three = (f"{leaf}_orig", f"{leaf}_u", f"{leaf}_v")
-        get = _SpectralNorm(tensors, raw, u, v)
-        return Parametrized(leaf, f"{leaf}_orig", three, "spectral_norm", get)
-    return None
+        how, endings, get = "weight_norm", "g v", _WeightNorm(tensors, g, raw)
+    elif mask in tensors:
+        how, endings, get = "prune", "orig mask", _Mask(tensors, raw, mask)
+    elif u in tensors and v in tensors:
+        how, endings, get = "spectral_norm", "orig u v", _SpectralNorm(tensors, raw, u, v)
+    else:
+        return None
+    parts = tuple(f"{leaf}_{x}" for x in endings.split())
+    return Parametrized(leaf, f"{leaf}_{ending}", parts, how, get)
 
 
 def _scales(g: Tensor, v: Tensor) -> bool:

@@ -8,7 +8,7 @@ with the one that leaves; on the way it pairs, in the `Record`, what arrives wit
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -79,26 +79,24 @@ class Record:
 
     def keep(self, answers: Iterable[Pair | Rejected | None]) -> None:
         """Keep pairs and reasons; of many reasons of one kind the first, with their number."""
-        reasons: dict[object, list[Rejected]] = {}
+        rejected: list[Rejected] = []
         for answer in answers:
-            if isinstance(answer, Pair):
-                if answer.key not in self.pairs:
-                    self.pairs[answer.key] = self._named(answer)
-            elif answer is not None:
-                kind = answer.kind or answer
-                reasons.setdefault(kind, []).append(answer)
-        self.rejected += [_with_others(alike) for alike in reasons.values()]
+            if isinstance(answer, Rejected):
+                rejected.append(answer)
+            elif answer is not None and answer.key not in self.pairs:
+                self.pairs[answer.key] = self._named(answer)
+        self.rejected += _one_of_each_kind(rejected, lambda row: row.kind or row)
 
     def fold(self, start: int) -> None:
         """Of the reasons since the ``start``-th that differ in indices alone, keep the first.
 
         Branches side by side, such as experts, are rejected one by one for one reason.
         """
-        alike: dict[object, list[Rejected]] = {}
-        for row in self.rejected[start:]:
-            kind = tuple(map(without_indices, (row.first, row.second, row.reason)))
-            alike.setdefault(kind, []).append(row)
-        self.rejected[start:] = [_with_others(rows) for rows in alike.values()]
+
+        def pattern(row: Rejected) -> Hashable:
+            return tuple(map(without_indices, (row.first, row.second, row.reason)))
+
+        self.rejected[start:] = _one_of_each_kind(self.rejected[start:], pattern)
 
     def _named(self, pair: Pair) -> Pair:
         if pair.origin == self._origin:
@@ -145,12 +143,19 @@ class Record:
         return answers
 
 
-def _with_others(alike: Sequence[Rejected]) -> Rejected:
-    """The first of several, with their number."""
-    first = alike[0]
-    if len(alike) == 1:
-        return first
-    return replace(first, reason=f"{first.reason} (and {len(alike) - 1} more like these)")
+def _one_of_each_kind(
+    rows: Iterable[Rejected], kind: Callable[[Rejected], Hashable]
+) -> list[Rejected]:
+    """The first row of each kind, with the number of the others in its reason."""
+    kinds: dict[Hashable, list[Rejected]] = {}
+    for row in rows:
+        kinds.setdefault(kind(row), []).append(row)
+    return [
+        replace(first, reason=f"{first.reason} (and {len(others)} more like these)")
+        if others
+        else first
+        for first, *others in kinds.values()
+    ]
 
 
 def _one_of_each(stream: Stream) -> list[Port]:
