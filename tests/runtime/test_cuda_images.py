@@ -13,6 +13,7 @@ import pytest
 from spectral_kernels.runtime.cuda import sources
 from tests.support import setup_script
 from tests.support.cuda_resources import NVCC
+from tests.support.fake_compilers import fake_nvcc
 
 
 def cuobjdump() -> Path | None:
@@ -25,13 +26,6 @@ def cuobjdump() -> Path | None:
 
 
 CUOBJDUMP = cuobjdump()
-
-FAKE = """#!/bin/sh
-echo "$@" >> {log}
-{command}
-for last; do :; done
-echo image > "$last"
-"""
 
 
 @pytest.fixture
@@ -46,14 +40,6 @@ def script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     for name in ("SPECTRAL_KERNELS_CUDA", "SPECTRAL_KERNELS_WERROR", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
     return functions
-
-
-def fake_nvcc(folder: Path, command: str = "") -> Path:
-    compiler = folder / "bin/nvcc"
-    compiler.parent.mkdir(exist_ok=True)
-    compiler.write_text(FAKE.format(log=folder / "log", command=command))
-    compiler.chmod(0o755)
-    return compiler
 
 
 def test_an_image_is_made_once(script: dict[str, Any], tmp_path: Path) -> None:
