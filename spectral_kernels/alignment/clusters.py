@@ -231,8 +231,8 @@ def _kernel_of_pairs(
     pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     module = dispatch.backend("alignment", pairs[0][0].device.type)
-    found: tuple[list[Tensor], list[Tensor]] = module.cluster_cosines(pairs, first)
-    return found
+    cosines: tuple[list[Tensor], list[Tensor]] = module.cluster_cosines(pairs, first)
+    return cosines
 
 
 def _kernel(

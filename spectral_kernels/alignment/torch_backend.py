@@ -52,8 +52,8 @@ class ClusterCosines:
 
     def run(self) -> Tensor:
         """Return ``out`` (2, sum of counts): diagonals and cosines; the next run overwrites it."""
-        for row, found in zip(self.out, cluster_cosines(self._pairs, self._first), strict=True):
-            row.copy_(torch.cat(found))
+        for row, parts in zip(self.out, cluster_cosines(self._pairs, self._first), strict=True):
+            row.copy_(torch.cat(parts))
         return self.out
 
 
@@ -81,9 +81,9 @@ class Clusters:
             *self._parts, self._known, strict=True
         ):
             s = s.double()
-            found, known = find_clusters(s, joint_radius(s, b, other, error), other)
-            first.copy_(found)
-            alone.copy_(known)
+            starts, are_alone = find_clusters(s, joint_radius(s, b, other, error), other)
+            first.copy_(starts)
+            alone.copy_(are_alone)
             if unseen >= 0:
                 # No index is read: on a GPU that would wait for the device.
                 alone.logical_and_(first < (first[unseen - 1 : unseen] if unseen else 0))

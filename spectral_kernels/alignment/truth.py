@@ -41,13 +41,13 @@ def subspace_overlap(Q_a: np.ndarray[Any, Any], Q_b: np.ndarray[Any, Any]) -> Fl
 
 def clusters(S: np.ndarray[Any, Any], radius: np.ndarray[Any, Any]) -> list[list[int]]:
     """Return the chains of overlapping intervals S +- radius of one descending spectrum (k,)."""
-    found: list[list[int]] = []
+    chains: list[list[int]] = []
     for i in range(len(S)):
         if i and S[i - 1] - radius[i - 1] <= S[i] + radius[i]:
-            found[-1].append(i)
+            chains[-1].append(i)
         else:
-            found.append([i])
-    return found
+            chains.append([i])
+    return chains
 
 
 def subspace_agreement(a: SVD, b: SVD, chains: list[list[int]]) -> Float64:

@@ -106,15 +106,15 @@ def _bounds(S: Tensor, norm: Tensor, r: int) -> tuple[Tensor, Tensor]:
     top = s[..., :1]
     scale = torch.where(top > 0, top, 1.0)
     x = s / scale
-    known = (x * x).sum(dim=-1)
+    leading = (x * x).sum(dim=-1)
     whole = (norm / scale[..., 0]) ** 2
     q = r - s.shape[-1]
     c = x[..., -1]
     # Half an ulp in each value is a relative error of one eps in its square.
-    doubt = eps_S * known + eps_norm * whole + 4 * torch.finfo(torch.float64).eps * whole
+    doubt = eps_S * leading + eps_norm * whole + 4 * torch.finfo(torch.float64).eps * whole
     limit = q * c * c
-    least = (whole - known - doubt).clamp_min(0.0).minimum(limit)
-    most = (whole - known + doubt).clamp_min(0.0).minimum(limit)
+    least = (whole - leading - doubt).clamp_min(0.0).minimum(limit)
+    most = (whole - leading + doubt).clamp_min(0.0).minimum(limit)
     low = _lowest(x, c, least, q)
     high = _highest(x, most, q)
     # The same half ulps in the values themselves move the entropy by at most eps * H.

@@ -55,8 +55,8 @@ class BoundedTables:
             if S.shape[-1]:
                 S, b, norm = S.contiguous(), b.contiguous(), norm.contiguous()
                 self._owners.append((S, b, norm))
-                told = (S.data_ptr(), DTYPE_CODES[S.dtype], count, S.shape[-1], m, n, -1.0, out)
-                jobs.append((*told, b.data_ptr(), norm.data_ptr(), out + half))
+                job = (S.data_ptr(), DTYPE_CODES[S.dtype], count, S.shape[-1], m, n, -1.0, out)
+                jobs.append((*job, b.data_ptr(), norm.data_ptr(), out + half))
             out += count * size
         self.calls = [("summarize_with_bounds", jobs)]
 

@@ -67,9 +67,9 @@ def mend(
     if not which:
         return tables
     smaller = [scaled(tensors[i]) for i in which]
-    found = solve([A for A, _ in smaller], which)
+    anew = solve([A for A, _ in smaller], which)
     mended = list(tables)
     # All of a batch: a selection would hand gradients of what is infinite on.
-    for i, table, (_, exponent) in zip(which, found, smaller, strict=True):
+    for i, table, (_, exponent) in zip(which, anew, smaller, strict=True):
         mended[i] = rescaled(table, exponent)
     return mended

@@ -106,9 +106,11 @@ def bounds_from_value_bounds(
         _check(s, b, norm)
     shapes = _shapes(shape, spectra)
     block = BoundedSummaries(spectra, radii, norms, shapes).run()
-    found = torch.split(block[1], [S.shape[:-1].numel() for S in spectra])
-    told = zip(spectra, radii, norms, found, strict=True)
-    summaries = [_summary(b, _unknown_as_infinite(S, b, norm, t)) for S, b, norm, t in told]
+    tables = torch.split(block[1], [S.shape[:-1].numel() for S in spectra])
+    spectra_and_tables = zip(spectra, radii, norms, tables, strict=True)
+    summaries = [
+        _summary(b, _unknown_as_infinite(S, b, norm, t)) for S, b, norm, t in spectra_and_tables
+    ]
     result: SpectralSummary | list[SpectralSummary] = leave(summaries)
     return result
 
@@ -174,8 +176,8 @@ def _shapes(
 
 def _unknown_as_infinite(S: Tensor, bounds: Tensor, norm: Tensor, table: Tensor) -> Tensor:
     """Return the bounds with those of spectra that overflowed infinite: nothing is known."""
-    known = (bounds >= 0).all(dim=-1) & (norm >= 0) & ~S.isnan().any(dim=-1)
-    overflowed = (known & S.isinf().any(dim=-1)).reshape(-1, 1)
+    is_given = (bounds >= 0).all(dim=-1) & (norm >= 0) & ~S.isnan().any(dim=-1)
+    overflowed = (is_given & S.isinf().any(dim=-1)).reshape(-1, 1)
     return torch.where(overflowed, float("inf"), table)
 
 

@@ -39,7 +39,7 @@ def bound_table(S: Tensor, bounds: Tensor, norm: Tensor, table: Tensor, rtol: fl
     high = torch.where(open_ended, float(r), (rank * torch.exp(change)).clamp_max(r))
     rounding = torch.finfo(S.dtype).eps + (r + 8) * 2.0**-51
     radius = rtol * errors.b[..., :1] + errors.b
-    found = torch.stack(
+    bounds_of_metrics = torch.stack(
         (
             change + rounding * (1.0 + math.log(r)),
             torch.maximum(high - rank, rank - low) + rounding * r,
@@ -53,9 +53,9 @@ def bound_table(S: Tensor, bounds: Tensor, norm: Tensor, table: Tensor, rtol: fl
     )
     info = torch.finfo(S.dtype)
     zero = ~some & (bounds.amax(dim=-1) <= info.smallest_normal * info.eps)
-    known = torch.isfinite(top) & (bounds >= 0).all(dim=-1) & (norm >= 0)
-    found = torch.where(zero.unsqueeze(-1), 0.0, found)
-    return torch.where(known.unsqueeze(-1), found, float("nan"))
+    is_given = torch.isfinite(top) & (bounds >= 0).all(dim=-1) & (norm >= 0)
+    bounds_of_metrics = torch.where(zero.unsqueeze(-1), 0.0, bounds_of_metrics)
+    return torch.where(is_given.unsqueeze(-1), bounds_of_metrics, float("nan"))
 
 
 def _errors(S: Tensor, bounds: Tensor, norm: Tensor, scale: Tensor) -> _Errors:

@@ -87,9 +87,9 @@ def _jobs(
     for i, (S, (m, n)) in enumerate(zip(spectra, shapes, strict=True)):
         threshold = rtol if rtol >= 0 else default_rtol(m, n, S.dtype)
         r = S.shape[-1]
-        told = (0, 0) if beside is None else [x.data_ptr() - base for x in beside[i]]
+        errors = (0, 0) if beside is None else [x.data_ptr() - base for x in beside[i]]
         begin = [S.data_ptr() - base, DTYPE_CODES[S.dtype], r, bits(threshold)]
-        jobs.append([*begin, *told, places[i] - base, places[i] - base + plane])
+        jobs.append([*begin, *errors, places[i] - base, places[i] - base + plane])
         steps.append([r * S.element_size(), 0, 0, 0, 8 * r, 8, 8 * _WIDTH, 8 * _WIDTH])
     return on_device(unrolled(jobs, counts, steps), spectra[0].device)
 

@@ -50,12 +50,12 @@ def rsvd(
             groups.setdefault(key, []).append(i)
     for members in groups.values():
         k, width = ks[members[0]], widths[members[0]]
-        found = _solve(
+        svds = _solve(
             [matrices[i] for i in members],
             [starts[i] for i in members],
             (members, k, width, power_iters, number),
         )
-        for i, svd in zip(members, found, strict=True):
+        for i, svd in zip(members, svds, strict=True):
             results[i] = svd
     return [x for x in results if x is not None]
 

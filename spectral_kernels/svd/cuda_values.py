@@ -75,15 +75,15 @@ def _solve(matrices: list[Tensor], rtol: float | None) -> tuple[list[Tensor], li
             table.zero_()
     limit = launcher.limits(matrices[0].device).shared_bytes if groups else 0
     for (dtype, m, n), group in groups.items():
-        found = plan(dtype, m, n, limit)
-        if found is None:
+        launch_plan = plan(dtype, m, n, limit)
+        if launch_plan is None:
             for i in group:
                 values[i], tables[i] = _by_torch(matrices[i], rtol)
             continue
         threshold = default_rtol(m, n, result_dtype(dtype)) if rtol is None or rtol < 0 else rtol
-        batches = _given(found, [_batch(matrices[i]) for i in group])
+        batches = _given(launch_plan, [_batch(matrices[i]) for i in group])
         jobs = [_job(A, values[i], tables[i]) for A, i in zip(batches, group, strict=True)]
-        _launch(found, jobs, threshold)
+        _launch(launch_plan, jobs, threshold)
     return values, tables
 
 
@@ -104,12 +104,12 @@ def _batch(A: Tensor) -> Tensor:
     return A.flatten(0, -3) if A.dim() > 2 else A.unsqueeze(0)
 
 
-def _given(found: Plan, batches: list[Tensor]) -> list[Tensor]:
+def _given(launch_plan: Plan, batches: list[Tensor]) -> list[Tensor]:
     """Return what the kernel works on, for each batch (B, m, n)."""
-    if found.given == "matrix":
+    if launch_plan.given == "matrix":
         return batches
     A = batches[0] if len(batches) == 1 else torch.cat(batches)
-    if found.given == "gram":
+    if launch_plan.given == "gram":
         made = gram(A)
     else:
         made = torch.linalg.qr(A if A.shape[-2] >= A.shape[-1] else A.mT, mode="r").R
@@ -123,7 +123,7 @@ def _job(A: Tensor, S: Tensor, table: Tensor | None) -> _Job:
     return _Job(A, S, table, count, stride_batch, *strides)
 
 
-def _launch(found: Plan, jobs: list[_Job], rtol: float) -> None:
+def _launch(launch_plan: Plan, jobs: list[_Job], rtol: float) -> None:
     """Launch for matrices of one shape and type, 40 batches at a time."""
     A = jobs[0].a
     common = (DTYPE_CODES[A.dtype], max(A.shape[1:]), min(A.shape[1:]), rtol)
@@ -132,6 +132,6 @@ def _launch(found: Plan, jobs: list[_Job], rtol: float) -> None:
         rows = [*part, *[_NONE] * (VALUES_JOBS - len(part))]
         grid = sum(job.matrices for job in part)
         launcher.launch(
-            found.kernel, grid, found.threads, found.shared_bytes,
+            launch_plan.kernel, grid, launch_plan.threads, launch_plan.shared_bytes,
             len(part), *common, *chain.from_iterable(rows),
         )  # fmt: skip

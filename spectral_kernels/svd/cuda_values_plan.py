@@ -69,13 +69,13 @@ def plan(dtype: torch.dtype, m: int, n: int, shared_limit: int) -> Plan | None:
     """
     rows, short = max(m, n), min(m, n)
     result = result_dtype(dtype)
-    found = _bidiagonal(rows, short, result, shared_limit)
-    if found is None and result == torch.float32:
-        found = _gram(short, shared_limit)
-    elif found is None:
-        found = _bidiagonal(short, short, result, shared_limit)
-        found = found and replace(found, given="triangle")
-    return found
+    kernel = _bidiagonal(rows, short, result, shared_limit)
+    if kernel is None and result == torch.float32:
+        kernel = _gram(short, shared_limit)
+    elif kernel is None:
+        kernel = _bidiagonal(short, short, result, shared_limit)
+        kernel = kernel and replace(kernel, given="triangle")
+    return kernel
 
 
 def _bidiagonal(rows: int, short: int, dtype: torch.dtype, shared_limit: int) -> Plan | None:

@@ -25,7 +25,7 @@ from spectral_monitor.model.matrix import Matrix, UnreadableMatrixError
 from spectral_monitor.step.comparisons import Comparisons
 from spectral_monitor.step.derived import SCALARS, Asked
 from spectral_monitor.step.program import StepProgram
-from spectral_monitor.step.readings import not_readable, told
+from spectral_monitor.step.readings import by_reason, not_readable
 from spectral_monitor.step.tracked_solver import TrackedSolver
 from spectral_monitor.step.unpacking import Unpacking
 from torch import Tensor
@@ -109,8 +109,8 @@ class DeviceStep:
             return None
         self.collect()
         # A program that could not be recorded runs the trackers' own code, which solves anew.
-        told = self._prepared is not None and self._prepared.runner.refusal is not None
-        anew = [] if told else sorted(self._lost)
+        is_eager = self._prepared is not None and self._prepared.runner.refusal is not None
+        anew = [] if is_eager else sorted(self._lost)
         late = [value for value in scalars.values() if isinstance(value, Tensor)]
         with torch.cuda.device_of(views[0]):  # type: ignore[no-untyped-call]
             prepared = self._prepare(self._places.settle(views))
@@ -123,8 +123,8 @@ class DeviceStep:
             self._unpacking = Unpacking(self._asked, layout, self._k, is_now=False)
         self._on_their_way.append((self._steps, reading))
         self._steps += 1
-        known = {n: None if isinstance(x, Tensor) else x for n, x in scalars.items()}
-        return LateNumbers(reading, self._unpacking, anew, known)
+        on_host = {n: None if isinstance(x, Tensor) else x for n, x in scalars.items()}
+        return LateNumbers(reading, self._unpacking, anew, on_host)
 
     def enter(self, number: int) -> None:
         """The training step before ``number`` is issued; where a budget asks for its time, note it.
@@ -177,7 +177,7 @@ class DeviceStep:
             return self._never
         unreadable = not_readable(self._matrices)
         if unreadable:
-            return told(unreadable)
+            return by_reason(unreadable)
         return self._refused([matrix.view() for matrix in self._measured])
 
     @property
@@ -186,11 +186,11 @@ class DeviceStep:
         reason = self.refusal
         if reason is not None:
             return f"a step waits for its numbers: {reason}"
-        told = "a step is issued to the device and not waited for"
+        path = "a step is issued to the device and not waited for"
         runner = None if self._prepared is None else self._prepared.runner
         if runner is not None and runner.refusal is not None:
-            return f"{told}, launch by launch: it could not be recorded ({runner.refusal})"
-        return f"{told}, as one graph from the second on"
+            return f"{path}, launch by launch: it could not be recorded ({runner.refusal})"
+        return f"{path}, as one graph from the second on"
 
     def memory(self) -> dict[str, dict[str, int]]:
         """``{"packed copy": {matrix: bytes}}``; of steps that are not taken here nothing."""

@@ -51,23 +51,23 @@ def rounding_of_mass(total: Any, top: Any, k: int, unit: float) -> Any:
 
 
 def leading_value_bounds(
-    values: Tensor, frobenius: Tensor, told: Tensor, shape: tuple[int, int]
+    values: Tensor, frobenius: Tensor, value_bounds: Tensor, shape: tuple[int, int]
 ) -> Tensor:
     """`Estimate.value_bounds` of a batch, on any device and without reading a number of it.
 
     Args:
         values: (B, k) leading singular values.
         frobenius: (B,) float64 norms of the whole matrices.
-        told: (B, k) float64 of |sigma_i - s_i|, as ``value_bounds`` of `estimate_from_leading`.
+        value_bounds: (B, k) float64 of |sigma_i - s_i|, as of `estimate_from_leading`.
         shape: (m, n) of the matrices.
     """
     unit = value_rounding(*shape, values.dtype)
     norm = torch.where(frobenius > 0, frobenius, 1.0).unsqueeze(-1)
-    s, known = values.double() / norm, told / norm
+    s, relative = values.double() / norm, value_bounds / norm
     top, total = s[:, :1], s.sum(dim=-1, keepdim=True)
     free = (1.0 - s.square().sum(dim=-1, keepdim=True)).clamp_min(0.0)
     free = free + rounding_of_mass(total, top, values.shape[-1], unit)
-    bounds = torch.minimum((s.square() + free).sqrt() - s, known) + unit * top
+    bounds = torch.minimum((s.square() + free).sqrt() - s, relative) + unit * top
     return torch.where(frobenius.unsqueeze(-1) == 0, 0.0, bounds * norm)
 
 
@@ -110,18 +110,18 @@ def estimate_from_leading(
         nothing = (0.0,) * len(METRICS)
         return Estimate(nothing, nothing, np.zeros(len(values)))
     eps = float(np.finfo(values.dtype).eps)
-    told = None if value_bounds is None else value_bounds / frobenius
+    errors = None if value_bounds is None else value_bounds / frobenius
     unit = value_rounding(*shape, torch.float64 if values.dtype == np.float64 else torch.float32)
-    known = _Leading(values.astype(np.float64) / frobenius, rank or min(shape), unit, told)
-    low, high = known.entropy(entropy)
-    top, top_error = float(known.s[0]), float(known.errors[0])
+    leading = _Leading(values.astype(np.float64) / frobenius, rank or min(shape), unit, errors)
+    low, high = leading.entropy(entropy)
+    top, top_error = float(leading.s[0]), float(leading.errors[0])
     stable = 1 / top**2
     stable_low = ((1 - unit) / (top + top_error)) ** 2
     stable_high = ((1 + unit) / (top * (1 - unit))) ** 2
     threshold = max(shape) * eps * top
-    rank = int(np.count_nonzero(known.s > threshold))
-    hidden = known.most_above(threshold) if rank == len(known.s) else 0
-    nuclear_low, nuclear_high = known.nuclear_low * frobenius, known.nuclear_high * frobenius
+    rank = int(np.count_nonzero(leading.s > threshold))
+    hidden = leading.most_above(threshold) if rank == len(leading.s) else 0
+    nuclear_low, nuclear_high = leading.nuclear_low * frobenius, leading.nuclear_high * frobenius
     bounds = (
         (high - low) / 2,
         (math.exp(high) - math.exp(low)) / 2,
@@ -133,7 +133,7 @@ def estimate_from_leading(
     )
     middle = ((low + high) / 2, (math.exp(low) + math.exp(high)) / 2, stable, float(rank),
               top * frobenius, (nuclear_low + nuclear_high) / 2, frobenius)  # fmt: skip
-    return Estimate(middle, bounds, known.errors * frobenius)
+    return Estimate(middle, bounds, leading.errors * frobenius)
 
 
 class _Leading:
@@ -145,7 +145,7 @@ class _Leading:
     (`rounding_of_mass`).
     """
 
-    def __init__(self, s: Array, r: int, unit: float, told: Array | None) -> None:
+    def __init__(self, s: Array, r: int, unit: float, errors: Array | None) -> None:
         mass = float(np.square(s).sum())
         k, self.q, self.r, self.s = len(s), r - len(s), r, s
         slack = unit * float(s[0])
@@ -153,8 +153,8 @@ class _Leading:
         self.rho2 = max(1.0 - mass, 0.0) + rounding
         upper = np.sqrt(np.square(s) + self.rho2)
         self.errors = upper - s + slack
-        if told is not None:
-            self.errors = np.minimum(self.errors, told + slack)
+        if errors is not None:
+            self.errors = np.minimum(self.errors, errors + slack)
         # sigma - s has the 2-norm rho at most, since (sigma - s)^2 <= sigma^2 - s^2.
         self.lead = min(float(self.errors.sum()), math.sqrt(k * self.rho2) + k * slack)
         total = float(s.sum())

@@ -115,14 +115,14 @@ class Changes:
         """Lines for `explain`: what gradients are, where they are watched."""
         if not self._of.get("gradient"):
             return []
-        told = (
+        origin = (
             "as they are: multiplied by a loss scale before GradScaler.unscale_ or step "
             "(grad_scale tells), clipped after clip_grad_norm_"
             if self._grad_scale is None
             else "and divided by the loss scale that grad_scale tells: right before "
             "GradScaler.unscale_ and step, which divide them too; after these leave it out"
         )
-        return [f"gradients are read when step is called, {told}; none after zero_grad"]
+        return [f"gradients are read when step is called, {origin}; none after zero_grad"]
 
     @property
     def matrices(self) -> list[Matrix]:
@@ -153,20 +153,20 @@ class Changes:
         if not self._changed:
             return {}, {}
         read, reasons = self._read(readings)
-        found: dict[str, SVD] = {}
+        changes: dict[str, SVD] = {}
         rows: dict[str, MatrixRow] = {}
         taken = dict(zip((matrix.name for matrix in self._changed), read, strict=True))
         for asked in self._asked:
             if asked.matrices:
                 names = [matrix.name for matrix in asked.matrices]
                 solved = asked.solver.update([taken[name] for name in names])
-                found.update(zip(names, (x.svd for x in solved), strict=True))
+                changes.update(zip(names, (x.svd for x in solved), strict=True))
                 rows |= _rows(asked, solved)
         tell_reasons(rows, reasons)
         names = [matrix.name for matrix in self._changed]
         weights = [svds[i] for own in self._of.values() for i in own]
         floors = [self._rounding(kind, i) for kind, own in self._of.items() for i in own]
-        overlap = _overlaps([found[name] for name in names], weights, floors, self.subspace)
+        overlap = _overlaps([changes[name] for name in names], weights, floors, self.subspace)
         return {name: rows[name] for name in names}, dict(zip(names, overlap, strict=True))
 
     def remember(self, readings: Readings) -> None:

@@ -128,9 +128,9 @@ class Clusters:
         self._follows = list(state["follows"])
 
 
-def _unseen(length: int, rank: int, known: int) -> int:
+def _unseen(length: int, rank: int, compared: int) -> int:
     """From which index on values are not known here or, where some are, in the reference."""
-    ends = [count for count in (length, known or rank) if count < rank]
+    ends = [count for count in (length, compared or rank) if count < rank]
     return min(*ends, length) if ends else -1
 
 

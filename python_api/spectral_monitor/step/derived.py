@@ -194,13 +194,13 @@ def radii_of(asked: Asked, own: Sequence[Solved]) -> list[Tensor]:
         kind = (len(x.svd.S), x.svd.S.dtype, asked.matrices[i].shape, x.error is None)
         groups.setdefault(kind, []).append(i)
     for (_, _, shape, is_exact), members in groups.items():
-        values, norms, told = (
+        values, norms, bounds = (
             torch.stack(parts)
             for parts in zip(
                 *((own[i].svd.S, own[i].norm, own[i].bounds) for i in members), strict=True
             )
         )
-        rows = leading_value_bounds(values, norms, told, shape)
+        rows = leading_value_bounds(values, norms, bounds, shape)
         if not is_exact:
             rows = rows + torch.stack([own[i].error for i in members]).unsqueeze(-1)  # type: ignore[misc]
         for i, row in zip(members, rows, strict=True):

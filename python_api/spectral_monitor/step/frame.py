@@ -178,11 +178,11 @@ class SpectralFrame:
     _late: Late | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
-    def later(cls, late: Late, **known: Any) -> SpectralFrame:
+    def later(cls, late: Late, **given: Any) -> SpectralFrame:
         """A frame with these fields; ``late`` gives all others when one is first looked at."""
         frame = object.__new__(cls)
         frame._late = late
-        for name, value in known.items():
+        for name, value in given.items():
             setattr(frame, name, value)
         return frame
 
@@ -209,8 +209,8 @@ class SpectralFrame:
         """
         rows = [row for row in self.matrices.values() if row.is_weight]
         values = [float(getattr(row, metric)) for row in rows]
-        known = [value for value in values if math.isfinite(value)]
-        return sum(known) / len(known) if known else math.nan
+        finite = [value for value in values if math.isfinite(value)]
+        return sum(finite) / len(finite) if finite else math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain numbers, lists and strings."""

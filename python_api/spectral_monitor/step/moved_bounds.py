@@ -18,18 +18,20 @@ from spectral_monitor.step.frame import Array
 __all__ = ["moved"]
 
 
-def moved(found: Estimate, values: Array, shape: tuple[int, int], r: int, error: float) -> Estimate:
+def moved(
+    estimate: Estimate, values: Array, shape: tuple[int, int], r: int, error: float
+) -> Estimate:
     """The estimate with bounds for the matrix.
 
     Args:
-        found: of the core.
+        estimate: of the core.
         values: (k,) its leading singular values.
         shape: (m, n) of the matrix.
         r: how many singular values are not zero at most.
         error: e.
     """
-    _, exponential, stable, _, spectral, nuclear, _ = found.values
-    of = found.bounds
+    _, exponential, stable, _, spectral, nuclear, _ = estimate.values
+    of = estimate.bounds
     total, top = nuclear - of[5], spectral - of[4]
     spread, grown = math.log(r), float(r)
     if total > 0:
@@ -47,7 +49,7 @@ def moved(found: Estimate, values: Array, shape: tuple[int, int], r: int, error:
         of[5] + math.sqrt(r) * error,
         of[6] + error,
     )
-    return Estimate(found.values, bounds, found.value_bounds + error)
+    return Estimate(estimate.values, bounds, estimate.value_bounds + error)
 
 
 def _stable(stable: float, bound: float, error: float) -> float:

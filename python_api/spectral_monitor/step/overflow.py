@@ -31,11 +31,11 @@ _NORMS = np.array([name.endswith("_norm") for name in METRICS])
 def table_anew(matrix: Matrix) -> Array:
     """(2, 7) float64: the metrics of the matrix as it is now, and their bounds."""
     S, exponent = _values(matrix)
-    found = (
+    metrics = (
         BoundedSummaries(*rounding([S], [matrix.shape]), [matrix.shape]).run()[:, 0].cpu().numpy()
     )
     with np.errstate(over="ignore"):
-        table: Array = np.where(_NORMS, np.ldexp(found, exponent), found)
+        table: Array = np.where(_NORMS, np.ldexp(metrics, exponent), metrics)
     return table
 
 
@@ -45,15 +45,15 @@ def leading_anew(matrix: Matrix, k: int) -> tuple[Tensor, float, int]:
     return S[:k], float(torch.linalg.vector_norm(S.double())), exponent
 
 
-def rescaled(found: Estimate, exponent: int) -> Estimate:
+def rescaled(estimate: Estimate, exponent: int) -> Estimate:
     """What is known of a matrix from that of the matrix over 2**exponent."""
     with np.errstate(over="ignore"):
         values, bounds = (
             tuple(np.where(_NORMS, np.ldexp(numbers, exponent), numbers).tolist())
-            for numbers in (found.values, found.bounds)
+            for numbers in (estimate.values, estimate.bounds)
         )
-        errors = np.ldexp(found.value_bounds, exponent)
-    return replace(found, values=values, bounds=bounds, value_bounds=errors)
+        errors = np.ldexp(estimate.value_bounds, exponent)
+    return replace(estimate, values=values, bounds=bounds, value_bounds=errors)
 
 
 def _values(matrix: Matrix) -> tuple[Tensor, int]:

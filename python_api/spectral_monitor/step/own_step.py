@@ -41,9 +41,9 @@ class OwnStep:
         assert self._asked.clusters is not None
         finite = [code >= 0 for code in torch.stack([x.code for x in own]).tolist()]
         self._asked.reference.remember([x.svd for x in own], finite)
-        told = zip(self._asked.matrices, own, radii_of(self._asked, own), finite, strict=True)
+        matrices = zip(self._asked.matrices, own, radii_of(self._asked, own), finite, strict=True)
         self._asked.clusters.compare_with(
-            {matrix.name: (x.svd.S, radii) for matrix, x, radii, ok in told if ok}
+            {matrix.name: (x.svd.S, radii) for matrix, x, radii, ok in matrices if ok}
         )
         return finite
 
@@ -58,17 +58,17 @@ class OwnStep:
         assert self._unpacking is not None
         numbers = program.block.to("cpu", copy=True).numpy()
         self.finite = (numbers[self._layout.places["codes"]] >= 0).tolist()
-        found = self._unpacking.fields(numbers)
-        tell_reasons(found["matrices"], self._readings.reasons)
+        fields = self._unpacking.fields(numbers)
+        tell_reasons(fields["matrices"], self._readings.reasons)
         svds = [x.svd for x in program.solved[: len(self._asked.matrices)]]
-        changed, found["overlap"] = self._changes.measure(svds, self._readings)
+        changed, fields["overlap"] = self._changes.measure(svds, self._readings)
         self._changes.remember(self._readings)
         if changed:
-            found["matrices"] = {**found["matrices"], **changed}
+            fields["matrices"] = {**fields["matrices"], **changed}
         reference = self._asked.reference
-        found["vectors"] = {}
+        fields["vectors"] = {}
         if reference is not None and reference.wants_final:
-            found["vectors"] = {
+            fields["vectors"] = {
                 matrix.name: reference.leading(svd)
                 for matrix, svd in zip(self._asked.matrices, svds, strict=True)
             }
@@ -76,7 +76,7 @@ class OwnStep:
             # Results are elsewhere at the next step: nothing prepared for these is of use.
             self.forget()
         self._readings.forget()
-        return found
+        return fields
 
     def forget(self) -> None:
         """Let go of the program, as where the solver has loaded another state."""

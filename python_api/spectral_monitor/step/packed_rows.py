@@ -13,8 +13,8 @@ from spectral_monitor.step.views import ArrayViews, consecutive
 __all__ = [
     "NOT_FINITE",
     "PackedRows",
+    "RowIdentity",
     "RowPlan",
-    "Told",
     "make_row",
     "reasons_of",
     "spectra_of",
@@ -24,14 +24,14 @@ __all__ = [
 NOT_FINITE = "the matrix has NaN or infinity in it"
 """`spectral_monitor.step.frame.MatrixRow.reason`, where the numbers themselves are not finite."""
 
-Told = tuple[str, tuple[int, int], str, str]
+RowIdentity = tuple[str, tuple[int, int], str, str]
 """Name, shape, kind and method of a row."""
 
 
 class RowPlan(NamedTuple):
     """Names, shapes and kinds of rows, which are the same at every step; one entry per matrix."""
 
-    told: list[Told]
+    identity: list[RowIdentity]
     sides: Array
     """The short sides."""
     numbers: dict[str, int]
@@ -79,7 +79,7 @@ class PackedRows(Mapping[str, MatrixRow]):
     @property
     def bounds_follow(self) -> bool:
         """Whether `MatrixRow.bounds_follow` is so of every row."""
-        return self.plan.told[0][3] == "exact" and self.values_of.block.dtype == np.float32
+        return self.plan.identity[0][3] == "exact" and self.values_of.block.dtype == np.float32
 
     def __getitem__(self, name: str) -> MatrixRow:
         row = self._made.get(name)
@@ -87,7 +87,7 @@ class PackedRows(Mapping[str, MatrixRow]):
             i = self.plan.numbers[name]
             metrics, bounds = self.tables[:, i].tolist()
             row = self._made[name] = make_row(
-                self.plan.told[i], self.finite[i], self.work[i],
+                self.plan.identity[i], self.finite[i], self.work[i],
                 self.values_of[name], self.bounds_of[name], metrics, bounds,
                 self.reasons.get(name, ""),
             )  # fmt: skip
@@ -135,7 +135,7 @@ def reasons_of(rows: Mapping[str, MatrixRow]) -> dict[str, str]:
 
 
 def make_row(
-    told: Told,
+    identity: RowIdentity,
     finite: bool,
     work: str,
     values: Array,
@@ -148,7 +148,7 @@ def make_row(
 
     ``reason``: why it is not finite, where that is not for its numbers.
     """
-    name, shape, kind, method = told
+    name, shape, kind, method = identity
     entropy, exponential, stable, rank, spectral, nuclear, frobenius = metrics
     return MatrixRow(
         name, shape, kind, method, finite, work, values, value_bounds,

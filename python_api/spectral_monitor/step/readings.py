@@ -12,7 +12,7 @@ from torch import Tensor
 from spectral_kernels.entry.results import Decomposed
 from spectral_kernels.runtime.memory import place
 
-__all__ = ["Readings", "not_readable", "told"]
+__all__ = ["Readings", "by_reason", "not_readable"]
 
 
 class Readings:
@@ -58,7 +58,9 @@ class Readings:
         new = {n: why for n, why in self.reasons.items() if why not in self._warned}
         if new:
             self._warned.update(new.values())
-            warnings.warn(f"not measured, until they can be read: {told(new)}", stacklevel=_IN_STEP)
+            warnings.warn(
+                f"not measured, until they can be read: {by_reason(new)}", stacklevel=_IN_STEP
+            )
         return self.last
 
     def forget(self) -> None:
@@ -151,7 +153,7 @@ def not_readable(matrices: Sequence[Matrix]) -> dict[str, str]:
     return reasons
 
 
-def told(reasons: Mapping[str, str]) -> str:
+def by_reason(reasons: Mapping[str, str]) -> str:
     """Names by reason, in one line: ``a.weight and 3 more: is a DTensor, ...``."""
     groups: dict[str, list[str]] = {}
     for name, reason in reasons.items():

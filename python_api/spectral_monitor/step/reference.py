@@ -100,13 +100,13 @@ class Reference:
     def described(self) -> str:
         """One line for `explain`."""
         late = "" if self._late_at is None else f", at step {self._late_at}, not the initial ones"
-        told = {
+        sources = {
             "init": f"the weights when the monitor was made{late}",
             "previous": "the last measured step",
             "final": "the last recorded step, when the run is over "
             "(spectral_monitor.run.final_agreement, or a report)",
         }
-        return told.get(self._mode or "", self._source)
+        return sources.get(self._mode or "", self._source)
 
     def made_late(self, step: int) -> None:
         """The weights when the monitor was made were those before this step of a run."""
@@ -190,11 +190,11 @@ class Reference:
 
     def state(self) -> dict[str, Any]:
         """The vectors and where they are from, for a monitor's state."""
-        known = {name: svd for name, svd in self._vectors.items() if _is_known(svd)}
+        remembered = {name: svd for name, svd in self._vectors.items() if _is_known(svd)}
         return {
             "mode": self._mode,
             "late_at": self._late_at,
-            "vectors": {name: [svd.U.clone(), svd.Vh.clone()] for name, svd in known.items()},
+            "vectors": {name: [svd.U.clone(), svd.Vh.clone()] for name, svd in remembered.items()},
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:

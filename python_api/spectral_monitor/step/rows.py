@@ -138,17 +138,19 @@ def _leading_row(
     error: float,
     exponent: int,
 ) -> MatrixRow:
-    told = (matrix.name, matrix.shape, matrix.kind, method)
+    identity = (matrix.name, matrix.shape, matrix.kind, method)
     if not finite:
         nothing = (math.nan,) * len(METRICS)
         unknown = np.full(len(values), np.nan)
         values = unknown.astype(values.dtype)
-        return make_row(told, False, work, values, unknown, nothing, nothing)
-    found = estimate_from_leading(values, norm, matrix.shape, entropy, bounds, rank=matrix.rank)
+        return make_row(identity, False, work, values, unknown, nothing, nothing)
+    estimate = estimate_from_leading(values, norm, matrix.shape, entropy, bounds, rank=matrix.rank)
     if error:
-        found = moved(found, values, matrix.shape, matrix.rank, error)
+        estimate = moved(estimate, values, matrix.shape, matrix.rank, error)
     if exponent:
-        found = rescaled(found, exponent)
+        estimate = rescaled(estimate, exponent)
         with np.errstate(over="ignore"):
             values = np.ldexp(values, exponent)
-    return make_row(told, True, work, values, found.value_bounds, found.values, found.bounds)
+    return make_row(
+        identity, True, work, values, estimate.value_bounds, estimate.values, estimate.bounds
+    )

@@ -127,13 +127,13 @@ class ExactSolver(_FromScratch):
         snapshot = snapshot_list(matrices.tensors)
         svds = self._solve(snapshot.matrices)
         values = [svd.S for svd in svds]
-        found = rounding(values, [tuple(a.shape) for a in snapshot.matrices])
+        errors = rounding(values, [tuple(a.shape) for a in snapshot.matrices])
         return [
             Solved(*numbers)
             for numbers in zip(
                 matrices.lifted(svds),
-                matrices.bounded(found.bounds, values),
-                matrices.bounded(found.norms, values),
+                matrices.bounded(errors.bounds, values),
+                matrices.bounded(errors.norms, values),
                 _codes(snapshot),
                 strict=True,
             )

@@ -122,15 +122,15 @@ class TrackedSolver:
 
     def update(self, given: Sequence[Kept]) -> list[Solved]:
         """Bring every decomposition up to date. CPU parameters are read where they are."""
-        found: dict[int, Solved] = {}
+        solved_by_place: dict[int, Solved] = {}
         for members, tracker in self.trackers:
             if members:
                 matrices = [given[i] for i in members]
                 solved = _updated(tracker, matrices, [self._k * self._needed[i] for i in members])
-                found |= zip(members, solved, strict=True)
+                solved_by_place |= zip(members, solved, strict=True)
         if self._replaced:
-            self._replace_values(given, found)
-        return [found[i] for i in range(len(given))]
+            self._replace_values(given, solved_by_place)
+        return [solved_by_place[i] for i in range(len(given))]
 
     def prepared(self) -> Any:
         """See `spectral_monitor.step.solvers.Solver`: where all are tracked as wholes, on a CPU."""
@@ -142,7 +142,7 @@ class TrackedSolver:
             if not set(members).isdisjoint(which):
                 tracker.resolve([[0] if i in which else [] for i in members])
 
-    def _replace_values(self, given: Sequence[Kept], found: dict[int, Solved]) -> None:
+    def _replace_values(self, given: Sequence[Kept], solved: dict[int, Solved]) -> None:
         """Give large matrices all their values, which are those of no approximate vectors."""
         replaced = sorted(self._replaced)
         matrices = enter_matrices([given[i] for i in replaced], check=False, traced=False)
@@ -152,18 +152,20 @@ class TrackedSolver:
         bounds = matrices.bounded(spectra.bounds, core_values)
         norms = matrices.bounded(spectra.norms, core_values)
         for i, S, radii, norm in zip(replaced, values, bounds, norms, strict=True):
-            known = found.get(i)
-            if known is None:
+            tracked = solved.get(i)
+            if tracked is None:
                 none, nobody = S.new_empty((0, 0)), torch.empty(0, dtype=torch.int64)
                 code = torch.where(S[0].isnan(), -1, LEADING_WORK.index(WORK[SOLVED]))
-                found[i] = Solved(SVD(none, S, none), radii, norm, code, identities=nobody)
+                solved[i] = Solved(SVD(none, S, none), radii, norm, code, identities=nobody)
                 continue
             # By how much values exceed those of the vectors beyond the tolerance.
-            leading = known.svd.S
+            leading = tracked.svd.S
             gap = (S[: len(leading)] - leading).max() - self._tolerance * S[0]
-            code = torch.where(gap > 0, known.code + len(LEADING_WORK), known.code)
-            svd = SVD(known.svd.U, S, known.svd.Vh)
-            found[i] = Solved(svd, radii, norm, code, identities=known.identities, lost=known.lost)
+            code = torch.where(gap > 0, tracked.code + len(LEADING_WORK), tracked.code)
+            svd = SVD(tracked.svd.U, S, tracked.svd.Vh)
+            solved[i] = Solved(
+                svd, radii, norm, code, identities=tracked.identities, lost=tracked.lost
+            )
 
     def memory(self) -> dict[str, int]:
         """Matrix -> bytes kept between steps: the vectors that are tracked, and the results; of a

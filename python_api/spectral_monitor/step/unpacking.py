@@ -101,8 +101,8 @@ class Unpacking:
             if i < len(codes) and codes[i] >= 0:
                 codes[i] = self._work[i].index(WORK[SOLVED])
         finite = [code >= 0 for code in codes]
-        told = zip(self._work, codes, strict=True)
-        work = [names[code] if code >= 0 else self._not_finite for names, code in told]
+        names_and_codes = zip(self._work, codes, strict=True)
+        work = [names[code] if code >= 0 else self._not_finite for names, code in names_and_codes]
         complete = self._solver.complete
         tables = part["tables"].reshape(2, len(complete), len(METRICS))
         if self._is_now:
@@ -114,7 +114,7 @@ class Unpacking:
         bounds = ArrayViews(part["bounds"], self._spectra)
         rows = {
             name: make_row(
-                self._plan.told[i], finite[i], work[i], spectra[name].astype(self._dtypes[i]),
+                self._plan.identity[i], finite[i], work[i], spectra[name].astype(self._dtypes[i]),
                 bounds[name], *tables[:, row].tolist(),
             )
             for row, (i, name) in enumerate((i, self._matrices[i].name) for i in complete)
@@ -161,13 +161,13 @@ def _by_name(
     numbers: Array, layout: Sequence[tuple[dict[Any, slice], torch.dtype]], order: Sequence[Any]
 ) -> Mapping[Any, Array]:
     """Arrays in the order of their names, from those of each dtype one after the other."""
-    found: dict[Any, Array] = {}
+    arrays: dict[Any, Array] = {}
     at = 0
     for slices, dtype in layout:
         length = sum(place.stop - place.start for place in slices.values())
         own = numbers[at : at + length].astype(torch.empty(0, dtype=dtype).numpy().dtype)
         if len(layout) == 1:
             return ArrayViews(own, slices)
-        found |= ArrayViews(own, slices)
+        arrays |= ArrayViews(own, slices)
         at += length
-    return {name: found[name] for name in order}
+    return {name: arrays[name] for name in order}

@@ -123,8 +123,8 @@ class Driver:
         if code != 0:
             text = c_char_p()
             self._calls.cuGetErrorString(code, byref(text))
-            told = (text.value or b"unknown error").decode()
-            raise RuntimeError(f"{name}: {told} (CUDA error {code})")
+            reason = (text.value or b"unknown error").decode()
+            raise RuntimeError(f"{name}: {reason} (CUDA error {code})")
 
 
 @functools.cache

@@ -105,8 +105,8 @@ def _refusal() -> str | None:
         capability = torch.cuda.get_device_capability()
     except RuntimeError as error:
         # A driver too old, a device that is taken, a process forked from one that uses CUDA.
-        told = str(error).partition("\n")[0].rstrip(".")
-        return f"torch cannot use its CUDA device ({told}); check the driver: nvidia-smi"
+        reason = str(error).partition("\n")[0].rstrip(".")
+        return f"torch cannot use its CUDA device ({reason}); check the driver: nvidia-smi"
     if capability < LEAST_CAPABILITY:
         have, need = (f"{major}.{minor}" for major, minor in (capability, LEAST_CAPABILITY))
         return f"the device has compute capability {have}; the kernels need {need} or newer"

@@ -53,11 +53,11 @@ class DeviceLauncher:
             self.driver.launch(function, grid, block, shared_bytes, stream, parameters)
 
     def _function(self, device: int, kernel: Kernel, shared_bytes: int) -> c_void_p:
-        known = self._functions.get((device, kernel.name))
-        if known is None or known.shared_bytes < shared_bytes:
+        function = self._functions.get((device, kernel.name))
+        if function is None or function.shared_bytes < shared_bytes:
             handle = self.driver.function(self._module(device, kernel), kernel.name, shared_bytes)
-            known = self._functions[device, kernel.name] = _Function(handle, shared_bytes)
-        return known.handle
+            function = self._functions[device, kernel.name] = _Function(handle, shared_bytes)
+        return function.handle
 
     def _module(self, device: int, kernel: Kernel) -> c_void_p:
         key = (device, kernel.source)

@@ -35,8 +35,8 @@ def kernel_files(root: Path) -> list[str]:
 
 def packed_files(root: Path) -> list[str]:
     """Return what a wheel needs to compile the kernels where it is installed."""
-    found = [*root.glob("cuda/*.cu"), *_headers(root)]
-    return sorted(path.relative_to(root).as_posix() for path in found)
+    files = [*root.glob("cuda/*.cu"), *_headers(root)]
+    return sorted(path.relative_to(root).as_posix() for path in files)
 
 
 def digest(root: Path, name: str) -> str:

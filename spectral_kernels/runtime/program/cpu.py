@@ -19,11 +19,11 @@ _TYPES = {torch.float32: 2, torch.float64: 3, torch.int64: 4, torch.bool: 5}
 
 def stages(entries: list[Any]) -> list[Callable[[], Any]]:
     """Return what a run calls, in order: a native program for each stretch of compiled entries."""
-    found: list[Callable[[], Any]] = []
+    runs: list[Callable[[], Any]] = []
     for is_compiled, group in itertools.groupby(entries, lambda x: _calls(x) is not None):
         stretch = list(group)
-        found += [_Recorded(stretch).run] if is_compiled else [x.run for x in stretch]
-    return found
+        runs += [_Recorded(stretch).run] if is_compiled else [x.run for x in stretch]
+    return runs
 
 
 def _calls(entry: Any) -> list[Call] | None:
@@ -91,8 +91,8 @@ class Product(torch_backend.Product):
 
     def __init__(self, a: Tensor, b: Tensor, out: Tensor) -> None:
         super().__init__(a, b, out)
-        told = (a.data_ptr(), b.data_ptr(), DTYPE_CODES[a.dtype], a.numel(), out.data_ptr())
-        self.calls: list[Call] = [("product", [told])]
+        job = (a.data_ptr(), b.data_ptr(), DTYPE_CODES[a.dtype], a.numel(), out.data_ptr())
+        self.calls: list[Call] = [("product", [job])]
 
 
 class Following(torch_backend.Following):

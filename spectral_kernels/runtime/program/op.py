@@ -104,13 +104,13 @@ def product_of(a: Tensor, b: Tensor, out: Tensor) -> Entry:
 
 def calls_of(entries: Sequence[Entry]) -> list[Call] | None:
     """The calls of all entries; None where one has none."""
-    found: list[Call] = []
+    together: list[Call] = []
     for entry in entries:
         calls: list[Call] | None = getattr(entry, "calls", None)
         if calls is None:
             return None
-        found += calls
-    return found
+        together += calls
+    return together
 
 
 def follow(pairs: Sequence[Follow]) -> Entry:
