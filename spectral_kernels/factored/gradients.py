@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.factored.folding import Way, backward_way
-from spectral_kernels.factored.products import mm, sigma_times, times_sigma
+from spectral_kernels.factored.matmul import mm, sigma_times, times_sigma
 from spectral_kernels.runtime import dispatch, schemas
 from spectral_kernels.runtime.numerics import autocast_off, result_dtype
 

@@ -15,7 +15,7 @@ from spectral_kernels.entry.factors import enter_factors, is_single, spread
 from spectral_kernels.entry.results import Decomposed
 from spectral_kernels.factored import torch_backend
 from spectral_kernels.factored.gradients import UsvMatmul
-from spectral_kernels.factored.products import sigma_times, times_sigma
+from spectral_kernels.factored.matmul import sigma_times, times_sigma
 from spectral_kernels.runtime import dispatch, schemas
 from spectral_kernels.runtime.numerics import (
     DTYPE_CODES,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spectral_kernels.factored.folding import forward_way
 from spectral_kernels.factored.gradients import usv_backward
-from spectral_kernels.factored.products import mm, sigma_times, times_sigma
+from spectral_kernels.factored.matmul import mm, sigma_times, times_sigma
 from spectral_kernels.runtime.numerics import result_dtype
 
 __all__ = ["usv_backward", "usv_matmul"]

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 import spectral_kernels as sk
-from spectral_kernels.factored import products
+from spectral_kernels.factored import matmul
 
 # Many rows (the core goes into U or Vh) and few (it is applied to them).
 SIZES = [(600, 90, 130, 24), (600, 130, 90, 24), (50, 130, 90, 24), (16, 70, 300, 40)]
@@ -24,8 +24,8 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     onednn = request.param == "oneDNN"
     if onednn and not torch.backends.mkldnn.is_available():
         pytest.skip("this build of torch has no oneDNN")
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: onednn)
-    monkeypatch.setattr(products, "LEAST", 0)
+    monkeypatch.setattr(matmul, "onednn_is_faster", lambda: onednn)
+    monkeypatch.setattr(matmul, "LEAST", 0)
     # Seen: 65,744 numbers for each thread.
     return 2**17 * torch.get_num_threads() if onednn else 0
 

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 import spectral_kernels as sk
-from spectral_kernels.factored import folding, gradients, products, torch_backend, truth
+from spectral_kernels.factored import folding, gradients, matmul, torch_backend, truth
 from tests.support import matrices
 
 
@@ -189,8 +189,8 @@ def test_the_whole_count_of_a_step() -> None:
 @pytest.mark.parametrize("sizes", [(50, 20, 30, 7), (9, 20, 30, 7), (50, 30, 20, 7)], ids=str)
 def test_products_of_onednn(sizes, diagonal, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library that processors without MKL's AVX-512 kernels use, at every size here."""
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(products, "LEAST", 0)
+    monkeypatch.setattr(matmul, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(matmul, "LEAST", 0)
     p, m, n, k = sizes
     parts = factors(m, n, k, diagonal=diagonal, dtype=torch.float32)
     given = [t.requires_grad_() for t in (torch.randn(2, p, n), *parts, torch.randn(m))]
