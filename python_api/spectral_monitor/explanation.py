@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from spectral_monitor.cadence import Cadence
+from spectral_monitor.forecast import Stepped, forecast
+from spectral_monitor.measurement import Measurement
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.model_changes import Unwatched
 from spectral_monitor.model.registry import Skipped
 from spectral_monitor.model.similar_rows import together
-from spectral_monitor.pairs.ports import Pair, Rejected
+from spectral_monitor.pairs.ports import Pair
+from spectral_monitor.run.recorder import Recorder
 from spectral_monitor.step.chance import Chance
+from spectral_monitor.step.frame import pair_name
+from spectral_monitor.watch_plan import WatchPlan
+from torch import Tensor
 
-__all__ = ["explain"]
+__all__ = ["explain", "forecast_lines", "recorded_lines"]
 
 _Table = tuple[str, list[tuple[str, str, str]], tuple[int, str]]
 
 
 def explain(
-    matrices: Sequence[Matrix],
+    plan: WatchPlan,
     skipped: Sequence[Skipped],
-    pairs: Sequence[Pair],
-    parts: Sequence[Matrix],
-    rejected: Sequence[Rejected],
     reference: str,
     chance: Chance,
     *,
     unreadable: Mapping[str, str] | None = None,
     unwatched: Sequence[Unwatched] = (),
     full: bool = False,
-) -> str:
-    """Tables of matrices, skipped parameters, pairs and rejected pairs, with every reason.
+) -> list[str]:
+    """Lines: tables of matrices, skipped parameters, pairs and rejected pairs, with every reason.
 
     Beside each comparison stands what random directions would give in the mean. Rows that differ
     in their indices alone are one row, unless ``full``.
     """
-    tables = _tables(matrices, skipped, pairs, parts, rejected, chance)
+    tables = _tables(plan, skipped, chance)
     if unwatched:
         rows = [(row.name, _shape(row.shape), row.reason) for row in unwatched]
         title = f"{len(rows)} parameters came after the monitor was made"
@@ -62,22 +66,15 @@ def explain(
             "overlap of updates and gradients with the weights by chance: "
             f"{left:.2g} to {most_left:.2g} left, {right:.2g} to {most_right:.2g} right"
         )
-    return "\n".join(lines)
+    return lines
 
 
-def _tables(
-    matrices: Sequence[Matrix],
-    skipped: Sequence[Skipped],
-    pairs: Sequence[Pair],
-    parts: Sequence[Matrix],
-    rejected: Sequence[Rejected],
-    chance: Chance,
-) -> list[_Table]:
+def _tables(plan: WatchPlan, skipped: Sequence[Skipped], chance: Chance) -> list[_Table]:
     """Title and rows of every table, and how equal rows are counted in one."""
     return [
         (
-            f"{len(matrices)} matrices",
-            [_matrix(matrix, chance) for matrix in matrices],
+            f"{len(plan.matrices)} matrices",
+            [_matrix(matrix, chance) for matrix in plan.matrices],
             (1, "{count} x ({cell})"),
         ),
         (
@@ -86,22 +83,63 @@ def _tables(
             (1, "{count} x ({cell})"),
         ),
         (
-            f"{len(pairs)} aligned pairs",
-            [_pair(pair, chance) for pair in pairs],
+            f"{len(plan.pairs)} aligned pairs",
+            [_pair(pair, chance) for pair in plan.pairs],
             (2, "{count} pairs: {cell}"),
         ),
         (
-            f"{len(parts)} parts decomposed for these pairs alone",
-            [(part.name, _shape(part.shape), f"of {part.whole}") for part in parts],
+            f"{len(plan.parts)} parts decomposed for these pairs alone",
+            [(part.name, _shape(part.shape), f"of {part.whole}") for part in plan.parts],
             (1, "{count} x ({cell})"),
         ),
         (
-            f"{len(rejected)} neighbours not aligned",
+            f"{len(plan.rejected)} neighbours not aligned",
             [(row.first, f"-> {row.second}" if row.second else "", row.reason)
-             for row in rejected],
+             for row in plan.rejected],
             (2, "{count} of these: {cell}"),
         ),
     ]  # fmt: skip
+
+
+def recorded_lines(
+    plan: WatchPlan, measurement: Measurement, sinks: Sequence[object], vectors_per_step: int
+) -> list[str]:
+    """What goes to the disk with each frame."""
+    k, is_exact = measurement.k, measurement.method == "exact"
+    lengths = {m.name: m.rank if k is None or is_exact else min(m.rank, k) for m in plan.matrices}
+    pairs = {
+        pair_name(pair.key): min(measurement.vectors, *(port.matrix.rank for port in pair.ports))
+        for pair in plan.pairs
+    }
+    return [
+        sink.expected(lengths, pairs, measurement.vectors, vectors_per_step)
+        for sink in sinks
+        if isinstance(sink, Recorder)
+    ]
+
+
+def forecast_lines(
+    plan: WatchPlan,
+    measurement: Measurement,
+    cadence: Cadence,
+    monitor: Callable[..., Stepped],
+) -> list[str]:
+    """What a measurement will take, while none was timed; ``monitor`` makes one of weights and
+    options."""
+    if cadence.is_timed:
+        return []
+    devices = {matrix.device.type for matrix in plan.matrices}
+    if devices != {"cpu"}:
+        named = ", ".join(sorted(devices))
+        return [f"what a measurement takes on {named} is told once some were timed"]
+
+    def alike(weights: Mapping[str, Tensor], k: int | None) -> Stepped:
+        reference = "init" if any(measurement.needs_vectors) else None
+        options = {"method": measurement.method, "tolerance": measurement.tolerance}
+        return monitor(weights, every=1, k=k, pairs=None, reference=reference, **options)
+
+    told = forecast([*plan.matrices, *plan.parts], measurement.k, alike)
+    return told.described(cadence.overhead).splitlines()
 
 
 def _matrix(matrix: Matrix, chance: Chance) -> tuple[str, str, str]:

@@ -3,54 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import torch
 from spectral_monitor.cadence import Cadence
-from spectral_monitor.device.capture import is_being_captured
-from spectral_monitor.device.step import DeviceStep
-from spectral_monitor.explanation import explain
-from spectral_monitor.forecast import forecast
-from spectral_monitor.memory import MemoryPlan, solver_memory
+from spectral_monitor.device.capture import CAPTURED, is_being_captured
+from spectral_monitor.explanation import explain, forecast_lines, recorded_lines
+from spectral_monitor.measurement import METHODS, Measurement
+from spectral_monitor.memory import MemoryPlan
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.parameters import unwrap
 from spectral_monitor.model.parametrized import Shown
 from spectral_monitor.model.registry import MatrixRegistry, Skipped
-from spectral_monitor.modes import plain_arithmetic, uncollected
+from spectral_monitor.modes import uncollected
+from spectral_monitor.pace import Pace
 from spectral_monitor.pairs.ports import Pair, Rejected
 from spectral_monitor.run.reader import with_recorded_run
 from spectral_monitor.run.recorder import Recorder, saves_vectors
 from spectral_monitor.run.saved_vectors import bytes_per_step
 from spectral_monitor.run.sinks import Delivery, as_sinks
-from spectral_monitor.state import STATE_VERSION, CopiedByState, check_state
-from spectral_monitor.step.alignments import Alignments
-from spectral_monitor.step.changes import check_watch, grad_scale_of
-from spectral_monitor.step.comparisons import Comparisons
-from spectral_monitor.step.derived import Asked
-from spectral_monitor.step.frame import SpectralFrame, pair_name
-from spectral_monitor.step.own_step import OwnStep
-from spectral_monitor.step.readings import Readings, not_readable
+from spectral_monitor.state import STATE_VERSION, CopiedByState, check_state, matrices_state
+from spectral_monitor.step.frame import SpectralFrame
+from spectral_monitor.step.readings import not_readable
 from spectral_monitor.step.reference import Given
-from spectral_monitor.step.scalars import as_floats
-from spectral_monitor.step.solvers import ExactSolver, RandomizedSolver, Solver
-from spectral_monitor.step.tracked_solver import TrackedSolver
 from spectral_monitor.watch_plan import GivenPairs, watch_plan
 from torch import Tensor, nn
 
 __all__ = ["METHODS", "SpectralMonitor"]
-
-METHODS = ("tracked", "exact", "randomized")
-_VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
-_TRIPLETS = 32
-_TOLERANCE = 1e-3
-_CAPTURED = (
-    "SpectralMonitor.step was called while a CUDA graph is captured: nothing is measured, neither "
-    "now nor when the graph is replayed; call it after the replay"
-)
 
 
 class SpectralMonitor(CopiedByState):
@@ -156,42 +136,17 @@ class SpectralMonitor(CopiedByState):
     ) -> None:
         self._options = {n: x for n, x in locals().items() if n not in ("self", "model")}
         self._model = unwrap(model)
-        _check_options(method, k, tolerance)
-        self.method, self._k, self._tolerance = method, k, tolerance
         self._cadence = Cadence(every, overhead)
         self._plan = watch_plan(
             self._model, include=include, exclude=exclude, pairs=pairs, heads=heads,
             registry=registry, parametrized=parametrized, config=config,
         )  # fmt: skip
-        self._matrices, self._parts = self._plan.matrices, self._plan.parts
-        self._pairs = self._plan.pairs
-        self._vectors = k or _VECTORS
-        self._readings = Readings(self._matrices, self._parts)
-        self._generator = torch.Generator().manual_seed(seed)
-        self._comparisons = Comparisons(
-            with_recorded_run(reference),
-            self._matrices,
-            self._vectors,
-            check_watch(watch),
-            self._pairs,
-            self._generator,
-            grad_scale=grad_scale_of(grad_scale),
-        )
-        self._reference = self._comparisons.reference
-        self._needs_vectors = self._which_need_vectors()
-        self._solver = self._make_solver(k, tolerance)
-        self._asked = Asked(
-            self._matrices,
-            self._solver,
-            Alignments(self._pairs, [*self._matrices, *self._parts], self._vectors),
-            self._reference,
-            self._comparisons.clusters,
-        )
-        changes = self._comparisons.changes
-        self._own = OwnStep(self._asked, changes, self._readings, self._vectors)
-        self._device = DeviceStep(
-            self._asked, self._parts, self._comparisons, self._vectors, self._cadence
-        )
+        self._measurement = Measurement(
+            self._plan, method=method, k=k, tolerance=tolerance, watch=watch, seed=seed,
+            reference=with_recorded_run(reference), grad_scale=grad_scale, cadence=self._cadence,
+        )  # fmt: skip
+        self._reference = self._measurement.comparisons.reference
+        self._pace = Pace(self._cadence, self._measurement.device)
         self._sinks = as_sinks(recorder)
         self._delivery = Delivery(self._sinks)
         self._saved_vectors = saves_vectors(self._sinks) if self._reference.wants_final else None
@@ -200,53 +155,34 @@ class SpectralMonitor(CopiedByState):
         self._paused = 0
         self._is_resumed = False
         self._frame: SpectralFrame | None = None
-        self._last_frame_at = math.nan
-        self._spent = 0.0
-        if self._reference.wants_init and not self._restored:
-            with plain_arithmetic():
-                self._device.started(self._own.start())
+        if not self._restored:
+            self._measurement.start()
 
-    def _make_solver(self, k: int | None, tolerance: float | None) -> Solver:
-        if self.method == "exact":
-            return ExactSolver(self._matrices, self._vectors, self._needs_vectors)
-        if self.method == "randomized":
-            return RandomizedSolver(self._matrices, k or _TRIPLETS, self._generator, self._parts)
-        return TrackedSolver(
-            self._matrices,
-            k,
-            _VECTORS,
-            _TOLERANCE if tolerance is None else tolerance,
-            self._needs_vectors,
-            self._parts,
-        )
-
-    def _which_need_vectors(self) -> list[bool]:
-        measured = [*self._matrices, *self._parts]
-        if self._comparisons.wants_all_vectors:
-            return [True] * len(measured)
-        paired = {port.matrix.name for pair in self._pairs for port in pair.ports}
-        return [m.name in paired or m.name in self._reference for m in measured]
+    @property
+    def method(self) -> str:
+        """How singular values are found, see the options."""
+        return self._measurement.method
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
         """The matrices under watch, in order."""
-        return tuple(self._matrices)
+        return tuple(self._plan.matrices)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """Parameters (and gradients asked for) that are not watched, with the reason."""
-        return (*self._plan.skipped, *self._comparisons.changes.skipped)
+        return (*self._plan.skipped, *self._measurement.comparisons.changes.skipped)
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """Pairs of layers under alignment."""
-        return tuple(self._pairs)
+        return tuple(self._plan.pairs)
 
     @property
     def parts(self) -> tuple[Matrix, ...]:
         """Parts of matrices, such as heads, that pairs need the singular vectors of: measured with
         the matrices under watch, without rows in a frame."""
-        return tuple(self._parts)
+        return tuple(self._plan.parts)
 
     @property
     def rejected_pairs(self) -> tuple[Rejected, ...]:
@@ -263,8 +199,8 @@ class SpectralMonitor(CopiedByState):
         """How many matrices and parts were solved anew so far because tracking lost them (a jump of
         the weights, say); their first solution does not count. 0 for methods that do not track.
         Waits for steps that are still on their way from a GPU."""
-        self._device.wait()
-        return self._solver.resolves
+        self._measurement.device.wait()
+        return self._measurement.solver.resolves
 
     @property
     def frame(self) -> SpectralFrame | None:
@@ -284,62 +220,24 @@ class SpectralMonitor(CopiedByState):
             >>> print(monitor.explain().splitlines()[0])
             1 matrices:
         """
-        told = explain(
-            self._matrices,
-            self.skipped,
-            self._pairs,
-            self._parts,
-            self._plan.rejected,
-            self._reference.described,
-            self._comparisons.chance,
-            unreadable=not_readable(self._matrices),
-            unwatched=self._plan.changes.unwatched(),
-            full=full,
-        )
+        told, measurement = self.memory(), self._measurement
         return "\n".join(
             [
-                told,
+                *explain(
+                    self._plan, self.skipped, self._reference.described,
+                    measurement.comparisons.chance,
+                    unreadable=not_readable(self._plan.matrices),
+                    unwatched=self._plan.changes.unwatched(), full=full,
+                ),
                 *self._plan.notes,
-                *self.memory().lines(full=full),
-                self._device.described,
-                *self._comparisons.changes.described,
-                *self._recorded(),
-                *self._forecast(),
+                *told.lines(full=full),
+                measurement.device.described,
+                *measurement.comparisons.changes.described,
+                *recorded_lines(self._plan, measurement, self._sinks, told.disk_per_step),
+                *forecast_lines(self._plan, measurement, self._cadence, SpectralMonitor),
                 self._cadence.described,
             ]
-        )
-
-    def _recorded(self) -> list[str]:
-        """What goes to the disk with each frame."""
-        most = self._k if self._k is not None and self.method != "exact" else None
-        lengths = {m.name: min(m.rank, most or m.rank) for m in self._matrices}
-        pairs = {
-            pair_name(pair.key): min(self._vectors, *(port.matrix.rank for port in pair.ports))
-            for pair in self._pairs
-        }
-        return [
-            sink.expected(lengths, pairs, self._vectors, self.memory().disk_per_step)
-            for sink in self._sinks
-            if isinstance(sink, Recorder)
-        ]
-
-    def _forecast(self) -> list[str]:
-        """What a measurement will take, while none was timed."""
-        if self._cadence.is_timed:
-            return []
-        devices = {matrix.device.type for matrix in self._matrices}
-        if devices != {"cpu"}:
-            return [f"what a measurement takes on {', '.join(sorted(devices))} is told once some "
-                    "were timed"]  # fmt: skip
-
-        def alike(weights: Mapping[str, Tensor], k: int | None) -> SpectralMonitor:
-            return SpectralMonitor(
-                weights, method=self.method, every=1, k=k, tolerance=self._tolerance, pairs=None,
-                reference="init" if any(self._needs_vectors) else None,
-            )  # fmt: skip
-
-        told = forecast([*self._matrices, *self._parts], self._k, alike)
-        return told.described(self._cadence.overhead).splitlines()
+        )  # fmt: skip
 
     def memory(self) -> MemoryPlan:
         """What the monitor keeps between steps, in bytes, and what a step adds to the disk.
@@ -349,17 +247,13 @@ class SpectralMonitor(CopiedByState):
             >>> monitor.memory().total > 0
             True
         """
+        matrices = self._plan.matrices
+        sides = [(matrix.shape, matrix.rank) for matrix in matrices]
         return MemoryPlan.of(
-            self._matrices,
-            self._parts,
-            {
-                **solver_memory(self._solver),
-                **self._comparisons.memory(),
-                **self._device.memory(),
-            },
-            per_step=bytes_per_step(
-                [(m.shape, m.rank) for m in self._matrices], self._vectors, self._saved_vectors
-            ),
+            matrices,
+            self._plan.parts,
+            self._measurement.memory(),
+            per_step=bytes_per_step(sides, self._measurement.vectors, self._saved_vectors),
         )
 
     def step(self, step: int | None = None, **scalars: float | Tensor) -> SpectralFrame | None:
@@ -391,57 +285,27 @@ class SpectralMonitor(CopiedByState):
             {'loss': 0.5}
         """
         if is_being_captured():
-            warnings.warn(_CAPTURED, stacklevel=2)
+            warnings.warn(CAPTURED, stacklevel=2)
             return None
-        entered = time.perf_counter()
         number = self._next_step if step is None else int(step)
         self._next_step = number + 1
         if self._began_at is None:
             self._began_at = number
             self._check_start(number)
         if self._paused:
-            self._cadence.interrupt()
-            self._device.interrupt()
+            self._pace.interrupt()
             return None
-        self._cadence.enter(number, entered)
-        self._device.enter(number)
+        self._pace.enter(number)
         if not self._cadence.is_due(number):
             self._delivery.deliver()
-            self._cadence.leave(number, entered)
-            self._device.left(number)
+            self._pace.leave(number)
             return None
-        self._check_fit()
-        kept = self._device.keeps(scalars)
-        values = as_floats(scalars, kept)
-        with plain_arithmetic():
-            late = self._device.take(values)
-            if late is None:
-                frame = self._measure(number, as_floats(values))
-            else:
-                frame = SpectralFrame.later(
-                    late, step=number, overlap={}, chance=self._comparisons.chance, vectors={},
-                    every=self.every, reference=self._reference.described,
-                )  # fmt: skip
-        now = time.perf_counter()
-        host, elapsed = self._spent + now - entered, now - self._last_frame_at
-        if late is None:
-            frame.overhead = host / elapsed
-        else:
-            late.took(host, elapsed)
-        self._last_frame_at = now
-        self._frame = frame
-        self._delivery.take(frame)
-        # Writing comes after the frame is complete, so it counts in the next one's share.
-        done = time.perf_counter()
-        self._spent = done - now
-        if late is None:
-            self._cadence.leave(number, done, done - entered)
-        else:
-            # What it costs is told by the device, when it has arrived there.
-            self._cadence.measured(number)
-            self._cadence.leave(number, done)
-        self._device.left(number)
-        return frame
+        self._plan.changes.warn_of_news(stacklevel=2)
+        self._frame, late = self._measurement.take(number, scalars, self.every)
+        self._pace.measured(self._frame, late)
+        self._delivery.take(self._frame)
+        self._pace.delivered(number, late)
+        return self._frame
 
     def _check_start(self, number: int) -> None:
         """Say where a run goes on without the state of its monitor: its start is not known here."""
@@ -459,24 +323,6 @@ class SpectralMonitor(CopiedByState):
             "loads the monitor's state (load_state_dict), which has its reference",
             stacklevel=3,
         )
-
-    def _check_fit(self) -> None:
-        new = self._plan.changes.news()
-        if new:
-            others = f" and {len(new) - 1} more" if len(new) > 1 else ""
-            warnings.warn(
-                f"not watched: {new[0].name}{others}: {new[0].reason} (see monitor.explain())",
-                stacklevel=3,
-            )
-
-    def _measure(self, number: int, scalars: dict[str, float]) -> SpectralFrame:
-        """A step of the monitor's own: every number of it is here when it returns."""
-        fields = self._own.take()
-        self._device.started(self._own.finite)
-        return SpectralFrame(
-            number, scalars, math.nan, **fields, chance=self._comparisons.chance,
-            every=self.every, reference=self._reference.described,
-        )  # fmt: skip
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -516,18 +362,15 @@ class SpectralMonitor(CopiedByState):
         Only tensors and plain values: ``torch.load(..., weights_only=True)`` reads it. Frames of
         all steps so far are recorded when it returns.
         """
-        self._device.wait()
+        self._measurement.device.wait()
         self._delivery.deliver(wait=True)
         return {
             "version": STATE_VERSION,
             "method": self.method,
             "next_step": self._next_step,
             "cadence": self._cadence.state(),
-            "shapes": {matrix.name: list(matrix.shape) for matrix in self._matrices},
-            "inner": {m.name: m.inner for m in self._matrices if m.is_decomposed},
-            "comparisons": self._comparisons.state(),
-            "generator": self._generator.get_state(),
-            "solver": self._solver.state(),
+            **matrices_state(self._plan.matrices),
+            **self._measurement.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -548,21 +391,8 @@ class SpectralMonitor(CopiedByState):
             >>> after.step().step
             1
         """
-        check_state(state, self.method, self._matrices)
-        self._device.forget()
-        self._own.forget()
-        self._comparisons.load_state(state["comparisons"])
+        check_state(state, self.method, self._plan.matrices)
+        self._measurement.load_state(state)
         self._is_resumed = True
         self._next_step = int(state["next_step"])
         self._cadence.load_state(state["cadence"])
-        self._generator.set_state(state["generator"].cpu())
-        self._solver.load_state(state["solver"])
-
-
-def _check_options(method: str, k: int | None, tolerance: float | None) -> None:
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {method!r}")
-    if tolerance is not None and method != "tracked":
-        raise ValueError(f"tolerance: an option of method 'tracked', got it with {method!r}")
-    if k is not None and (isinstance(k, bool) or k != int(k) or k < 1):
-        raise ValueError(f"k: expected a whole number of at least 1, got {k!r}")

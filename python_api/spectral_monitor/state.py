@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spectral_monitor.model.matrix import Matrix
 from torch import Tensor, nn
 
-__all__ = ["STATE_VERSION", "CopiedByState", "check_state"]
+__all__ = ["STATE_VERSION", "CopiedByState", "check_state", "matrices_state"]
 
 STATE_VERSION = 5
 
@@ -71,6 +71,14 @@ class CopiedByState:
                 self.__dict__["_saved"] = saved
                 raise
             return getattr(self, name)
+
+
+def matrices_state(matrices: Sequence[Matrix]) -> dict[str, Any]:
+    """What `check_state` compares of the matrices."""
+    return {
+        "shapes": {matrix.name: list(matrix.shape) for matrix in matrices},
+        "inner": {matrix.name: matrix.inner for matrix in matrices if matrix.is_decomposed},
+    }
 
 
 def check_state(state: Mapping[str, Any], method: str, matrices: Sequence[Matrix]) -> None:

@@ -45,7 +45,7 @@ def test_what_keeps_a_step_waiting_is_told() -> None:
 
 def test_updates_that_read_their_bounds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def why(k: int | None) -> str | None:
-        solver = SpectralMonitor(Net(), every=1, k=k)._solver
+        solver = SpectralMonitor(Net(), every=1, k=k)._measurement.solver
         assert isinstance(solver, TrackedSolver)
         views = [torch.empty(matrix.shape, device="meta") for matrix in solver._measured]
         return not_these(views, solver, "meta")

@@ -56,13 +56,13 @@ def test_no_number_is_read_and_nothing_crosses_between_devices(options: dict[str
     watch = as_device(SpectralMonitor(Net(), **{"every": 1, **options}))
     for _ in range(2):
         watch.step()
-    prepared = watch._device._prepared
+    prepared = watch._measurement.device._prepared
     assert prepared is not None
     expected = prepared.program.layout
-    solver: Any = watch._solver
+    solver: Any = watch._measurement.solver
     solver.trackers = [(members, Results(tracker.k)) for members, tracker in solver.trackers]
     matrices = [torch.empty(m.shape, device="meta") for m in (*watch.matrices, *watch.parts)]
-    program = StepProgram(watch._asked, matrices, snapshot=True)
+    program = StepProgram(watch._measurement.asked, matrices, snapshot=True)
     scalar = torch.zeros((), device="meta")
     # Preparing is done once, and may copy.
     program.read([scalar])
@@ -172,7 +172,7 @@ def test_clusters_have_the_bounds_of_the_rows() -> None:
         frame = due(watch.step())
         rows = frame.matrices.values()
         expected = np.concatenate([row.singular_value_bounds for row in rows])
-        clusters = watch._comparisons.clusters._prepared
+        clusters = watch._measurement.comparisons.clusters._prepared
         assert clusters is not None
         found = clusters.bounds.numpy()
         np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -91,7 +91,7 @@ def test_matrices_without_a_view_are_copied_for_the_snapshot(backend: str) -> No
         frame = due(watch.step())
         assert frame._late is not None
         assert_same_frames(frame, due(plain.step()))
-    copied = [watch.matrices[i].name for i in watch._device._places.memory]
+    copied = [watch.matrices[i].name for i in watch._measurement.device._places.memory]
     assert copied == ["conv.weight", "up.weight"]
 
 
@@ -261,7 +261,9 @@ def test_parameters_that_move_at_every_step_are_copied() -> None:
         frame = due(watch.step())
         assert frame._late is not None
         assert_same_frames(frame, due(plain.step()))
-    assert [watch.matrices[i].name for i in watch._device._places.memory] == ["head.weight"]
+    assert [watch.matrices[i].name for i in watch._measurement.device._places.memory] == [
+        "head.weight"
+    ]
     # Recorded once: the programs of the first two steps were never run twice.
     assert streams.log.count("record") == 1
 
@@ -314,7 +316,7 @@ def test_the_share_of_the_time_is_that_of_the_device_where_it_is_the_slower(
         clock += 1e-6
         return clock
 
-    monkeypatch.setattr("spectral_monitor.monitor.time.perf_counter", tick)
+    monkeypatch.setattr("spectral_monitor.pace.time.perf_counter", tick)
     model, streams = Net(), LateStreams()
     watch = as_device(SpectralMonitor(model, overhead=0.1), streams)
     measured = []

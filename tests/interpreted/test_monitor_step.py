@@ -80,7 +80,7 @@ def test_the_program_reads_no_number_once_it_is_warm(options: dict[str, Any]) ->
             exact = torch.linalg.svdvals(model.get_parameter(name).detach().double()).numpy()
             error = np.abs(row.singular_values - exact[: len(row.singular_values)])
             assert (error <= row.singular_value_bounds).all()
-    prepared = watch._device._prepared
+    prepared = watch._measurement.device._prepared
     assert prepared is not None
     derived = prepared.program._derived
     with Reads() as reads:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from spectral_monitor import forecast as forecast_file
-from spectral_monitor import monitor as monitor_file
+from spectral_monitor import pace as pace_file
 from spectral_monitor.cadence import Cadence
 from spectral_monitor.forecast import Forecast, forecast
 from spectral_monitor.monitor import SpectralMonitor
@@ -240,7 +240,7 @@ def test_the_cost_is_predicted_before_the_first_step(method: Any) -> None:
 
 def test_paused_time_is_not_training(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(monitor_file.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(pace_file.time, "perf_counter", lambda: now)
     watch = SpectralMonitor({"a": torch.eye(3)}, overhead=0.5)
     for _ in range(5):
         now += 1.0

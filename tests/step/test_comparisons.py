@@ -273,7 +273,7 @@ def test_memory_is_told_in_advance(tmp_path: Path) -> None:
     assert before.memory() == plan
     before.step()
     assert before.memory() == plan
-    held = before._comparisons.changes._before
+    held = before._measurement.comparisons.changes._before
     assert held is not None
     assert sum(x.nbytes for x in held) == sum(plan.kept["copy for updates"].values())
     text = watch.explain()
@@ -282,7 +282,7 @@ def test_memory_is_told_in_advance(tmp_path: Path) -> None:
     few = SpectralMonitor(weights, every=1, method="randomized", reference=None, k=3)
     assert few.memory().kept == {"solver": {"a": 4 * 3 * 30, "b": 8 * 3 * 40}}
     few.step()
-    starts = few._solver.state()  # type: ignore[union-attr]
+    starts = few._measurement.solver.state()  # type: ignore[union-attr]
     assert {name: x.nbytes for name, x in starts.items()} == few.memory().kept["solver"]
     saving = SpectralMonitor(
         weights, every=1, method="exact", reference="final", k=7, recorder=Recorder(tmp_path)

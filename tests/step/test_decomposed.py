@@ -140,8 +140,8 @@ def test_tracked_vectors_meet_as_exact_ones(backend: str) -> None:
             gaps = np.abs(np.diff(S, append=0.0)) > 1e-2 * S[0]
             clear = gaps & np.concatenate([[True], gaps[:-1]])
             np.testing.assert_allclose(values[clear], expected.agreement[name][clear], atol=1e-3)
-        assert tracked._own._program is not None
-        kept.append([x.svd.Vh for x in tracked._own._program.solved])
+        assert tracked._measurement.own._program is not None
+        kept.append([x.svd.Vh for x in tracked._measurement.own._program.solved])
         assert all(row.finite for row in frame.matrices.values())
     # What follows is prepared once for vectors that stay where they are.
     places = {Vh.data_ptr() for svds in kept for Vh in svds}

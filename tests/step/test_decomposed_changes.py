@@ -117,7 +117,9 @@ def test_updates_are_differences_of_products() -> None:
     watch = SpectralMonitor(
         model, every=1, method="exact", watch=("weights", "updates", "gradients")
     )
-    assert not any(m.name.endswith("[gradient]") for m in watch._comparisons.changes.matrices)
+    assert not any(
+        m.name.endswith("[gradient]") for m in watch._measurement.comparisons.changes.matrices
+    )
     reasons = {row.name: row.reason for row in watch.skipped}
     assert "its factors have gradients" in reasons["head.weight[gradient]"]
     assert "head.weight[gradient]" in watch.explain()

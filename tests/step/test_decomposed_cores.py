@@ -89,7 +89,7 @@ def test_cores_too_large_to_track_whole(options: dict[str, Any]) -> None:
             for metric, value in expected.items():
                 assert abs(getattr(row, metric) - value) <= row.bounds[metric], (name, metric)
         assert frame.agreement["x.weight"][0] > 0.9
-        (_, tracker) = watch._solver.trackers[1]  # type: ignore[attr-defined]
+        (_, tracker) = watch._measurement.solver.trackers[1]  # type: ignore[attr-defined]
         vectors = tracker._returned[0]
         assert (vectors.U.shape[0], vectors.Vh.shape[1]) == (450, 430)
 

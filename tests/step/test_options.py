@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spectral_monitor import monitor as monitor_file
+from spectral_monitor import pace as pace_file
 from spectral_monitor.monitor import SpectralMonitor
 
 import spectral_kernels as sk
@@ -93,7 +93,7 @@ def test_overhead_is_the_monitors_share_of_the_time(monkeypatch: pytest.MonkeyPa
     # Entered, frame ready, written: for three frames.
     clock = iter([0.0, 1.0, 1.0, 10.0, 12.0, 13.0, 20.0, 22.0, 22.0])
     watch = SpectralMonitor({"a": torch.eye(3)}, every=1)
-    monkeypatch.setattr(monitor_file.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(pace_file.time, "perf_counter", lambda: next(clock))
     assert math.isnan(due(watch.step()).overhead)
     assert due(watch.step()).overhead == pytest.approx(2 / 11)
     # The second that writing took counts too.

@@ -41,14 +41,14 @@ def test_the_recorded_step_is_one_native_call_and_the_same(options: dict[str, An
     model = Net()
     recorded = SpectralMonitor(model, **{"every": 1, **options})
     replayed = SpectralMonitor(model, **{"every": 1, **options})
-    solver: Any = replayed._solver
+    solver: Any = replayed._measurement.solver
     solver.prepared = lambda: None
     for step in range(9):
         update(model, step)
         disturb(model, step)
         frame, expected = due(recorded.step()), due(replayed.step())
         np.testing.assert_equal(numbers(frame), numbers(expected))
-        program = recorded._own._program
+        program = recorded._measurement.own._program
         assert program is not None
         assert program._program is not None
         assert program._program.stages == 1

@@ -334,7 +334,7 @@ def test_a_leading_direction_that_the_vectors_miss_is_told() -> None:
 def test_what_the_solver_keeps_is_told_in_advance(dtype: torch.dtype) -> None:
     weights = {"a": torch.randn(60, 128).to(dtype), "b": torch.randn(200, 90).to(dtype)}
     watch = SpectralMonitor(weights, every=1, pairs=None, reference=None)
-    solver = watch._solver
+    solver = watch._measurement.solver
     assert isinstance(solver, TrackedSolver)
     told = solver.memory()
     for _ in range(3):

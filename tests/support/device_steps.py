@@ -9,6 +9,7 @@ import numpy as np
 from spectral_monitor.device.step import DeviceStep
 from spectral_monitor.device.streams import HostStreams, Mark
 from spectral_monitor.monitor import SpectralMonitor
+from spectral_monitor.pace import Pace
 from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor
 
@@ -72,17 +73,18 @@ class LateStreams(HostStreams):
 
 def as_device(watch: SpectralMonitor, streams: HostStreams | None = None) -> SpectralMonitor:
     """The monitor, taking its steps as on a GPU."""
-    watch._device = DeviceStep(
-        watch._asked,
-        watch._parts,
-        watch._comparisons,
-        watch._vectors,
+    watch._measurement.device = DeviceStep(
+        watch._measurement.asked,
+        watch._plan.parts,
+        watch._measurement.comparisons,
+        watch._measurement.vectors,
         watch._cadence,
         kind="cpu",
         streams=lambda device: streams or HostStreams(),
     )
+    watch._pace = Pace(watch._cadence, watch._measurement.device)
     if watch._reference.wants_init:
-        watch._device.started([True] * len(watch.matrices))
+        watch._measurement.device.started([True] * len(watch.matrices))
     return watch
 
 

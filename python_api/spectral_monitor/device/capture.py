@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 
-__all__ = ["captured", "is_being_captured"]
+__all__ = ["CAPTURED", "captured", "is_being_captured"]
+
+CAPTURED = (
+    "SpectralMonitor.step was called while a CUDA graph is captured: nothing is measured, neither "
+    "now nor when the graph is replayed; call it after the replay"
+)
 
 
 def is_being_captured() -> bool:

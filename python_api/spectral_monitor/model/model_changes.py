@@ -7,6 +7,7 @@ that had no values and have some, new ones.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -71,11 +72,16 @@ class ModelChanges:
         self._unwatched: dict[str, Unwatched] = {}
         self._announced: set[str] = set()
 
-    def news(self) -> list[Unwatched]:
-        """Rows of `unwatched` that no earlier call returned."""
+    def warn_of_news(self, *, stacklevel: int) -> None:
+        """Warn of the rows of `unwatched` that no earlier call warned of."""
         new = [row for row in self.unwatched() if row.name not in self._announced]
-        self._announced.update(row.name for row in new)
-        return new
+        if new:
+            self._announced.update(row.name for row in new)
+            others = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            warnings.warn(
+                f"not watched: {new[0].name}{others}: {new[0].reason} (see monitor.explain())",
+                stacklevel=stacklevel + 1,
+            )
 
     def unwatched(self) -> list[Unwatched]:
         """All parameters so far that came after the monitor was made."""
