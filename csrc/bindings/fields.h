@@ -45,11 +45,11 @@ class Fields {
   }
   DType dtype() { return dtype_of(integer()); }
   DType result_dtype() {
-    const DType found = dtype();
-    if (found != DType::kFloat32 && found != DType::kFloat64)
+    const DType type = dtype();
+    if (type != DType::kFloat32 && type != DType::kFloat64)
       throw py::value_error("dtype code of results must be 2 or 3, got " +
-                            std::to_string(static_cast<int>(found)));
-    return found;
+                            std::to_string(static_cast<int>(type)));
+    return type;
   }
   MatrixView matrix() {
     MatrixView a;

@@ -15,9 +15,10 @@ namespace {
 class Program {
  public:
   void add(const std::string& name, const py::list& jobs) {
-    const auto found = operations().find(name);
-    if (found == operations().end()) throw py::value_error("no operation is called '" + name + "'");
-    calls_.push_back(found->second(jobs));
+    const auto operation = operations().find(name);
+    if (operation == operations().end())
+      throw py::value_error("no operation is called '" + name + "'");
+    calls_.push_back(operation->second(jobs));
   }
   void run(int threads) const {
     py::gil_scoped_release release;

@@ -75,7 +75,7 @@ Call track(const py::list& list) {
 }
 
 SummaryJob summary_job(Fields& f) {
-  SummaryJob job;
+  SummaryJob job = {};
   job.s = f.pointer<const void>();
   job.dtype = f.dtype();
   job.batch = f.integer();
@@ -144,17 +144,16 @@ Call summarize(const py::list& list) {
 }
 
 Call summarize_with_bounds(const py::list& list) {
-  return parsed<BoundedSummaryJob>(
+  return parsed<SummaryJob>(
       list, 11,
       [](Fields& f) {
-        BoundedSummaryJob job;
-        job.summary = summary_job(f);
+        SummaryJob job = summary_job(f);
         job.b = f.pointer<const double>();
         job.beta = f.pointer<const double>();
-        job.out = f.pointer<double>();
+        job.bounds = f.pointer<double>();
         return job;
       },
-      run_bounded_summaries);
+      run_summaries);
 }
 
 Call clusters(const py::list& list) {

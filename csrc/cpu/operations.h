@@ -24,7 +24,6 @@ void run_track(const std::vector<TrackJob>& jobs, int threads);
 void run_leading(const std::vector<LeadingJob>& jobs, int threads);
 void run_cores(const std::vector<CoreJob>& jobs, int threads);
 void run_summaries(const std::vector<SummaryJob>& jobs, int threads);
-void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threads);
 void run_clusters(const std::vector<ClusterJob>& jobs);
 void run_alignments(const std::vector<AlignmentJob>& jobs, int threads);
 void run_snapshots(const std::vector<SnapshotJob>& jobs, int threads);

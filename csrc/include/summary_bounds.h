@@ -37,11 +37,11 @@ struct SpectrumErrors {
 };
 
 SK_BOTH SpectrumErrors combine_errors(const ErrorSums& e, double first, double beta, double terms) {
-  SpectrumErrors known;
-  known.norm = smaller(beta, sqrt(e.squares));
-  known.first = smaller(first, known.norm);
-  known.total = smaller(e.total, sqrt(terms) * known.norm);
-  return known;
+  SpectrumErrors errors;
+  errors.norm = smaller(beta, sqrt(e.squares));
+  errors.first = smaller(first, errors.norm);
+  errors.total = smaller(e.total, sqrt(terms) * errors.norm);
+  return errors;
 }
 
 // Largest error of F^2 / s_1^2 = stable = 1 + (norm of the other values)^2 / s_1^2, at most r.

@@ -147,13 +147,19 @@ inline double exact_scale(double largest) {
   return std::ldexp(1.0, -near);
 }
 
-// packed (m x ld, columns from n on zero) = A times a power of two.
+// x times a power of two, in two exact steps, because 2^149 is beyond float.
 template <class T>
-inline void copy_scaled(const MatrixView& a, double scale, T* packed, int64_t ld) {
-  // In two exact steps, because 2^149 is beyond float.
+inline void scale_exactly(T* x, int64_t count, double scale) {
   const int exponent = std::ilogb(scale);
   const T factor = static_cast<T>(std::ldexp(1.0, exponent / 2));
   const T rest = static_cast<T>(std::ldexp(1.0, exponent - exponent / 2));
+  for (int64_t i = 0; i < count && exponent != 0; ++i)
+    x[i] = x[i] * factor * rest;
+}
+
+// packed (m x ld, columns from n on zero) = A times a power of two.
+template <class T>
+inline void copy_scaled(const MatrixView& a, double scale, T* packed, int64_t ld) {
   constexpr int64_t kBlock = 16;
   for (int64_t i0 = 0; i0 < a.m; i0 += kBlock) {
     const int64_t here = a.m - i0 < kBlock ? a.m - i0 : kBlock;
@@ -161,11 +167,9 @@ inline void copy_scaled(const MatrixView& a, double scale, T* packed, int64_t ld
       copy_widened(p + i0 * a.stride_m, here, a.n, a.stride_m, a.stride_n, packed + i0 * ld, ld);
     });
     for (int64_t i = i0; i < i0 + here; ++i) {
-      T* row = packed + i * ld;
-      for (int64_t j = 0; j < a.n; ++j)
-        row[j] = row[j] * factor * rest;
+      scale_exactly(packed + i * ld, a.n, scale);
       for (int64_t j = a.n; j < ld; ++j)
-        row[j] = 0;
+        packed[i * ld + j] = 0;
     }
   }
 }

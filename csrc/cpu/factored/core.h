@@ -7,6 +7,7 @@
 // for W where it is wanted, and up to 16/3 k^3.
 #pragma once
 
+#include "cpu/common/arena.h"
 #include "cpu/common/cholesky.h"
 #include "cpu/factored/kernels.h"
 
@@ -27,32 +28,28 @@ inline int64_t core_rows(const CoreJob& job) {
   return round_up(job.sigma.m, kPad);
 }
 
-inline int64_t core_workspace(const CoreJob& job) {
-  const int64_t rows = core_rows(job), ld = leading_dimension(job.sigma.m);
-  return 6 * rows * ld + kSlice * ld + 2 * rows * leading_dimension(kBasisPart) + 2 * ld;
-}
-
-inline CoreSpace carve_core(const CoreJob& job, double* work) {
+inline CoreSpace carve_core(const CoreJob& job, Arena& arena) {
   const int64_t rows = core_rows(job), k = job.sigma.m;
   CoreSpace s = {};
   s.k = k;
   s.ld = leading_dimension(k);
   s.ldb = leading_dimension(kBasisPart);
-  auto take = [&work](int64_t count) {
-    double* p = work;
-    work += count;
-    return p;
-  };
-  s.left = take(rows * s.ld);
-  s.right = take(rows * s.ld);
-  s.product = take(rows * s.ld);
-  s.matrix = take(rows * s.ld);
-  s.inverse = take(rows * s.ld);
-  s.sigma = take(rows * s.ld);
-  s.slice = take(kSlice * s.ld);
-  s.part = take(2 * rows * s.ldb);
-  s.lengths = take(2 * s.ld);
+  s.left = arena.take(rows * s.ld);
+  s.right = arena.take(rows * s.ld);
+  s.product = arena.take(rows * s.ld);
+  s.matrix = arena.take(rows * s.ld);
+  s.inverse = arena.take(rows * s.ld);
+  s.sigma = arena.take(rows * s.ld);
+  s.slice = arena.take(kSlice * s.ld);
+  s.part = arena.take(2 * rows * s.ldb);
+  s.lengths = arena.take(2 * s.ld);
   return s;
+}
+
+inline int64_t core_workspace(const CoreJob& job) {
+  Arena arena;
+  carve_core(job, arena);
+  return arena.used();
 }
 
 inline double gamma_of(int64_t n) {
@@ -171,7 +168,8 @@ inline void fill_core(const CoreJob& job, float value) {
 }
 
 inline void core(const CoreJob& job, double* work) {
-  const CoreSpace s = carve_core(job, work);
+  Arena arena(work);
+  const CoreSpace s = carve_core(job, arena);
   const int64_t k = s.k, p = job.u.m < k ? job.u.m : k, q = job.vh.n < k ? job.vh.n : k;
   const double largest =
       largest_magnitude(job.u) + largest_magnitude(job.sigma) + largest_magnitude(job.vh);

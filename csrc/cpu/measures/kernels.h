@@ -32,14 +32,12 @@ struct SummaryJob {
   DType dtype;
   int64_t batch, r, m, n;
   double rtol;  // negative: max(m, n) * eps of the dtype
-  double* out;
-};
-
-struct BoundedSummaryJob {
-  SummaryJob summary;
-  const double* b;     // (batch, r)
-  const double* beta;  // (batch)
-  double* out;         // as the summary's
+  double* out;  // (batch, kSummaryFields)
+  // The same of the bounds, unless null: from errors of s of at most b (batch, r), and beta (batch)
+  // of all together.
+  double* bounds;
+  const double* b;
+  const double* beta;
 };
 
 // A spectrum s' with its bounds b' that another is compared with. A run may leave the other's here,

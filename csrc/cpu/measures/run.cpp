@@ -37,15 +37,11 @@ void with_spectrum(const Job& job, int64_t b, Use use) {
 
 void summarize_one(const SummaryJob& job, int64_t b) {
   with_spectrum(job, b, [&](const auto* s) {
-    summarize_spectrum(s, job.r, threshold(job), job.out + b * kSummaryFields);
-  });
-}
-
-void bound_one(const BoundedSummaryJob& job, int64_t b) {
-  const SummaryJob& own = job.summary;
-  with_spectrum(own, b, [&](const auto* s) {
-    bound_summary(s, job.b + b * own.r, own.r, job.beta[b], threshold(own), epsilon(own.dtype),
-                  own.out + b * kSummaryFields, job.out + b * kSummaryFields);
+    double* summary = job.out + b * kSummaryFields;
+    summarize_spectrum(s, job.r, threshold(job), summary);
+    if (job.bounds)
+      bound_summary(s, job.b + b * job.r, job.r, job.beta[b], threshold(job), epsilon(job.dtype),
+                    summary, job.bounds + b * kSummaryFields);
   });
 }
 
@@ -68,18 +64,6 @@ void run_summaries(const std::vector<SummaryJob>& jobs, int threads) {
   const int team = total > kSpectraWorthATeam ? threads : 1;
   for (const SummaryJob& job : jobs)
     run_parallel(job.batch, team, [&job](int64_t b) { summarize_one(job, b); });
-}
-
-void run_bounded_summaries(const std::vector<BoundedSummaryJob>& jobs, int threads) {
-  int64_t total = 0;
-  for (const BoundedSummaryJob& job : jobs)
-    total += job.summary.batch * job.summary.r;
-  const int team = total > kSpectraWorthATeam ? threads : 1;
-  for (const BoundedSummaryJob& job : jobs)
-    run_parallel(job.summary.batch, team, [&job](int64_t b) {
-      summarize_one(job.summary, b);
-      bound_one(job, b);
-    });
 }
 
 void run_clusters(const std::vector<ClusterJob>& jobs) {

@@ -22,11 +22,11 @@ inline void bound_summary(const T* s, const double* b, int64_t r, double beta, d
   ErrorSums sums = {};
   for (int64_t i = 0; i < r; ++i)
     add_value(sums, static_cast<double>(s[i]), b[i], scale, rtol, doubt);
-  const bool known = std::isfinite(top) && beta >= 0.0 && sums.unknown == 0.0;
+  const bool valid = std::isfinite(top) && beta >= 0.0 && sums.unknown == 0.0;
   // s = 0 up to the smallest number of T is a matrix of zeros: any other has an entry as large.
   const bool zero = top == 0.0 && sums.largest <= std::numeric_limits<T>::denorm_min();
-  if (!known || zero) {
-    std::fill(out, out + kSummaryFields, known ? 0.0 : std::nan(""));
+  if (!valid || zero) {
+    std::fill(out, out + kSummaryFields, valid ? 0.0 : std::nan(""));
     return;
   }
   const SpectrumErrors e = combine_errors(sums, b[0] / scale, beta / scale, terms);

@@ -149,18 +149,19 @@ inline void descending_order(const double* sigma, int64_t n, int64_t* order) {
   }
 }
 
-// dst[j * rows + i] = sign * x[i * ld + order[j]].
-template <class T>
-inline void write_rows(const double* x, int64_t rows, int64_t n, int64_t ld, const int64_t* order,
-                       const double* sign, T* dst) {
+// dst[j * rows + i] = x[i * ld + order[j]] * factor, that of the column, in blocks that stay in
+// cache.
+template <class T, class Out>
+inline void write_rows(const T* x, int64_t rows, int64_t n, int64_t ld, const int64_t* order,
+                       const T* factor, Out* dst) {
   constexpr int64_t kBlock = 16;
   for (int64_t i0 = 0; i0 < rows; i0 += kBlock) {
     const int64_t i1 = i0 + kBlock < rows ? i0 + kBlock : rows;
     for (int64_t j = 0; j < n; ++j) {
-      const double s = sign[order[j]];
-      const double* column = x + order[j];
+      const T own = factor[order[j]];
+      const T* column = x + order[j];
       for (int64_t i = i0; i < i1; ++i)
-        dst[j * rows + i] = static_cast<T>(s * column[i * ld]);
+        dst[j * rows + i] = static_cast<Out>(column[i * ld] * own);
     }
   }
 }

@@ -7,6 +7,7 @@
 // sigma_1), from the Gram matrix of W's own tail: each round adds five digits of range.
 #pragma once
 
+#include "cpu/common/arena.h"
 #include "cpu/common/gram.h"
 #include "cpu/vectors/factors.h"
 #include "cpu/vectors/symmetric_eigen.h"
@@ -34,35 +35,31 @@ inline int64_t svd_scratch(int64_t rows, int64_t ld) {
   return slice > finishing ? slice : finishing;
 }
 
-inline int64_t gram_svd_workspace(const MatrixView& a) {
-  const int64_t ld = leading_dimension(a.short_side()), rows = round_up(a.long_side(), kPad);
-  return 5 * ld * ld + 4 * ld + svd_scratch(rows, ld) + 3 * rows * ld + log_capacity(ld) * 5;
-}
-
-inline GramSvdSpace carve(const MatrixView& a, double* work) {
+inline GramSvdSpace carve(const MatrixView& a, Arena& arena) {
   const int64_t ld = leading_dimension(a.short_side()), rows = round_up(a.long_side(), kPad);
   GramSvdSpace s;
-  auto take = [&work](int64_t count) {
-    double* p = work;
-    work += count;
-    return p;
-  };
-  s.g = take(ld * ld);
-  s.q = take(ld * ld);
-  s.eigenvectors = take(ld * ld);
-  s.v = take(ld * ld);
-  s.product = take(ld * ld);
-  s.d = take(ld);
-  s.e = take(ld);
-  s.tau = take(ld);
-  s.sigma = take(ld);
-  s.scratch = take(svd_scratch(rows, ld));
-  s.w = take(rows * ld);
-  s.tail = take(2 * rows * ld);
+  s.g = arena.take(ld * ld);
+  s.q = arena.take(ld * ld);
+  s.eigenvectors = arena.take(ld * ld);
+  s.v = arena.take(ld * ld);
+  s.product = arena.take(ld * ld);
+  s.d = arena.take(ld);
+  s.e = arena.take(ld);
+  s.tau = arena.take(ld);
+  s.sigma = arena.take(ld);
+  s.scratch = arena.take(svd_scratch(rows, ld));
+  s.w = arena.take(rows * ld);
+  s.tail = arena.take(2 * rows * ld);
   s.log_capacity = log_capacity(ld);
-  s.rotations = reinterpret_cast<Rotation*>(take(2 * s.log_capacity));
-  s.sweeps = reinterpret_cast<Sweep*>(take(3 * s.log_capacity / 2 + 3));
+  s.rotations = arena.take<Rotation>(s.log_capacity);
+  s.sweeps = arena.take<Sweep>(s.log_capacity / 2 + 1);
   return s;
+}
+
+inline int64_t gram_svd_workspace(const MatrixView& a) {
+  Arena arena;
+  carve(a, arena);
+  return arena.used();
 }
 
 // Eigenvectors of the n x n matrix in s.g (by columns, ld), by rows into out, eigenvalues
@@ -105,11 +102,16 @@ inline void replace_columns(double* x, int64_t ld, int64_t rows, int64_t first, 
       x[i * ld + first + j] = columns[i * ldc + j];
 }
 
+inline double largest_of(const double* x, int64_t n) {
+  double largest = 0.0;
+  for (int64_t j = 0; j < n; ++j)
+    largest = x[j] > largest ? x[j] : largest;
+  return largest;
+}
+
 // Columns from `lead` on: the leading ones are above kTrusted of the largest among them.
 inline int64_t next_lead(const Factors& f, int64_t lead) {
-  double top = 0.0;
-  for (int64_t j = lead; j < f.n; ++j)
-    top = f.sigma[j] > top ? f.sigma[j] : top;
+  const double top = largest_of(f.sigma + lead, f.n - lead);
   while (lead < f.n && f.sigma[lead] > kTrusted * top)
     ++lead;
   return lead;
@@ -120,10 +122,7 @@ inline bool resolve_tail(GramSvdSpace& s, const Factors& f) {
   int64_t lead = next_lead(f, 0);
   const double noise = kNoise * f.sigma[0];
   while (lead < f.n) {
-    double top = 0.0;
-    for (int64_t j = lead; j < f.n; ++j)
-      top = f.sigma[j] > top ? f.sigma[j] : top;
-    if (top <= noise) return true;
+    if (largest_of(f.sigma + lead, f.n - lead) <= noise) return true;
     const int64_t count = f.n - lead, ldt = leading_dimension(count), rows = round_up(f.rows, kPad);
     double* rotated = s.tail + rows * ldt;
     separate_tail(f, lead, ldt, s.tail, s.product);
@@ -164,16 +163,10 @@ inline bool solve_factors(const MatrixView& a, GramSvdSpace& s, const Factors& f
   return resolve_tail(s, f);
 }
 
-inline double largest_of(const double* x, int64_t n) {
-  double largest = 0.0;
-  for (int64_t j = 0; j < n; ++j)
-    largest = x[j] > largest ? x[j] : largest;
-  return largest;
-}
-
 inline bool gram_svd(const MatrixView& a, const SvdOutput& out, double* work) {
   const int64_t n = a.short_side(), ld = leading_dimension(n);
-  GramSvdSpace s = carve(a, work);
+  Arena arena(work);
+  GramSvdSpace s = carve(a, arena);
   const Factors f = {s.w, s.v, a.long_side(), n, ld, s.sigma};
   if (!solve_factors(a, s, f)) return false;
   finish(a, f, 1.0, kNoise * largest_of(f.sigma, n), out, s.scratch);

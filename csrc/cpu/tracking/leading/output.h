@@ -40,13 +40,13 @@ inline void recognise(const Leading<T>& p) {
 // Vectors and values of the last iteration to the caller, the block to its state. A zero matrix has
 // no vectors of its own, and leaves the state as it is.
 template <class T>
-inline void write_leading(const Leading<T>& p, const Iterated& found, double unscale) {
+inline void write_leading(const Leading<T>& p, const Iterated& iterated, double unscale) {
   const LeadingSizes& s = p.sizes;
   const LeadingSpace<T>& space = p.space;
   const LeadingJob& job = p.job;
   const SvdOutput& out = job.out;
   const Factors f = p.factors();
-  const bool zero = found.frobenius == 0.0;
+  const bool zero = iterated.frobenius == 0.0;
   fill(space.sign, s.ld, 1.0);
   if (!zero || !job.warm) recognise(p);
   // u = U p.
@@ -69,12 +69,13 @@ inline void write_leading(const Leading<T>& p, const Iterated& found, double uns
   for (int64_t j = 0; j < job.k; ++j) {
     static_cast<T*>(out.s)[j] = static_cast<T>(space.s[j] * unscale);
     job.bounds[j] = (space.bound[j] + narrowing * space.s[j]) * unscale + spacing;
-    job.residuals[j] = (space.residual[j] + 3.0 * narrowing * found.frobenius) * unscale + spacing;
+    job.residuals[j] =
+        (space.residual[j] + 3.0 * narrowing * iterated.frobenius) * unscale + spacing;
   }
   job.report[2] = zero;
-  job.report[3] =
-      (found.error_norm + narrowing * std::sqrt(k) * space.s[0]) * unscale + std::sqrt(k) * spacing;
-  job.report[4] = found.frobenius * unscale;
+  job.report[3] = (iterated.error_norm + narrowing * std::sqrt(k) * space.s[0]) * unscale +
+                  std::sqrt(k) * spacing;
+  job.report[4] = iterated.frobenius * unscale;
 }
 
 }  // namespace SK_ISA

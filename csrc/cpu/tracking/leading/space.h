@@ -30,48 +30,40 @@ inline MatrixView solver_view(const LeadingSizes& s) {
   return {nullptr, DType::kFloat64, 1, s.longest, s.l, 0, s.l, 1};
 }
 
-inline int64_t leading_workspace(const MatrixView& a, int64_t l) {
-  const LeadingSizes s = leading_sizes(a, l);
-  // Counted in doubles for either type.
-  const int64_t blocks = (s.n + 2 * s.m) * s.ldl + s.l * s.ldn;
-  const int64_t copies = s.m * (s.ldn + kEdge) + kRowBlock * s.ldn;
-  return blocks + copies + 2 * block_size(s.longest, s.ld) + 4 * s.ld * s.ld + 9 * s.ld +
-         gram_svd_workspace(solver_view(s));
+template <class T>
+inline LeadingSpace<T> carve_leading(const LeadingSizes& s, Arena& arena) {
+  LeadingSpace<T> space;
+  space.x = arena.take(block_size(s.longest, s.ld));
+  space.spare = arena.take(block_size(s.longest, s.ld));
+  space.gram = arena.take(s.ld * s.ld);
+  space.lower = arena.take(s.ld * s.ld);
+  space.factor = arena.take(s.ld * s.ld);
+  space.wide = arena.take(s.ld * s.ld);
+  space.s = arena.take(s.ld);
+  space.g = arena.take(s.ld);
+  space.residual = arena.take(s.ld);
+  space.bound = arena.take(s.ld);
+  space.suffix = arena.take(s.ld);
+  space.sign = arena.take(s.ld);
+  space.settled = arena.take(s.ld);
+  space.least = arena.take(s.ld);
+  space.order = arena.take<int64_t>(s.ld);
+  space.q = arena.take<T>(s.n * s.ldl);
+  space.y = arena.take<T>(s.m * s.ldl);
+  space.u = arena.take<T>(s.m * s.ldl);
+  space.b = arena.take<T>(s.l * s.ldn);
+  space.product = arena.take<T>(kRowBlock * s.ldn);
+  space.edge = arena.take<T>(s.m * kEdge);
+  space.packed = arena.take<T>(s.m * s.ldn);
+  space.solver = carve(solver_view(s), arena);
+  return space;
 }
 
-template <class T>
-inline LeadingSpace<T> carve_leading(const LeadingSizes& s, double* work) {
-  LeadingSpace<T> space;
-  auto take = [&work](int64_t count) {
-    double* p = work;
-    work += count;
-    return p;
-  };
-  auto take_typed = [&](int64_t count) { return reinterpret_cast<T*>(take(count)); };
-  space.x = take(block_size(s.longest, s.ld));
-  space.spare = take(block_size(s.longest, s.ld));
-  space.gram = take(s.ld * s.ld);
-  space.lower = take(s.ld * s.ld);
-  space.factor = take(s.ld * s.ld);
-  space.wide = take(s.ld * s.ld);
-  space.s = take(s.ld);
-  space.g = take(s.ld);
-  space.residual = take(s.ld);
-  space.bound = take(s.ld);
-  space.suffix = take(s.ld);
-  space.sign = take(s.ld);
-  space.settled = take(s.ld);
-  space.least = take(s.ld);
-  space.order = reinterpret_cast<int64_t*>(take(s.ld));
-  space.q = take_typed(s.n * s.ldl);
-  space.y = take_typed(s.m * s.ldl);
-  space.u = take_typed(s.m * s.ldl);
-  space.b = take_typed(s.l * s.ldn);
-  space.product = take_typed(kRowBlock * s.ldn);
-  space.edge = take_typed(s.m * kEdge);
-  space.packed = take_typed(s.m * s.ldn);
-  space.solver = carve(solver_view(s), work);
-  return space;
+inline int64_t leading_workspace(const MatrixView& a, int64_t l) {
+  Arena arena;
+  a.is_double() ? (void)carve_leading<double>(leading_sizes(a, l), arena)
+                : (void)carve_leading<float>(leading_sizes(a, l), arena);
+  return arena.used();
 }
 
 // What one iteration found, beside the arrays of the space (sorted by value).
@@ -101,9 +93,7 @@ template <class T>
 inline void widen_block(const T* from, int64_t rows, int64_t l, int64_t ld, double* x,
                         int64_t ldx) {
   std::memset(x, 0, static_cast<size_t>(block_size(rows, ldx)) * sizeof(double));
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < l; ++j)
-      x[i * ldx + j] = from[i * ld + j];
+  copy_widened(from, rows, l, ld, 1, x, ldx);
 }
 
 template <class T>

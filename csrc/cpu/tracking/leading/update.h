@@ -46,9 +46,9 @@ inline bool start_block(const Leading<T>& p, const T* block, const T* random, in
   for (int64_t i = 0; i < s.n; ++i)
     for (int64_t j = 0; j < fresh; ++j)
       b.x[i * s.ld + s.l - fresh + j] = random[i * random_ld + j];
-  Orthonormality told;
+  Orthonormality orthonormality;
   GramSvdSpace solver = p.space.solver;
-  if (!orthonormalise(b, solver, orthonormal_enough<T>(), &told)) return false;
+  if (!orthonormalise(b, solver, orthonormal_enough<T>(), &orthonormality)) return false;
   narrow_block(b.x, s.n, s.l, s.ld, p.space.q, s.ldl);
   return true;
 }
@@ -103,10 +103,10 @@ inline Iterated certify_block(const Leading<T>& p, double frobenius, double basi
       std::fmax(0.0, frobenius * frobenius * (1.0 + 32.0 * unit) - least * least);
   BlockMeasures b = {s.l, p.job.k, space.s, space.g, frobenius, std::sqrt(squared)};
   const double tolerance = p.job.tolerance * space.s[0];
-  Iterated found = {};
-  found.frobenius = frobenius;
+  Iterated iterated = {};
+  iterated.frobenius = frobenius;
   for (bool subtracted = false;; subtracted = true) {
-    found.gain = measure_residuals(b, e, space.residual);
+    iterated.gain = measure_residuals(b, e, space.residual);
     bound_values(b, e, space.residual, space.suffix, space.bound);
     // A difference of two nearly equal norms: what is left is found by subtracting the block.
     const bool enough = largest_of(space.bound, p.job.k) <= tolerance;
@@ -121,11 +121,11 @@ inline Iterated certify_block(const Leading<T>& p, double frobenius, double basi
     ideal.g = space.s;
     measure_residuals(ideal, e, space.settled);
     bound_values(ideal, e, space.settled, space.suffix, space.least);
-    found.curable = curable(b, space.bound, space.least, tolerance);
+    iterated.curable = curable(b, space.bound, space.least, tolerance);
   }
-  found.error_norm =
+  iterated.error_norm =
       std::fmin(std::sqrt(dot(space.bound, space.bound, p.job.k)), b.rest + e.product * frobenius);
-  return found;
+  return iterated;
 }
 
 // One iteration from Q; false where A is not finite, or not scaled and out of range.
@@ -141,9 +141,9 @@ inline bool iterate(const Leading<T>& p, Iterated* done) {
   if (!(p.scaled ? std::isfinite(frobenius) : ordinary)) return false;
   Block left = p.block(space.x, space.spare, s.m);
   widen_block(space.y, s.m, s.l, s.ldl, left.x, s.ld);
-  Orthonormality told;
+  Orthonormality orthonormality;
   GramSvdSpace solver = space.solver;
-  if (!orthonormalise(left, solver, orthonormal_enough<T>(), &told)) return false;
+  if (!orthonormalise(left, solver, orthonormal_enough<T>(), &orthonormality)) return false;
   // Kept for the left vectors: the other of the two is free from here on.
   if (left.x != space.x)
     std::memcpy(space.x, left.x, static_cast<size_t>(block_size(s.m, s.ld)) * sizeof(double));
@@ -163,7 +163,7 @@ inline bool iterate(const Leading<T>& p, Iterated* done) {
       space.g[j] += space.wide[i * s.ld + j] * space.wide[i * s.ld + j];
   for (int64_t j = 0; j < s.l; ++j)
     space.g[j] = std::sqrt(space.g[j]);
-  *done = certify_block(p, frobenius, basis, told);
+  *done = certify_block(p, frobenius, basis, orthonormality);
   // W becomes V.
   normalise_and_complete(f, kNoise * space.s[0], solver.scratch);
   return true;
@@ -207,14 +207,15 @@ template <class T>
 inline bool leading_typed(const LeadingJob& job, double* work) {
   const MatrixView& a = job.a;
   const LeadingSizes s = leading_sizes(a, job.l);
-  const LeadingSpace<T> space = carve_leading<T>(s, work);
-  Iterated found = {};
+  Arena arena(work);
+  const LeadingSpace<T> space = carve_leading<T>(s, arena);
+  Iterated iterated = {};
   // In place where rows are contiguous and of this type, unless that turns out to be out of range.
   if (sizeof(T) == static_cast<size_t>(size_of(a.dtype)) && a.stride_n == 1) {
     const T* rows = static_cast<const T*>(a.data);
     const Leading<T> p = {s, space, job, with_edge(rows, s.m, s.n, a.stride_m, space.edge), false};
-    if (settle(p, &found)) {
-      write_leading(p, found, 1.0);
+    if (settle(p, &iterated)) {
+      write_leading(p, iterated, 1.0);
       return true;
     }
   }
@@ -223,8 +224,8 @@ inline bool leading_typed(const LeadingJob& job, double* work) {
   const double scale = exact_scale(largest);
   copy_scaled(a, scale, space.packed, s.ldn);
   const Leading<T> p = {s, space, job, {space.packed, s.m, s.n, s.ldn, s.ldn, nullptr}, true};
-  if (!settle(p, &found)) return false;
-  write_leading(p, found, 1.0 / scale);
+  if (!settle(p, &iterated)) return false;
+  write_leading(p, iterated, 1.0 / scale);
   return true;
 }
 

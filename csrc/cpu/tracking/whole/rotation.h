@@ -55,14 +55,14 @@ inline Generator rotation_generator(const SweepSpace<T>& s) {
     }
     sums[i] += horizontal_sum(sum);
   }
-  Generator found = {0.0, 0.0};
+  Generator generator = {0.0, 0.0};
   T* scale = squares;
   for (int64_t j = 0; j < ld; ++j) {
-    found.two_norm = std::fmax(found.two_norm, static_cast<double>(sums[j]));
+    generator.two_norm = std::fmax(generator.two_norm, static_cast<double>(sums[j]));
     scale[j] = sums[j] > T(kLargestRow) ? T(kLargestRow) / sums[j] : T(1);
   }
   // A bound after the scaling too, rounded up.
-  found.two_norm = 1.001 * std::fmin(found.two_norm, kLargestRow);
+  generator.two_norm = 1.001 * std::fmin(generator.two_norm, kLargestRow);
   Vec total = {};
   for (int64_t i = 0; i < n; ++i) {
     const Vec own = splat(scale[i]);
@@ -74,17 +74,17 @@ inline Generator rotation_generator(const SweepSpace<T>& s) {
       total += select(right_of<T>(i, j), t * t, Vec{});
     }
   }
-  found.frobenius = 1.001 * std::sqrt(2.0 * static_cast<double>(horizontal_sum(total)));
+  generator.frobenius = 1.001 * std::sqrt(2.0 * static_cast<double>(horizontal_sum(total)));
   for (int64_t i0 = 0; i0 < n; i0 += 16)
     for (int64_t i = i0; i < n; ++i)
       for (int64_t j = i0; j < i && j < i0 + 16; ++j)
         s.e[i * ld + j] = -s.e[j * ld + i];
-  return found;
+  return generator;
 }
 
 // V <- V R with R from E in s.e; what that adds to the drift at most.
 template <class T>
-inline double rotate(const SweepSpace<T>& s, const Generator& found, double drift) {
+inline double rotate(const SweepSpace<T>& s, const Generator& generator, double drift) {
   const int64_t n = s.n, ld = s.ld;
   // E^2 is symmetric: half the tiles, then G = E + E^2 / 2 over E.
   gemm({s.e, ld, s.e, 1, ld, s.next, ld}, n, n, n, {true, false});
@@ -100,11 +100,11 @@ inline double rotate(const SweepSpace<T>& s, const Generator& found, double drif
   // R^T R = I + E^4 / 4; then rounding: of G, of the product V G, of every addition to V.
   constexpr double u = sizeof(T) == 4 ? 0x1p-24 : 0x1p-53;
   const double side = std::sqrt(static_cast<double>(n)), gamma = gemm_gamma<T>(n);
-  const double e = found.frobenius, g = e + 0.5 * e * e;
+  const double e = generator.frobenius, g = e + 0.5 * e * e;
   const double additions = 1.0 + static_cast<double>((n + kChunk<T> - 1) / kChunk<T>);
   const double rounding =
       0.5 * gamma * e * e + 2.0 * u * g + gamma * side * g + additions * u * side;
-  const double grown = (1.0 + drift) * (1.0 + 0.25 * std::pow(found.two_norm, 4.0));
+  const double grown = (1.0 + drift) * (1.0 + 0.25 * std::pow(generator.two_norm, 4.0));
   return grown - 1.0 + 2.2 * rounding;
 }
 
@@ -151,8 +151,8 @@ inline double newton_schulz(const SweepSpace<T>& s, double f) {
 
 // The rotation from E in s.e, and V made orthonormal again where it is needed.
 template <class T>
-inline double rotate_basis(const SweepSpace<T>& s, const Generator& found, double drift) {
-  drift = rotate(s, found, drift);
+inline double rotate_basis(const SweepSpace<T>& s, const Generator& generator, double drift) {
+  drift = rotate(s, generator, drift);
   // After a large E one step leaves V short of orthonormal; it squares the drift each time.
   for (int step = 0; step < 3 && drift > kDriftKept<T>; ++step)
     drift = newton_schulz(s, measure_drift(s));

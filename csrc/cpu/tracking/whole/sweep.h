@@ -30,37 +30,23 @@ struct SweepSpace {
 };
 
 template <class T>
-inline int64_t sweep_workspace(const MatrixView& a) {
-  const int64_t n = a.short_side(), ld = leading_dimension<T>(n), ld64 = leading_dimension(n);
-  const int64_t rows = round_up(a.long_side(), kPad);
-  const int64_t own = 4 * ld * ld + rows * ld + rows * n + 4 * ld;
-  return (own * static_cast<int64_t>(sizeof(T)) + 7) / 8 + 64 + 2 * ld64 * ld64 + ld;
-}
-
-template <class T>
-inline SweepSpace<T> carve_sweep(const MatrixView& a, double* work) {
+inline SweepSpace<T> carve_sweep(const MatrixView& a, Arena& arena) {
   SweepSpace<T> s;
   s.n = a.short_side();
   s.ld = leading_dimension<T>(s.n);
   s.ld64 = leading_dimension(s.n);
   s.rows = a.long_side();
-  s.wide = work;
-  s.departure = s.wide + s.ld64 * s.ld64;
-  s.sigma = s.departure + s.ld64 * s.ld64;
+  s.wide = arena.take(s.ld64 * s.ld64);
+  s.departure = arena.take(s.ld64 * s.ld64);
+  s.sigma = arena.take(s.ld);
   const int64_t rows = round_up(s.rows, kPad);
-  T* next = reinterpret_cast<T*>(s.sigma + round_up(s.ld, 8));
-  auto take = [&next](int64_t count) {
-    T* p = next;
-    next += count;
-    return p;
-  };
-  s.g = take(s.ld * s.ld);
-  s.e = take(s.ld * s.ld);
-  s.next = take(s.ld * s.ld);
-  s.v = take(s.ld * s.ld);
-  s.w = take(rows * s.ld);
-  s.x = take(rows * s.n);
-  s.scratch = take(4 * s.ld);
+  s.g = arena.take<T>(s.ld * s.ld);
+  s.e = arena.take<T>(s.ld * s.ld);
+  s.next = arena.take<T>(s.ld * s.ld);
+  s.v = arena.take<T>(s.ld * s.ld);
+  s.w = arena.take<T>(rows * s.ld);
+  s.x = arena.take<T>(rows * s.n);
+  s.scratch = arena.take<T>(4 * s.ld);
   return s;
 }
 
@@ -71,13 +57,7 @@ inline void copy_rows(const MatrixView& a, int64_t first, double scale, T* x) {
   with_type(a, [&](auto* p) {
     copy_widened(p + first * a.stride_long(), count, n, a.stride_long(), a.stride_short(), x, n);
   });
-  // In two exact steps, because 2^149 is beyond float.
-  const int exponent = std::ilogb(scale);
-  const T factor = static_cast<T>(std::ldexp(1.0, exponent / 2));
-  const T other = static_cast<T>(std::ldexp(1.0, exponent - exponent / 2));
-  if (exponent != 0)
-    for (int64_t i = 0; i < count * n; ++i)
-      x[i] = x[i] * factor * other;
+  scale_exactly(x, count * n, scale);
   const int64_t padded = round_up(count, kGemmRows);
   std::memset(x + count * n, 0, static_cast<size_t>((padded - count) * n) * sizeof(T));
 }

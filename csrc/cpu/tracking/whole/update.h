@@ -26,26 +26,32 @@ inline Work rotated(int times) {
   return static_cast<Work>(times);
 }
 
+// Sweeps in float32, where there are any, come before those in float64 and are over by then. What
+// is left holds a scaled copy of a float64 matrix.
 inline int64_t track_workspace(const MatrixView& a) {
-  const int64_t single = a.is_double() ? 0 : sweep_workspace<float>(a);
-  const int64_t both = sweep_workspace<double>(a) > single ? sweep_workspace<double>(a) : single;
-  return gram_svd_workspace(a) + both + (a.is_double() ? a.m * a.n : 0);
+  Arena solver_and_single, all;
+  carve(a, solver_and_single);
+  carve(a, all);
+  carve_sweep<float>(a, solver_and_single);
+  carve_sweep<double>(a, all);
+  if (a.is_double()) all.take(a.m * a.n);
+  return all.used() > solver_and_single.used() ? all.used() : solver_and_single.used();
 }
 
-template <class T>
-inline void load_basis(const TrackJob& job, const SweepSpace<T>& s) {
-  const T* v = static_cast<const T*>(job.v);
+// s.v (padding zero) = v, n x n of either type.
+template <class V, class T>
+inline void load_basis(const V* v, int64_t ld, const SweepSpace<T>& s) {
   std::memset(s.v, 0, static_cast<size_t>(s.ld * s.ld) * sizeof(T));
-  for (int64_t i = 0; i < s.n; ++i)
-    std::memcpy(s.v + i * s.ld, v + i * s.n, static_cast<size_t>(s.n) * sizeof(T));
+  copy_widened(v, s.n, s.n, ld, 1, s.v, s.ld);
 }
 
+// The state of the job = v, in the type of the state.
 template <class T>
-inline void store_basis(const TrackJob& job, const double* v, int64_t n, int64_t ld) {
-  T* out = static_cast<T*>(job.v);
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < n; ++j)
-      out[i * n + j] = static_cast<T>(v[i * ld + j]);
+inline void store_basis(const TrackJob& job, const T* v, int64_t n, int64_t ld) {
+  if (job.single)
+    copy_widened(v, n, n, ld, 1, static_cast<float*>(job.v), n);
+  else
+    copy_widened(v, n, n, ld, 1, static_cast<double*>(job.v), n);
 }
 
 // From scratch in float64; false where the matrix is not finite.
@@ -57,19 +63,15 @@ inline bool solve(const MatrixView& a, const LongSide<double>& x, const TrackJob
     follow(job, s, f);
   else
     start(a, job, s, f);
-  std::memset(sweep.v, 0, static_cast<size_t>(sweep.ld * sweep.ld) * sizeof(double));
-  for (int64_t i = 0; i < f.n; ++i)
-    std::memcpy(sweep.v + i * sweep.ld, f.v + i * f.ld, static_cast<size_t>(f.n) * sizeof(double));
+  load_basis(f.v, f.ld, sweep);
   const double drift = measure_drift(sweep);
   *c = certify(x, sweep, drift, narrowing);
   *job.drift = drift;
+  store_basis(job, f.v, f.n, f.ld);
   if (job.single) {
-    // The copy in float32 that the next update starts from.
-    store_basis<float>(job, f.v, f.n, f.ld);
+    // The next update starts from a copy in float32.
     const double moved = 0x1p-24 * std::sqrt(static_cast<double>(f.n));
     *job.drift += 3.0 * moved;
-  } else {
-    store_basis<double>(job, f.v, f.n, f.ld);
   }
   return true;
 }
@@ -78,7 +80,7 @@ inline bool solve(const MatrixView& a, const LongSide<double>& x, const TrackJob
 template <class T>
 inline bool sweep_until(const LongSide<T>& x, const TrackJob& job, const SweepSpace<T>& s,
                         double narrowing, Certificate* c, Work* work) {
-  load_basis(job, s);
+  load_basis(static_cast<const T*>(job.v), s.n, s);
   double drift = *job.drift;
   for (int rotations = 0;; ++rotations) {
     *c = certify(x, s, drift, narrowing);
@@ -89,34 +91,31 @@ inline bool sweep_until(const LongSide<T>& x, const TrackJob& job, const SweepSp
       break;
     }
     if (rotations == kRotations) return false;
-    const Generator found = rotation_generator(s);
+    const Generator generator = rotation_generator(s);
     const double side = std::sqrt(static_cast<double>(s.n));
-    if (!(found.frobenius <= kLargestRotation[rotations] * side)) return false;
-    drift = rotate_basis(s, found, drift);
+    if (!(generator.frobenius <= kLargestRotation[rotations] * side)) return false;
+    drift = rotate_basis(s, generator, drift);
   }
   *job.drift = drift;
-  if (*work != Work::kKept)
-    for (int64_t i = 0; i < s.n; ++i)
-      std::memcpy(static_cast<T*>(job.v) + i * s.n, s.v + i * s.ld,
-                  static_cast<size_t>(s.n) * sizeof(T));
+  if (*work != Work::kKept) store_basis(job, s.v, s.n, s.ld);
   return true;
 }
 
 // Out: the type of the results. s: buffers of their own, for columns that are not orthonormal.
 template <class T, class Out>
-inline void write_tracked(const TrackJob& job, const Found<T>& found, double unscale,
+inline void write_tracked(const TrackJob& job, const TrackedFactors<T>& tracked, double unscale,
                           GramSvdSpace& s) {
   const SvdOutput& out = job.out;
-  const int64_t n = found.n, ld = found.ld;
-  const Certificate& c = found.certificate;
+  const int64_t n = tracked.n, ld = tracked.ld;
+  const Certificate& c = tracked.certificate;
   int64_t* order = reinterpret_cast<int64_t*>(s.d);
-  descending_order(found.sigma, n, order);
+  descending_order(tracked.sigma, n, order);
   // Between denormal numbers, the rounding of the result is not relative.
   const double spacing = sizeof(Out) == 8 ? 4.9406564584124654e-324 : 0x1p-149;
   for (int64_t j = 0; j < n; ++j) {
-    job.bounds[j] = bound_of(c, found.sigma[order[j]]) * unscale + spacing;
+    job.bounds[j] = bound_of(c, tracked.sigma[order[j]]) * unscale + spacing;
     job.identities[j] = job.names[order[j]];
-    static_cast<Out*>(out.s)[j] = static_cast<Out>(found.sigma[order[j]] * unscale);
+    static_cast<Out*>(out.s)[j] = static_cast<Out>(tracked.sigma[order[j]] * unscale);
   }
   job.report[1] = error_norm(c) * unscale + spacing * std::sqrt(static_cast<double>(n));
   const bool tall = job.a.m >= job.a.n;
@@ -125,19 +124,19 @@ inline void write_tracked(const TrackJob& job, const Found<T>& found, double uns
   T* factor = reinterpret_cast<T*>(s.e);
   for (int64_t j = 0; j < n; ++j)
     factor[j] = T(1);
-  write_vectors(found.v, n, n, ld, order, factor, on_short);
-  if (n > 0 && !are_orthonormal(found, found.sigma[order[n - 1]])) {
-    settle(found, order, s);
+  write_vectors(tracked.v, n, n, ld, order, factor, on_short);
+  if (n > 0 && !are_orthonormal(tracked, tracked.sigma[order[n - 1]])) {
+    settle(tracked, order, s);
     double* ones = reinterpret_cast<double*>(s.e);
     for (int64_t j = 0; j < n; ++j) {
       order[j] = j;
       ones[j] = 1.0;
     }
-    return write_vectors(s.w, found.rows, n, leading_dimension(n), order, ones, on_long);
+    return write_vectors(s.w, tracked.rows, n, leading_dimension(n), order, ones, on_long);
   }
   for (int64_t j = 0; j < n; ++j)
-    factor[j] = static_cast<T>(1.0 / found.sigma[order[j]]);
-  write_vectors(found.w, found.rows, n, ld, order, factor, on_long);
+    factor[j] = static_cast<T>(1.0 / tracked.sigma[order[j]]);
+  write_vectors(tracked.w, tracked.rows, n, ld, order, factor, on_long);
 }
 
 inline void fill_not_finite(const TrackJob& job) {
@@ -151,18 +150,19 @@ inline void fill_not_finite(const TrackJob& job) {
 
 template <class T>
 inline bool track_warm(const TrackJob& job, double scale, double narrowing, GramSvdSpace& s,
-                       double* work) {
+                       Arena arena) {
   const MatrixView& a = job.a;
-  const SweepSpace<T> sweep = carve_sweep<T>(a, work);
+  const SweepSpace<T> sweep = carve_sweep<T>(a, arena);
   const LongSide<T> x = long_side(a, scale, sweep.x);
-  Found<T> found = {sweep.w, sweep.v, sweep.rows, sweep.n, sweep.ld, sweep.sigma, sweep.g, {}};
+  TrackedFactors<T> tracked = {sweep.w,  sweep.v,     sweep.rows, sweep.n,
+                               sweep.ld, sweep.sigma, sweep.g,    {}};
   Work done = Work::kSolved;
-  if (!sweep_until(x, job, sweep, narrowing, &found.certificate, &done)) return false;
+  if (!sweep_until(x, job, sweep, narrowing, &tracked.certificate, &done)) return false;
   job.report[0] = static_cast<double>(done);
   if (a.is_double())
-    write_tracked<T, double>(job, found, 1.0 / scale, s);
+    write_tracked<T, double>(job, tracked, 1.0 / scale, s);
   else
-    write_tracked<T, float>(job, found, 1.0 / scale, s);
+    write_tracked<T, float>(job, tracked, 1.0 / scale, s);
   return true;
 }
 
@@ -180,31 +180,31 @@ inline void track(const TrackJob& job, double* work) {
   const MatrixView& a = job.a;
   const double largest = largest_magnitude(a);
   if (!std::isfinite(largest)) return fill_not_finite(job);
-  GramSvdSpace s = carve(a, work);
-  double* sweep_work = work + gram_svd_workspace(a);
+  Arena arena(work);
+  GramSvdSpace s = carve(a, arena);
   // Half an ulp of the results.
   const double narrowing = a.is_double() ? kEps : 0x1p-24;
   if (job.warm) {
     const bool done =
-        job.single
-            ? track_warm<float>(job, product_scale<float>(largest), narrowing, s, sweep_work)
-            : track_warm<double>(job, product_scale<double>(largest), narrowing, s, sweep_work);
+        job.single ? track_warm<float>(job, product_scale<float>(largest), narrowing, s, arena)
+                   : track_warm<double>(job, product_scale<double>(largest), narrowing, s, arena);
     if (done) return;
   }
-  const SweepSpace<double> sweep = carve_sweep<double>(a, sweep_work);
+  const SweepSpace<double> sweep = carve_sweep<double>(a, arena);
   const double scale = a.is_double() ? product_scale<double>(largest) : 1.0;
-  const MatrixView scaled = scaled_for_solver(a, scale, sweep_work + sweep_workspace<double>(a));
+  const MatrixView scaled = scaled_for_solver(a, scale, arena.take(a.is_double() ? a.m * a.n : 0));
   const Factors f = {s.w,    s.v, a.long_side(), a.short_side(), leading_dimension(a.short_side()),
                      s.sigma};
-  Found<double> found = {sweep.w, sweep.v, sweep.rows, sweep.n, sweep.ld, sweep.sigma, sweep.g, {}};
+  TrackedFactors<double> tracked = {sweep.w,  sweep.v,     sweep.rows, sweep.n,
+                                    sweep.ld, sweep.sigma, sweep.g,    {}};
   const LongSide<double> x = long_side(scaled, 1.0, sweep.x);
-  if (!solve(scaled, x, job, s, f, sweep, narrowing, &found.certificate))
+  if (!solve(scaled, x, job, s, f, sweep, narrowing, &tracked.certificate))
     return fill_not_finite(job);
   job.report[0] = static_cast<double>(Work::kSolved);
   if (a.is_double())
-    write_tracked<double, double>(job, found, 1.0 / scale, s);
+    write_tracked<double, double>(job, tracked, 1.0 / scale, s);
   else
-    write_tracked<double, float>(job, found, 1.0 / scale, s);
+    write_tracked<double, float>(job, tracked, 1.0 / scale, s);
 }
 
 }  // namespace SK_ISA

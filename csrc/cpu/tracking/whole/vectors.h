@@ -17,7 +17,7 @@ namespace SK_ISA {
 
 // Where an update ended: the factors W and V of X, in T, and what they are worth.
 template <class T>
-struct Found {
+struct TrackedFactors {
   const T *w, *v;
   int64_t rows, n, ld;
   const double* sigma;
@@ -42,54 +42,54 @@ inline void write_vectors(const T* x, int64_t rows, int64_t n, int64_t ld, const
 
 // What is smaller than rounding has no direction of its own.
 template <class T>
-inline double noise_of(const Found<T>& found) {
-  return (sizeof(T) == 4 ? 0x1p-22 : kNoise) * found.certificate.top;
+inline double noise_of(const TrackedFactors<T>& tracked) {
+  return (sizeof(T) == 4 ? 0x1p-22 : kNoise) * tracked.certificate.top;
 }
 
 // Whether all columns are, from what the certificate has; least: the smallest norm.
 template <class T>
-inline bool are_orthonormal(const Found<T>& found, double least) {
-  const Certificate& c = found.certificate;
-  return c.cosines <= kCosinesKept && least > noise_of(found) && least > kLeading * c.top;
+inline bool are_orthonormal(const TrackedFactors<T>& tracked, double least) {
+  const Certificate& c = tracked.certificate;
+  return c.cosines <= kCosinesKept && least > noise_of(tracked) && least > kLeading * c.top;
 }
 
 // How many columns are, of those in order.
 template <class T>
-inline int64_t count_orthonormal(const Found<T>& found, const int64_t* order) {
-  const double noise = noise_of(found);
+inline int64_t count_orthonormal(const TrackedFactors<T>& tracked, const int64_t* order) {
+  const double noise = noise_of(tracked);
   double squares = 0.0;
-  for (int64_t j = 0; j < found.n; ++j) {
-    const double own = found.sigma[order[j]];
+  for (int64_t j = 0; j < tracked.n; ++j) {
+    const double own = tracked.sigma[order[j]];
     if (!(own > noise)) return j;
     for (int64_t i = 0; i < j; ++i) {
       const int64_t row = order[i] < order[j] ? order[i] : order[j];
       const int64_t column = order[i] < order[j] ? order[j] : order[i];
-      const double product = static_cast<double>(found.g[row * found.ld + column]);
-      const double cosine = product / own / found.sigma[order[i]];
+      const double product = static_cast<double>(tracked.g[row * tracked.ld + column]);
+      const double cosine = product / own / tracked.sigma[order[i]];
       squares += 2.0 * cosine * cosine;
     }
     if (squares > kCosinesKept * kCosinesKept) return j;
   }
-  return found.n;
+  return tracked.n;
 }
 
 // Orthonormal columns, in order, in s.w.
 template <class T>
-inline void settle(const Found<T>& found, const int64_t* order, GramSvdSpace& s) {
-  const int64_t n = found.n, good = count_orthonormal(found, order);
-  const Factors f = {s.w, s.v, found.rows, n, leading_dimension(n), s.sigma};
+inline void settle(const TrackedFactors<T>& tracked, const int64_t* order, GramSvdSpace& s) {
+  const int64_t n = tracked.n, good = count_orthonormal(tracked, order);
+  const Factors f = {s.w, s.v, tracked.rows, n, leading_dimension(n), s.sigma};
   std::memset(f.w, 0, static_cast<size_t>(round_up(f.rows, kPad) * f.ld) * sizeof(double));
   for (int64_t j = 0; j < n; ++j)
-    f.sigma[j] = found.sigma[order[j]];
+    f.sigma[j] = tracked.sigma[order[j]];
   for (int64_t i = 0; i < f.rows; ++i)
     for (int64_t j = 0; j < good; ++j)
-      f.w[i * f.ld + j] = static_cast<double>(found.w[i * found.ld + order[j]]) / f.sigma[j];
+      f.w[i * f.ld + j] = static_cast<double>(tracked.w[i * tracked.ld + order[j]]) / f.sigma[j];
   double* x = s.tail;
-  const double noise = noise_of(found);
+  const double noise = noise_of(tracked);
   for (int64_t j = good; j < n; ++j) {
     if (!(f.sigma[j] > noise)) continue;
     for (int64_t i = 0; i < f.rows; ++i)
-      x[i] = static_cast<double>(found.w[i * found.ld + order[j]]) / f.sigma[j];
+      x[i] = static_cast<double>(tracked.w[i * tracked.ld + order[j]]) / f.sigma[j];
     if (!orthogonalise(f, x, s.product)) continue;
     for (int64_t i = 0; i < f.rows; ++i)
       f.w[i * f.ld + j] = x[i];
