@@ -52,15 +52,15 @@ class GuessedLayer:
 
 
 class GuessedLayers:
-    """The guesses of `guess_layers` for one model, made when one is first asked for."""
+    """The guesses of `guess_layers` for one model, made when one is first asked for.
 
-    def __init__(self) -> None:
-        self._shapes: Mapping[str, Shape] = {}
+    Args:
+        shapes: of all parameters, by qualified name, in the order of the layers.
+    """
+
+    def __init__(self, shapes: Mapping[str, Shape]) -> None:
+        self._shapes = shapes
         self._guesses: dict[str, GuessedLayer] | None = None
-
-    def set_shapes(self, shapes: Mapping[str, Shape]) -> None:
-        """Take the shapes of all parameters, in order."""
-        self._shapes, self._guesses = shapes, None
 
     def get(self, name: str) -> GuessedLayer | None:
         """The guess for a parameter; None where that has fewer than two dimensions."""

@@ -74,7 +74,7 @@ def _refuse_scripted(model: nn.Module) -> None:
 
 
 def modules_of(model: nn.Module | Mapping[str, Tensor]) -> dict[str, nn.Module]:
-    """Every module by its without_wrappers name; none where only tensors were given."""
+    """Every module by its clean name; none where only tensors were given."""
     if not isinstance(model, nn.Module):
         return {}
     return {
@@ -103,18 +103,16 @@ def parameters_of(
     of another kind, as `decompose_model` and `recompose_model` replace layers; see
     `spectral_monitor.model.getters`.
     """
-    layers = GuessedLayers()
     if isinstance(model, nn.Module):
-        rows = _of_module(model, heads, parametrized, layers)
+        rows = _of_module(model, parametrized)
     else:
-        rows = _of_mapping(model, heads, parametrized, layers)
-    layers.set_shapes({i.name: tuple(i.tensor.shape) for i, _ in rows if not is_lazy(i.tensor)})
-    return rows
+        rows = _of_mapping(model, parametrized)
+    shapes = {info.name: tuple(info.tensor.shape) for info, _ in rows if not is_lazy(info.tensor)}
+    guesses = GuessedLayers(shapes)
+    return [(replace(info, heads=heads(info.name), guesses=guesses), get) for info, get in rows]
 
 
-def _of_module(
-    model: nn.Module, heads: Callable[[str], int | None], parametrized: Shown, layers: GuessedLayers
-) -> list[Parameter]:
+def _of_module(model: nn.Module, parametrized: Shown) -> list[Parameter]:
     rows: list[Parameter] = []
     modules = modules_of(model)
     factors = ParametrizedWeights(parametrized)
@@ -126,24 +124,20 @@ def _of_module(
         if shape is not None:
             weight = _weight_name(path, parent)
             get = FactorsGetter(way)
-            info = _weight(weight, shape, get(), heads)
-            rows.append((replace(info, module=module, parent=parent, layers=layers), get))
+            info = _weight(weight, shape, get())
+            rows.append((replace(info, module=module, parent=parent), get))
         for made in parametrized_in(module):
             raw = _by_name(module, made.raw)
             if raw is not None:
                 where = without_wrappers(path)
                 factors.note(where, made)
                 now, read = factors.weight(where, made, raw, _raw_of(module, made.raw))
-                info = replace(
-                    now, module=module, heads=heads(now.name), parent=parent, layers=layers
-                )
+                info = replace(now, module=module, parent=parent)
                 rows.append((info, SameModuleGetter(way, read)))
         for leaf, parameter in module._parameters.items():
             if parameter is not None and not factors.is_shown(_name(path, leaf)):
                 name, of = _name(path, leaf), weight if leaf in Decomposed._fields else None
-                info = ParameterInfo(
-                    name, leaf, parameter, module, heads(name), parent, layers, factor_of=of
-                )
+                info = ParameterInfo(name, leaf, parameter, module, None, parent, factor_of=of)
                 rows.append((factors.marked(info), ParameterGetter(way, leaf)))
     return rows
 
@@ -163,12 +157,7 @@ def _by_name(module: nn.Module, name: str) -> Tensor | None:
     return module.get_submodule(path)._parameters.get(leaf)
 
 
-def _of_mapping(
-    model: Mapping[str, Tensor],
-    heads: Callable[[str], int | None],
-    parametrized: Shown,
-    layers: GuessedLayers,
-) -> list[Parameter]:
+def _of_mapping(model: Mapping[str, Tensor], parametrized: Shown) -> list[Parameter]:
     rows: list[Parameter] = []
     weights: dict[str, str] = {}
     factors = ParametrizedWeights(parametrized)
@@ -184,8 +173,7 @@ def _of_mapping(
             raw = _name(path, made.raw)
             if raw not in shown:
                 shown.add(raw)
-                now, read = factors.weight(path, made, model[raw], _from_table(model, raw))
-                rows.append((replace(now, heads=heads(now.name), layers=layers), read))
+                rows.append(factors.weight(path, made, model[raw], _from_table(model, raw)))
         if factors.is_shown(name):
             continue
         path, _, leaf = name.rpartition(".")
@@ -195,8 +183,8 @@ def _of_mapping(
             weights.update(dict.fromkeys(names, weight))
             get = _all_of(model, names)
             shape = (*tensor.shape[:-1], model[names[2]].shape[-1])
-            rows.append((replace(_weight(weight, shape, get(), heads), layers=layers), get))
-        info = ParameterInfo(name, leaf, tensor, None, heads(name), None, layers)
+            rows.append((_weight(weight, shape, get()), get))
+        info = ParameterInfo(name, leaf, tensor, None, None)
         rows.append((factors.marked(info), _from_table(model, name)))
     return [
         (replace(info, factor_of=weights.get(info.name, info.factor_of)), get) for info, get in rows
@@ -216,16 +204,11 @@ def _weight_name(path: str, parent: nn.Module | None) -> str:
     return _name(path, "weight")
 
 
-def _weight(
-    name: str,
-    shape: tuple[int, ...],
-    factors: Decomposed | None,
-    heads: Callable[[str], int | None],
-) -> ParameterInfo:
+def _weight(name: str, shape: tuple[int, ...], factors: Decomposed | None) -> ParameterInfo:
     assert factors is not None
     shaped = torch.empty(shape, dtype=factors.U.dtype, device="meta")
     leaf = name.rpartition(".")[2]
-    return ParameterInfo(name, leaf, shaped, None, heads(name), factors=factors)
+    return ParameterInfo(name, leaf, shaped, None, None, factors=factors)
 
 
 def _chain(model: Mapping[str, Tensor], names: Sequence[str]) -> bool:

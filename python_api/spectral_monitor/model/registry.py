@@ -71,7 +71,7 @@ class ParameterInfo:
     """Attention heads of the module or its parent, if anything tells."""
     parent: nn.Module | None = None
     """The module that holds that module."""
-    layers: GuessedLayers | None = None
+    guesses: GuessedLayers | None = None
     """What names and shapes of the whole model tell of each of its parameters."""
     factors: Decomposed | None = None
     """What there is in place of the weight of a decomposed layer."""

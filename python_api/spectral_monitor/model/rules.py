@@ -142,7 +142,7 @@ def _plain(info: ParameterInfo) -> Sequence[MatrixView] | Skip:
 
 
 def _guess_of(info: ParameterInfo) -> GuessedLayer:
-    guess = None if info.layers is None else info.layers.get(info.name)
+    guess = None if info.guesses is None else info.guesses.get(info.name)
     return guess or GuessedLayer("plain")
 
 
