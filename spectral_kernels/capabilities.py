@@ -10,7 +10,7 @@ import torch
 
 from spectral_kernels.runtime import dispatch, forks
 from spectral_kernels.runtime.cuda import image
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def _cuda() -> str:
 
 
 def _triton() -> str:
-    interpreted = triton_runtime.interpreting()
+    interpreted = host.interpreting()
     how = "interpreted in Python" if interpreted else "compiled when first used"
     return f"{_kernels('triton')}; {how}"
 

@@ -18,14 +18,14 @@ from hypothesis import settings
 from torch.utils import deterministic
 
 from spectral_kernels.runtime import dispatch
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 from tests.support.compiled import COMPILED, need_compiled
 
 settings.register_profile("suite", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("suite")
 
 # A process that interprets Triton kernels runs nothing else: tests/runtime/test_interpreted.py.
-INTERPRETING = triton_runtime.interpreting()
+INTERPRETING = host.interpreting()
 if INTERPRETING:
     from tests.support import fast_interpreter
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from spectral_kernels.alignment import triton_cluster_kernels, triton_kernels
 from spectral_kernels.runtime.memory import addresses
 from spectral_kernels.runtime.numerics import DTYPE_CODES
-from spectral_kernels.runtime.triton.triton_runtime import (
+from spectral_kernels.runtime.triton.host import (
     batch_offsets,
     launch,
     on_device,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from spectral_kernels.runtime.triton.triton_device import load_float64, store_float64
+from spectral_kernels.runtime.triton.device import load_float64, store_float64
 
 # Columns of a job: byte offsets of U and V; dtype code of both and of the results; strides of U
 # along a vector and between vectors, of V likewise; m; k; byte offset of the diagonal, of the

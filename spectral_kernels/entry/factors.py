@@ -20,7 +20,7 @@ from spectral_kernels.entry.arrays import Array, Leave, enter, enter_together
 from spectral_kernels.entry.core.op import Core, cores, lift
 from spectral_kernels.entry.core.overflow import scaled_down, scaled_up
 from spectral_kernels.entry.results import SVD, Decomposed
-from spectral_kernels.runtime import schemas
+from spectral_kernels.runtime.torch_internals import transformed
 
 
 @dataclass
@@ -170,7 +170,7 @@ def enter_matrices(
 def _check_no_tangents(tensors: Sequence[Tensor]) -> None:
     """Refuse forward mode, of which spectra have none: their derivative would silently be zero."""
     unpack: Any = forward_ad.unpack_dual
-    if schemas.transformed() and any(unpack(x).tangent is not None for x in tensors):
+    if transformed() and any(unpack(x).tangent is not None for x in tensors):
         raise RuntimeError(
             "spectra have no derivative in forward mode (torch.func.jvp, jacfwd, dual tensors); "
             "expected reverse mode, as torch.autograd.grad, or arguments without tangents"

@@ -8,12 +8,17 @@ freed its memory. Read at its address, such a tensor gives wrong numbers or ends
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from spectral_kernels.entry.checks import check_dtype
+from spectral_kernels.runtime.torch_internals import (
+    has_python_code,
+    is_transformed,
+    is_zero_without_memory,
+)
 
 # Subclasses may keep values elsewhere; of these two it is known that they do not.
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
@@ -30,9 +35,6 @@ _REMEDIES = {
     ),
 }
 _TRACED = frozenset({"FakeTensor", "FunctionalTensor"})
-
-# torch has no public names for these.
-_C: Any = torch._C
 
 
 class Unreadable(NamedTuple):
@@ -97,7 +99,7 @@ def resolved(x: Tensor, name: str, *, traced: bool = False) -> Tensor:
         return x
     if not torch.nn.parameter.is_lazy(x) and _is_lazy_view(x):
         # As torch's own kernels do; the zero tensors of forward mode become ordinary ones.
-        return x.clone() if x._is_zerotensor() else x.resolve_conj().resolve_neg()
+        return x.clone() if is_zero_without_memory(x) else x.resolve_conj().resolve_neg()
     problem = why_unreadable(x)
     assert problem is not None
     raise problem.error(f"{name} {problem}")
@@ -122,24 +124,20 @@ def _reach(x: Tensor) -> int:
 
 def _is_wrapper(x: Tensor) -> bool:
     """Whether a subclass has Python code of its own for what operations do."""
-    wrapper: bool = _C._dispatch_keys(x).has(_C.DispatchKey.Python)
-    return wrapper or torch.nn.parameter.is_lazy(x)
+    return has_python_code(x) or torch.nn.parameter.is_lazy(x)
 
 
 def _is_lazy_view(x: Tensor) -> bool:
     dense = x.layout is torch.strided and not x.is_nested and not _is_wrapper(x)
-    return dense and not _is_transformed(x) and (x.is_neg() or x.is_conj() or x._is_zerotensor())
-
-
-def _is_transformed(x: Tensor) -> bool:
-    transformed: bool = _C._functorch.is_functorch_wrapped_tensor(x)
-    return transformed or torch._is_functional_tensor(x)
+    return (
+        dense and not is_transformed(x) and (x.is_neg() or x.is_conj() or is_zero_without_memory(x))
+    )
 
 
 def _is_traced(x: Tensor) -> bool:
     if torch.nn.parameter.is_lazy(x):
         return False
-    return x.device.type == "meta" or _is_transformed(x) or bool(_TRACED & _names(x))
+    return x.device.type == "meta" or is_transformed(x) or bool(_TRACED & _names(x))
 
 
 def _names(x: Tensor) -> set[str]:
@@ -166,7 +164,7 @@ def _problem(x: Tensor) -> Unreadable:
     if x.device.type == "meta":
         what = "is on the meta device and has no values"
         return Unreadable(what, "a tensor on a device that holds them", ValueError)
-    if _TRACED & _names(x) or _is_transformed(x):
+    if _TRACED & _names(x) or is_transformed(x):
         return Unreadable(
             f"is a {kind} inside torch.compile or torch.func, without values of its own",
             "a call outside of these",

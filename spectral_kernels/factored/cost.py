@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from spectral_kernels.runtime.triton.triton_runtime import cdiv, next_power_of_2
+from spectral_kernels.runtime.triton.host import cdiv, next_power_of_2
 
 Tiles = dict[str, int]
 Direction = Literal["forward", "backward"]

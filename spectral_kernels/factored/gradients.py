@@ -14,6 +14,11 @@ from spectral_kernels.factored.folding import Way, backward_way
 from spectral_kernels.factored.matmul import mm, sigma_times, times_sigma
 from spectral_kernels.runtime import dispatch, schemas
 from spectral_kernels.runtime.numerics import autocast_off, result_dtype
+from spectral_kernels.runtime.torch_internals import (
+    below_autograd,
+    is_batch_of_gradients,
+    transformed,
+)
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 Four = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
@@ -31,7 +36,7 @@ class UsvMatmul(torch.autograd.Function):
     ) -> Tensor:
         """Return the product."""
         ctx.save_for_backward(x, U, Sigma, Vh)
-        with schemas.below_autograd():
+        with below_autograd():
             y: Tensor = _usv_matmul(x, U, Sigma, Vh, bias)
         return y
 
@@ -41,11 +46,11 @@ class UsvMatmul(torch.autograd.Function):
         arguments = (grad, *ctx.saved_tensors, list(ctx.needs_input_grad))
         # create_graph=True: a second derivative needs operations that have one, and many gradients
         # in one call (is_grads_batched=True) need such as torch can do for all of them.
-        batched = torch._C._functorch.is_legacy_batchedtensor(grad)
-        if torch.is_grad_enabled() or batched or schemas.transformed():
+        batched = is_batch_of_gradients(grad)
+        if torch.is_grad_enabled() or batched or transformed():
             with autocast_off(grad.device.type):
                 return usv_backward(*arguments)
-        with schemas.below_autograd():
+        with below_autograd():
             gradients = iter(_usv_backward(*arguments))
         d_x, d_U, d_Sigma, d_Vh, d_bias = (
             next(gradients) if needed else None for needed in ctx.needs_input_grad

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral_kernels.runtime.torch_internals import has_onednn_product, onednn_product
+
 # torch.backends carries no annotations.
 _BACKENDS: Any = torch.backends
 
@@ -30,8 +32,7 @@ def mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     oneDNN copies an ``a`` that is not contiguous, and takes any strides of ``b``.
     """
     if uses_onednn(a, b):
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.mT, bias, "none", [], "")
-        return product
+        return onednn_product(a, b, bias)
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 
@@ -64,7 +65,7 @@ def onednn_is_faster() -> bool:
     return (
         _BACKENDS.mkl.is_available()
         and _BACKENDS.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and has_onednn_product()
         and _BACKENDS.cpu.get_cpu_capability() == "AVX512"
         and _maker() not in ("", "GenuineIntel")
     )

@@ -19,7 +19,7 @@ from spectral_kernels.factored.cost import (
     forward_seconds,
     products_seconds,
 )
-from spectral_kernels.runtime.triton.triton_runtime import cdiv, next_power_of_2
+from spectral_kernels.runtime.triton.host import cdiv, next_power_of_2
 
 # Bytes of x and g of one chunk. While one is projected the one before it is reduced, read for the
 # last time: about one and a half are wanted in the cache, of which the H100 has 50 MB; but what

@@ -15,7 +15,7 @@ from spectral_kernels.factored import (
 from spectral_kernels.factored.cost import Direction, Problem, Tiles
 from spectral_kernels.factored.gradients import Gradients
 from spectral_kernels.runtime import dispatch
-from spectral_kernels.runtime.triton.triton_runtime import cdiv, launch
+from spectral_kernels.runtime.triton.host import cdiv, launch
 
 __all__ = ["usv_backward", "usv_matmul"]
 

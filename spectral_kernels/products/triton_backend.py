@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.products import triton_kernels
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 
 # Programs that fill an H100 (132 SMs) twice; what a smaller GPU makes of them is a longer queue.
 PROGRAMS = 264
@@ -53,7 +53,7 @@ def partial_grams(
     splits = launch.pop("splits")
     if out is None:
         out = torch.empty(count, splits, side, side, dtype=torch.float64, device=x.device)
-    triton_runtime.launch(
+    host.launch(
         triton_kernels.gram,
         (count * launch["TILES"] ** 2, splits),
         x,
@@ -80,12 +80,12 @@ def plan(count: int, depth: int, side: int) -> dict[str, int]:
     256 threads. The depth is split where the tiles alone would leave SMs idle, into parts of at
     least 256, so that the sums written stay below the matrix read. Not measured.
     """
-    block = max(16, min(64, triton_runtime.next_power_of_2(side)))
-    tiles = triton_runtime.cdiv(side, block)
+    block = max(16, min(64, host.next_power_of_2(side)))
+    tiles = host.cdiv(side, block)
     programs = count * tiles * (tiles + 1) // 2
     splits = max(1, min(PROGRAMS // programs, depth // 256, 64))
     # Parts begin at multiples of 32, and none of them is empty.
-    splits = triton_runtime.cdiv(depth, share(depth, splits))
+    splits = host.cdiv(depth, share(depth, splits))
     return {
         "TILES": tiles,
         "BLOCK": block,
@@ -98,7 +98,7 @@ def plan(count: int, depth: int, side: int) -> dict[str, int]:
 
 def share(depth: int, splits: int) -> int:
     """Return how much of ``depth`` each of ``splits`` parts has, in whole steps of 32."""
-    return triton_runtime.cdiv(triton_runtime.cdiv(depth, splits), 32) * 32
+    return host.cdiv(host.cdiv(depth, splits), 32) * 32
 
 
 def alignment(first: Tensor, distances: list[int]) -> int:

@@ -11,7 +11,7 @@ from spectral_kernels.entry.results import METRICS
 from spectral_kernels.rank import triton_kernels
 from spectral_kernels.runtime.memory import addresses
 from spectral_kernels.runtime.numerics import DTYPE_CODES, default_rtol
-from spectral_kernels.runtime.triton.triton_runtime import bits, launch, on_device, unrolled
+from spectral_kernels.runtime.triton.host import bits, launch, on_device, unrolled
 
 _WIDTH = len(METRICS)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from spectral_kernels.runtime.triton.triton_device import FLOAT64, load_float64, surprisal
+from spectral_kernels.runtime.triton.device import FLOAT64, load_float64, surprisal
 
 
 @triton.jit

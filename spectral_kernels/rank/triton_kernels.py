@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 
 from spectral_kernels.rank.triton_bound_kernels import bound
-from spectral_kernels.runtime.triton.triton_device import load_bits, load_float64, surprisal
+from spectral_kernels.runtime.triton.device import load_bits, load_float64, surprisal
 
 # Columns of a job: byte offset of the values; dtype code; r; the bits of rtol; byte offsets of the
 # bounds of the values, of that of the 2-norm of all errors, of the summary, of its bounds.

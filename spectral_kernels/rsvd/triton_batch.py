@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.products.triton_backend import alignment
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Batch:
                 for entry, step in enumerate(steps)
             ]
         )
-        table = triton_runtime.on_device(table, first.device)
+        table = host.on_device(table, first.device)
         return Batch(
             first, table[:, 0].contiguous(), table[:, 1:].contiguous(), alignment(first, begins)
         )

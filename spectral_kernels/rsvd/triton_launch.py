@@ -8,7 +8,7 @@ from torch import Tensor
 from spectral_kernels.products.triton_backend import PROGRAMS, partial_grams, share
 from spectral_kernels.rsvd import triton_factor_kernels, triton_kernels
 from spectral_kernels.rsvd.triton_batch import Batch
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 
 # Of a row of ``factor``, whose steps are one after the other: wider blocks are for plain torch.
 WIDEST = 128
@@ -24,12 +24,12 @@ def product_plan(count: int, rows: int, depth: int, width: int) -> dict[str, int
     depth is split until every SM of an H100 has two programs, into parts of at least 256: what they
     write is then at most width / 128 of the matrix. Not measured.
     """
-    block = max(16, min(64, triton_runtime.next_power_of_2(width)))
-    tiles = triton_runtime.cdiv(width, block)
-    height = min(128, max(16, triton_runtime.next_power_of_2(rows)))
-    programs = count * tiles * triton_runtime.cdiv(rows, height)
+    block = max(16, min(64, host.next_power_of_2(width)))
+    tiles = host.cdiv(width, block)
+    height = min(128, max(16, host.next_power_of_2(rows)))
+    programs = count * tiles * host.cdiv(rows, height)
     splits = max(1, min(PROGRAMS // programs, depth // 256, 16))
-    splits = triton_runtime.cdiv(depth, share(depth, splits))
+    splits = host.cdiv(depth, share(depth, splits))
     return {
         "TILES": tiles,
         "BLOCK_M": height,
@@ -66,10 +66,10 @@ def product(
     launch = product_plan(len(batch), rows, depth, width)
     splits = launch.pop("splits")
     out = X.new_empty(len(batch), splits, rows, width)
-    tiles = triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"]
+    tiles = host.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"]
     both = (triton_kernels.FIRST.value, triton_kernels.AGAIN.value)
     for number in both if first else (triton_kernels.LATER.value,):
-        triton_runtime.launch(
+        host.launch(
             triton_kernels.product,
             (len(batch) * tiles, splits),
             out,
@@ -99,7 +99,7 @@ def product(
 
 def factor_plan(width: int) -> dict[str, int]:
     """Return the launch parameters of ``factor``. Not measured."""
-    padded = max(16, triton_runtime.next_power_of_2(width))
+    padded = max(16, host.next_power_of_2(width))
     return {"L": padded, "CHUNK": 32, "num_warps": 4, "num_stages": 1}
 
 
@@ -107,7 +107,7 @@ def factor(G: Tensor) -> tuple[Tensor, Tensor]:
     """Return R and its inverse of G = R^T R, all (B, width, width) float64."""
     R, inverse = torch.empty_like(G), torch.empty_like(G)
     width = G.shape[-1]
-    triton_runtime.launch(
+    host.launch(
         triton_factor_kernels.factor,
         len(G),
         G,
@@ -122,10 +122,10 @@ def factor(G: Tensor) -> tuple[Tensor, Tensor]:
 
 def apply_plan(rows: int, columns: int) -> dict[str, int]:
     """Return the launch parameters of ``apply``. Not measured."""
-    block = max(16, min(64, triton_runtime.next_power_of_2(columns)))
-    height = min(64, max(16, triton_runtime.next_power_of_2(rows)))
+    block = max(16, min(64, host.next_power_of_2(columns)))
+    height = min(64, max(16, host.next_power_of_2(rows)))
     return {
-        "TILES": triton_runtime.cdiv(columns, block),
+        "TILES": host.cdiv(columns, block),
         "BLOCK_M": height,
         "BLOCK_L": block,
         "DEPTH": 16,
@@ -144,9 +144,9 @@ def apply(Y: Tensor, T: Tensor, *, fill: bool, by_columns: bool = False, seed: i
     shape = (count, columns, rows) if by_columns else (count, rows, columns)
     out = Y.new_empty(shape)
     launch = apply_plan(rows, columns)
-    triton_runtime.launch(
+    host.launch(
         triton_factor_kernels.apply,
-        count * triton_runtime.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"],
+        count * host.cdiv(rows, launch["BLOCK_M"]) * launch["TILES"],
         out,
         y_ptr=Y,
         t_ptr=T,
@@ -192,5 +192,5 @@ def square_sums(batch: Batch, width: int) -> Tensor:
     """Return room for the sums of squares that the first product writes: (B, programs) float64."""
     rows, depth = batch.first.shape[-2:]
     launch = product_plan(len(batch), rows, depth, width)
-    programs = launch["splits"] * triton_runtime.cdiv(rows, launch["BLOCK_M"])
+    programs = launch["splits"] * host.cdiv(rows, launch["BLOCK_M"])
     return torch.empty(len(batch), programs, dtype=torch.float64, device=batch.first.device)

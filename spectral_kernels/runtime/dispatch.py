@@ -14,7 +14,7 @@ from types import ModuleType
 
 from spectral_kernels.runtime import forks
 from spectral_kernels.runtime.cuda import launcher
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 
 ENVIRONMENT = "SPECTRAL_KERNELS_BACKEND"
 
@@ -48,7 +48,7 @@ BACKENDS = (
     Backend("cpu", "cpu", frozenset({"cpu"}), compiled_refusal),
     Backend("cuda", "cuda_backend", frozenset({"cuda"}), launcher.refusal),
     # Interpreted kernels run on CPU tensors too, for tests: the compiled ones come first.
-    Backend("triton", "triton_backend", triton_runtime.devices, triton_runtime.refusal),
+    Backend("triton", "triton_backend", host.devices, host.refusal),
     Backend("torch", "torch_backend", None, lambda: None),
 )
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from spectral_kernels.runtime.numerics import autocast_dtype, autocast_off, result_dtype
+from spectral_kernels.runtime.torch_internals import below_autograd, transformed
 
 # torch.library carries no annotations.
 _library: Any = torch.library
@@ -87,17 +87,6 @@ def differentiate_with(name: str, function: Any, formula: Callable[..., Any]) ->
             return overload(*arguments)
 
     _LIBRARY.impl(name, kernel, "Autograd")
-
-
-def transformed() -> bool:
-    """Return whether ``torch.func`` or forward-mode differentiation is at work."""
-    active: bool = torch._C._are_functorch_transforms_active()
-    return active or forward_ad._current_level >= 0
-
-
-def below_autograd() -> Any:
-    """Return a context in which operators run their kernels, not their gradients' registration."""
-    return torch._C._AutoDispatchBelowAutograd()
 
 
 def not_differentiable(name: str, advice: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
-from spectral_kernels.runtime.triton.triton_runtime import (
+from spectral_kernels.runtime.triton.host import (
     batch_offsets,
     cdiv,
     launch,

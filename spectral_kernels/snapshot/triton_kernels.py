@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from spectral_kernels.runtime.triton.triton_device import FLOAT64, load_float32
+from spectral_kernels.runtime.triton.device import FLOAT64, load_float32
 
 # Columns of a job: byte offset of the matrix; dtype code; columns; entries; two strides; layout;
 # byte offset of the copy; its first chunk among all chunks; how many it has.

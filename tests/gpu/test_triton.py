@@ -13,7 +13,7 @@ from spectral_kernels.alignment.prepared import PreparedClusters
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.rank import torch_backend as torch_rank
 from spectral_kernels.runtime import dispatch
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 from spectral_kernels.snapshot import truth
 from spectral_kernels.snapshot.prepared import PreparedSnapshot
 
@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def _on_triton(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    reason = triton_runtime.refusal()
+    reason = host.refusal()
     if reason is not None:
         pytest.skip(reason)
     monkeypatch.setenv(dispatch.ENVIRONMENT, "triton")

@@ -9,6 +9,7 @@ those under ``if TYPE_CHECKING`` load nothing and count only where they go up a 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
@@ -64,7 +65,7 @@ ADAPTERS: dict[str, str | tuple[str, ...] | None] = {
     "tqdm": "experiments/kit/progress.py",
     "transformers": None,
     "triton": (
-        "spectral_kernels/runtime/triton/triton_device.py",
+        "spectral_kernels/runtime/triton/device.py",
         "spectral_kernels/*/triton_*kernels.py",
     ),
     "wandb": None,
@@ -221,6 +222,17 @@ def test_adapters_exist_and_use_what_they_adapt() -> None:
             assert files, f"{pattern}: no such file"
             for file in files:
                 assert package in file.read_text(encoding="utf-8"), f"{file}: no {package}"
+
+
+def test_private_names_of_torch_are_in_one_file() -> None:
+    private = re.compile(r"\btorch(\.\w+)*\._(?!_version__)[a-zA-Z]|forward_ad\._|\.mkldnn\._")
+    for floor in ("spectral_kernels", "spectral_monitor"):
+        for path in (ROOT / SOURCES.get(floor, "") / floor).rglob("*.py"):
+            if path.name == "torch_internals.py":
+                continue
+            code = ast.unparse(ast.parse(path.read_text(encoding="utf-8")))
+            named = [x for x in code.splitlines() if private.search(x) and "'torch._" not in x]
+            assert named == [], path
 
 
 GUARDED = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "

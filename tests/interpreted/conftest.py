@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from spectral_kernels.runtime import dispatch
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 
 # Whether kernels are interpreted is settled when they are defined, for a whole process.
-if not triton_runtime.interpreting():
+if not host.interpreting():
     collect_ignore_glob = ["test_*.py"]
 
 

@@ -16,7 +16,7 @@ from spectral_kernels.rsvd import triton_backend as rsvd
 from spectral_kernels.rsvd import triton_launch
 from spectral_kernels.rsvd.triton_batch import Batch
 from spectral_kernels.runtime import dispatch
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 from spectral_kernels.tracking.leading import triton_backend as leading
 from spectral_kernels.tracking.leading import triton_launch as leading_launch
 from spectral_kernels.tracking.leading.state import Block, Schedule
@@ -26,7 +26,7 @@ from tests.support import triton_resources
 from tests.support.triton_launches import taken_down
 
 pytestmark = pytest.mark.skipif(
-    triton_runtime.interpreting(), reason="interpreted kernels have no specialisations"
+    host.interpreting(), reason="interpreted kernels have no specialisations"
 )
 
 

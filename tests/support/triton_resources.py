@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 from tests.support.triton_variants import Variant
 
 HERE = Path(__file__).resolve().parent
@@ -48,7 +48,7 @@ def compile_for(variant: Variant, architecture: int) -> Any:
     signature = {n: variant.signature.get(n, "constexpr") for n in names}
     attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in variant.aligned}
     source = ASTSource(variant.kernel, signature, variant.constants, attributes)
-    options = {**triton_runtime.OPTIONS, **variant.options}
+    options = {**host.OPTIONS, **variant.options}
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 

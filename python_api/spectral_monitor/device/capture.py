@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from spectral_kernels.runtime.torch_internals import release_pool
+
 __all__ = ["CAPTURED", "captured", "is_being_captured"]
 
 CAPTURED = (
@@ -62,11 +64,7 @@ def _end(device: torch.device, stream: Any, pool: Any) -> None:
     They are not told where CUDA refuses to end it: memory that several streams use would not be
     freed any more, and the next random number of training would be an error.
     """
-    functions: Any = torch._C
-    # Refused where the capture has ended well, after an error of the work itself.
-    with contextlib.suppress(Exception):
-        functions._cuda_endAllocateToPool(device.index, pool)
-        functions._cuda_releasePool(device.index, pool)
+    release_pool(device, pool)
     # There is no call for the generator: the end of any other capture tells it.
     with contextlib.suppress(Exception), torch.cuda.stream(torch.cuda.current_stream(device)):
         something = torch.zeros(1, device=device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.rsvd.triton_batch import Batch
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 from spectral_kernels.tracking.leading import triton_kernels
 
 # Random numbers are the same bits everywhere only where every operation is rounded by itself.
@@ -15,7 +15,7 @@ _UNFUSED = {"enable_fp_fusion": False}
 
 def refresh_plan(width: int) -> dict[str, int]:
     """Return the launch parameters of ``refresh``. Not measured."""
-    padded = max(16, triton_runtime.next_power_of_2(width))
+    padded = max(16, host.next_power_of_2(width))
     return {"ROWS": 16, "L": padded, "num_warps": 4, "num_stages": 1}
 
 
@@ -24,9 +24,9 @@ def refresh(V: Tensor, updates: Tensor, kept: int, every: int) -> Tensor:
     out = torch.empty_like(V)
     count, n, width = V.shape
     launch = refresh_plan(width)
-    triton_runtime.launch(
+    host.launch(
         triton_kernels.refresh,
-        count * triton_runtime.cdiv(n, launch["ROWS"]),
+        count * host.cdiv(n, launch["ROWS"]),
         out,
         v_ptr=V,
         updates_ptr=updates,
@@ -55,11 +55,11 @@ def leftover(batch: Batch, U: Tensor, Bt: Tensor, needed: Tensor, largest: Tenso
     stride_am, stride_an = batch.first.stride()[-2:]
     launch = leftover_plan()
     across, down = (
-        triton_runtime.cdiv(n, launch["BLOCK_N"]),
-        triton_runtime.cdiv(m, launch["BLOCK_M"]),
+        host.cdiv(n, launch["BLOCK_N"]),
+        host.cdiv(m, launch["BLOCK_M"]),
     )
     out = torch.zeros(len(batch), down * across, dtype=torch.float64, device=U.device)
-    triton_runtime.launch(
+    host.launch(
         triton_kernels.leftover,
         (down, across, len(batch)),
         out,

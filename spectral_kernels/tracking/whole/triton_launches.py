@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 from spectral_kernels.tracking.whole import triton_product_kernels
 
 # Launch parameters, not measured. Tiles of 32 x 32 float64 are 8 numbers a thread; a product's
@@ -26,7 +26,7 @@ Product = Callable[[Tensor, Tensor, Tensor, float, bool], None]
 
 def launch(kernel: Any, grid: int, plan: dict[str, int], **arguments: Any) -> None:
     """Run a kernel on so many programs."""
-    kernel[(grid,)](**arguments, **plan, **triton_runtime.OPTIONS)
+    kernel[(grid,)](**arguments, **plan, **host.OPTIONS)
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, alpha: float, add: bool) -> None:
@@ -41,10 +41,10 @@ def multiply_where(
     count, rows, depth = a.shape
     cols = b.shape[-1]
     side = PRODUCT["SIDE"]
-    tiles = triton_runtime.cdiv(rows, side) * triton_runtime.cdiv(cols, side)
+    tiles = host.cdiv(rows, side) * host.cdiv(cols, side)
     triton_product_kernels.asked_products[(count * tiles,)](
         asked_ptr=asked, a_ptr=a, b_ptr=b, out_ptr=out, rows=rows, cols=cols, depth=depth,
         stride_ab=a.stride(0), stride_ai=a.stride(1), stride_ak=a.stride(2),
         stride_bb=b.stride(0), stride_bk=b.stride(1), stride_bj=b.stride(2),
-        ALPHA=alpha, ADD=add, **PRODUCT, **triton_runtime.OPTIONS,
+        ALPHA=alpha, ADD=add, **PRODUCT, **host.OPTIONS,
     )  # fmt: skip

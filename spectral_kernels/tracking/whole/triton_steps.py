@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.runtime import numerics
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 from spectral_kernels.tracking.whole import (
     triton_certificate_kernels,
     triton_completion_kernels,
@@ -170,7 +170,7 @@ class Chunk:
             )  # fmt: skip
         size = self.r * self.r
         launch(
-            kernels.keep, self.count * triton_runtime.cdiv(size, STRETCH["BLOCK"]), STRETCH,
+            kernels.keep, self.count * host.cdiv(size, STRETCH["BLOCK"]), STRETCH,
             turned_ptr=self.turned, new_ptr=space.V, old_ptr=self.vectors, count=size,
         )  # fmt: skip
         self._look()
@@ -213,7 +213,7 @@ class Chunk:
 
     def _tiles(self, rows: int, columns: int) -> int:
         side: int = TILE["SIDE"]
-        return self.count * triton_runtime.cdiv(rows, side) * triton_runtime.cdiv(columns, side)
+        return self.count * host.cdiv(rows, side) * host.cdiv(columns, side)
 
     def _stripes(self) -> int:
-        return self.count * triton_runtime.cdiv(self.r, STRIPES["ROWS"])
+        return self.count * host.cdiv(self.r, STRIPES["ROWS"])

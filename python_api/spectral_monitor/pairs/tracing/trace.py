@@ -29,7 +29,8 @@ from spectral_monitor.pairs.tracing.undisturbed import Keeping, fixed_weights, u
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from spectral_kernels.runtime.torch_internals import TorchDispatchMode
 
 
 def trace(model: nn.Module, *inputs: Any, stream: bool = False, **kwargs: Any) -> Trace:
