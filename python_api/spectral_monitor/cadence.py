@@ -13,8 +13,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["OVERHEAD", "Cadence", "every_for"]
-
 OVERHEAD = 0.05
 """The share of the time that a monitor may take where nothing else is asked for."""
 

@@ -18,8 +18,6 @@ from spectral_monitor.step.frame import pair_name
 from spectral_monitor.watch_plan import WatchPlan
 from torch import Tensor
 
-__all__ = ["explain", "forecast_lines", "recorded_lines"]
-
 _Table = tuple[str, list[tuple[str, str, str]], tuple[int, str]]
 
 

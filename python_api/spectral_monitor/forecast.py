@@ -20,8 +20,6 @@ from spectral_monitor.cadence import every_for
 from spectral_monitor.model.matrix import Matrix
 from torch import Tensor
 
-__all__ = ["Forecast", "forecast"]
-
 _COPIES = 4
 _CHANGE = 1e-3
 # Longer short sides may have another method (see `step.tracked_solver`): not scaled below.

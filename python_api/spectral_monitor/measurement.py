@@ -26,8 +26,6 @@ from spectral_monitor.step.tracked_solver import TrackedSolver
 from spectral_monitor.watch_plan import WatchPlan
 from torch import Tensor
 
-__all__ = ["METHODS", "Measurement"]
-
 METHODS = ("tracked", "exact", "randomized")
 _VECTORS = 100  # Eq. 3 of Yunis et al. is plotted for i <= 100.
 _TRIPLETS = 32

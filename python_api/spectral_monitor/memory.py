@@ -9,8 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.similar_rows import together
 
-__all__ = ["KeepsMemory", "MemoryPlan", "format_bytes", "solver_memory"]
-
 
 @runtime_checkable
 class KeepsMemory(Protocol):

@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["plain_arithmetic", "uncollected"]
-
 
 def plain_arithmetic() -> contextlib.AbstractContextManager[Any]:
     """No gradients and no autocast: a step inside ``torch.autocast`` must not round to bf16.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from spectral_monitor.cadence import Cadence
 from spectral_monitor.device.capture import CAPTURED, is_being_captured
 from spectral_monitor.explanation import explain, forecast_lines, recorded_lines
-from spectral_monitor.measurement import METHODS, Measurement
+from spectral_monitor.measurement import Measurement
 from spectral_monitor.memory import MemoryPlan
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.model.parameters import unwrap
@@ -29,8 +29,6 @@ from spectral_monitor.step.readings import not_readable
 from spectral_monitor.step.reference import Given
 from spectral_monitor.watch_plan import GivenPairs, watch_plan
 from torch import Tensor, nn
-
-__all__ = ["METHODS", "SpectralMonitor"]
 
 
 class SpectralMonitor(CopiedByState):

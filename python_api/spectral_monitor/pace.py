@@ -10,8 +10,6 @@ from spectral_monitor.device.late_numbers import LateNumbers
 from spectral_monitor.device.step import DeviceStep
 from spectral_monitor.step.frame import SpectralFrame
 
-__all__ = ["Pace"]
-
 
 class Pace:
     """Times the steps of a monitor, those of its host and those of a device.

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from spectral_monitor.model.matrix import Matrix
 from torch import Tensor, nn
 
-__all__ = ["STATE_VERSION", "CopiedByState", "check_state", "matrices_state"]
-
 STATE_VERSION = 5
 
 

@@ -22,8 +22,6 @@ from spectral_monitor.pairs.tracing.traced_pairs import traced_pairs
 from spectral_monitor.pairs.user_pairs import resolve_pairs
 from torch import Tensor, nn
 
-__all__ = ["GivenPairs", "WatchPlan", "watch_plan"]
-
 GivenPairs = Literal["auto"] | Trace | Sequence[tuple[str, str]] | None
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from spectral_monitor.measurement import METHODS
 from spectral_monitor.model.matrix import Matrix, MatrixView
 from spectral_monitor.model.submatrices import stacked, submatrix
-from spectral_monitor.monitor import METHODS, SpectralMonitor
+from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.step.frame import SpectralFrame
 from torch import Tensor, nn
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from spectral_monitor.measurement import METHODS
 from spectral_monitor.memory import format_bytes
-from spectral_monitor.monitor import METHODS, SpectralMonitor
+from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.reader import load_run
 from spectral_monitor.run.recorder import Recorder
 from torch import Tensor, nn

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from spectral_kernels.svd.op import svdvals_list
 
-__all__ = ["Drift", "Drifts", "decomposition_drift"]
-
 
 class Drift(NamedTuple):
     """Distances of one layer's factors from a decomposition; 0, 0, 0 is one."""

@@ -15,8 +15,6 @@ from spectral_monitor.model.names import check_all_matched, matches
 from spectral_monitor.model.parameters import unwrap
 from torch import nn
 
-__all__ = ["parameter_groups"]
-
 # A factor, or what a parametrization computes one from.
 _FACTOR = re.compile(r"(parametrizations\.)?(U|Sigma|Vh)(\.|$)")
 

@@ -11,8 +11,6 @@ from collections import deque
 from spectral_monitor.cadence import Cadence
 from spectral_monitor.device.streams import Mark
 
-__all__ = ["DeviceClock"]
-
 
 class DeviceClock:
     """Times training between the marks of two steps of a monitor.

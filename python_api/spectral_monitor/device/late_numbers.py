@@ -9,8 +9,6 @@ from typing import Any
 from spectral_monitor.device.runner import Reading
 from spectral_monitor.step.unpacking import Unpacking
 
-__all__ = ["LateNumbers"]
-
 
 class LateNumbers:
     """Fields of a frame whose numbers are on their way, see `spectral_monitor.step.frame.Late`.

@@ -15,8 +15,6 @@ from spectral_kernels.runtime.dispatch import backend
 from spectral_kernels.runtime.numerics import result_dtype
 from spectral_kernels.tracking.leading.state import block_width
 
-__all__ = ["never", "not_now", "not_these"]
-
 
 def never(matrices: Sequence[Matrix], solver: Solver, comparisons: Comparisons) -> str | None:
     """Why no step is left to a device: what the model and the options of a monitor rule out."""

@@ -8,8 +8,6 @@ import torch
 from spectral_monitor.model.matrix import Matrix
 from torch import Tensor
 
-__all__ = ["Places"]
-
 # A new program, recorded, takes some hundred times as long as a copy of one matrix.
 _LONG = 100
 

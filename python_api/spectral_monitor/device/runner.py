@@ -18,8 +18,6 @@ from spectral_monitor.device.streams import Mark, Streams
 from spectral_monitor.step.views import Array
 from torch import Tensor
 
-__all__ = ["Reading", "Runner", "Work"]
-
 
 class Work(Protocol):
     """What a runner runs, see `spectral_monitor.step.program.StepProgram`."""

@@ -32,8 +32,6 @@ from torch import Tensor
 
 from spectral_kernels.runtime.numerics import result_dtype
 
-__all__ = ["DeviceStep"]
-
 
 class _Prepared(NamedTuple):
     program: StepProgram

@@ -16,8 +16,6 @@ import torch
 from spectral_monitor.device.capture import captured
 from torch import Tensor
 
-__all__ = ["CudaStreams", "HostStreams", "Mark", "Streams"]
-
 
 class Mark(Protocol):
     """A point in the work of a stream."""

@@ -16,8 +16,6 @@ from spectral_kernels.alignment.prepared import PreparedDiagonals
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime.program.op import Entry, join, mean_of
 
-__all__ = ["Alignments", "Part", "by_dtype"]
-
 K = TypeVar("K")
 
 

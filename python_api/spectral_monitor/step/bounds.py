@@ -20,14 +20,6 @@ from torch import Tensor
 from spectral_kernels.entry.results import METRICS
 from spectral_kernels.runtime.numerics import value_rounding
 
-__all__ = [
-    "Estimate",
-    "entropy_bound",
-    "estimate_from_leading",
-    "leading_value_bounds",
-    "rounding_of_mass",
-]
-
 
 def entropy_bound(distance: float, r: int) -> float:
     """Largest change of an entropy of r terms at this total variation distance."""

@@ -16,8 +16,6 @@ from spectral_kernels.alignment.chance import (
     chance_overlap,
 )
 
-__all__ = ["Chance"]
-
 # Thousands of pairs have a few sizes.
 _expected = cache(chance_alignment)
 

@@ -36,8 +36,6 @@ from spectral_kernels.alignment.clusters import cluster_cosines_list
 from spectral_kernels.entry.results import SVD, Decomposed
 from spectral_kernels.runtime.numerics import default_rtol, result_dtype
 
-__all__ = ["WATCHABLE", "Changes", "check_watch", "grad_scale_of"]
-
 Watchable = Literal["weights", "updates", "gradients"]
 WATCHABLE = ("weights", "updates", "gradients")
 _KINDS = {"updates": "update", "gradients": "gradient"}

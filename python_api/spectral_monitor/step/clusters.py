@@ -36,8 +36,6 @@ from torch import Tensor
 from spectral_kernels.alignment.prepared import PreparedClusters
 from spectral_kernels.alignment.torch_backend import find_clusters, joint_radius
 
-__all__ = ["Clusters", "clusters_against", "shown"]
-
 
 class Clusters:
     """Finds the clusters of every matrix at every step, all in one pass.

@@ -13,8 +13,6 @@ from spectral_monitor.step.changes import Changes
 from spectral_monitor.step.clusters import Clusters
 from spectral_monitor.step.reference import Given, Reference
 
-__all__ = ["Comparisons"]
-
 
 class Comparisons:
     """Everything that a monitor keeps of earlier steps, but for what its solver keeps.

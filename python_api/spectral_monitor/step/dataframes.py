@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pandas import DataFrame as DataFrame
 
-__all__ = ["long_form", "read_metrics"]
-
 COLUMNS = ("step", "matrix", "metric", "value", "bound", "reason")
 
 

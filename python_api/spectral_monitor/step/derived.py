@@ -26,8 +26,6 @@ from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.runtime.memory import Memory
 from spectral_kernels.runtime.program.op import Entry, Program, join
 
-__all__ = ["SCALARS", "Asked", "Derived", "Layout", "radii_of"]
-
 SCALARS = 32
 """Room for the caller's numbers that are on the device, such as the loss."""
 

@@ -21,8 +21,6 @@ from torch import Tensor
 from spectral_kernels.entry.results import Decomposed
 from spectral_kernels.runtime.numerics import result_dtype
 
-__all__ = ["difference", "remembered", "unknown"]
-
 
 def difference(now: Kept, before: Kept) -> Kept:
     """W_1 - W_0: a tensor, or factors of twice the columns."""

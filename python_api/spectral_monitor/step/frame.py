@@ -16,8 +16,6 @@ from spectral_kernels.entry.results import METRICS, SVD
 if TYPE_CHECKING:
     from spectral_monitor.step.dataframes import DataFrame
 
-__all__ = ["Array", "Late", "MatrixRow", "SpectralFrame", "alignment_score", "pair_name"]
-
 Array = npt.NDArray[np.floating[Any]]
 
 

@@ -15,8 +15,6 @@ import numpy as np
 from spectral_monitor.step.bounds import Estimate, entropy_bound
 from spectral_monitor.step.frame import Array
 
-__all__ = ["moved"]
-
 
 def moved(
     estimate: Estimate, values: Array, shape: tuple[int, int], r: int, error: float

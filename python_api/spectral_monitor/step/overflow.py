@@ -23,8 +23,6 @@ from spectral_kernels.rank.summary_bounds import BoundedSummaries
 from spectral_kernels.runtime.numerics import result_dtype
 from spectral_kernels.svd.op import svdvals_list
 
-__all__ = ["leading_anew", "rescaled", "table_anew"]
-
 _NORMS = np.array([name.endswith("_norm") for name in METRICS])
 
 

@@ -13,8 +13,6 @@ from spectral_monitor.step.program import StepProgram
 from spectral_monitor.step.readings import Readings
 from spectral_monitor.step.unpacking import Unpacking
 
-__all__ = ["OwnStep"]
-
 
 class OwnStep:
     """Takes steps with the matrices where they are, on the current stream of a device.

@@ -10,17 +10,6 @@ from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.step.frame import Array, MatrixRow
 from spectral_monitor.step.views import ArrayViews, consecutive
 
-__all__ = [
-    "NOT_FINITE",
-    "PackedRows",
-    "RowIdentity",
-    "RowPlan",
-    "make_row",
-    "reasons_of",
-    "spectra_of",
-    "tell_reasons",
-]
-
 NOT_FINITE = "the matrix has NaN or infinity in it"
 """`spectral_monitor.step.frame.MatrixRow.reason`, where the numbers themselves are not finite."""
 

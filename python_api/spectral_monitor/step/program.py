@@ -21,8 +21,6 @@ from torch import Tensor
 from spectral_kernels.runtime.program.op import Program
 from spectral_kernels.snapshot.prepared import PreparedSnapshot
 
-__all__ = ["StepProgram"]
-
 
 class StepProgram:
     """A solver and what is derived of its results, as one program on the CPU or on a device.

@@ -12,8 +12,6 @@ from torch import Tensor
 from spectral_kernels.entry.results import Decomposed
 from spectral_kernels.runtime.memory import place
 
-__all__ = ["Readings", "by_reason", "not_readable"]
-
 
 class Readings:
     """Reads matrices step by step.

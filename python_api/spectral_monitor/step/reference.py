@@ -18,8 +18,6 @@ from spectral_kernels.alignment.prepared import PreparedAgreement
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime.program.op import Entry, Follow, follow
 
-__all__ = ["MODES", "Given", "Recorded", "Reference"]
-
 MODES = ("init", "previous", "final")
 
 

@@ -21,8 +21,6 @@ from spectral_kernels.entry.results import METRICS
 from spectral_kernels.rank.bounds import bounds_from_leading_values
 from spectral_kernels.runtime.numerics import value_rounding
 
-__all__ = ["leading_rows", "to_arrays"]
-
 
 def to_arrays(tensors: Sequence[Tensor]) -> list[Array]:
     """NumPy arrays of many 1-D tensors through one copy (on a GPU: one transfer)."""

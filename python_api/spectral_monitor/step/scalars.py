@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["as_floats"]
-
 _RESERVED = frozenset({"every", "overhead", "not_finite", "reasons"})
 
 

@@ -20,8 +20,6 @@ from spectral_kernels.rsvd.op import rsvd_list
 from spectral_kernels.snapshot.op import snapshot_list
 from spectral_kernels.svd.op import svd_list, svdvals_list
 
-__all__ = ["ExactSolver", "RandomizedSolver", "Solved", "Solver"]
-
 
 class Solved(NamedTuple):
     """One matrix after a step of a solver; its numbers may be overwritten by the next."""

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from spectral_kernels.runtime.numerics import value_rounding
 
-__all__ = ["Spectra", "rounding"]
-
 
 class Spectra(NamedTuple):
     """Whole spectra with what is known of their errors, one entry per matrix."""

@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "ArrayViews", "consecutive"]
-
 Array = npt.NDArray[Any]
 K = TypeVar("K")
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LayerBudget", "rank_of_energy", "ranks_within"]
-
 
 @dataclass(frozen=True, slots=True)
 class LayerBudget:

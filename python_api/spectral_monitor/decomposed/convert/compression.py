@@ -33,8 +33,6 @@ from torch import nn
 from spectral_kernels.entry.results import SVD, Decomposed
 from spectral_kernels.svd.op import svd
 
-__all__ = ["compress_model"]
-
 
 def compress_model(
     model: nn.Module,

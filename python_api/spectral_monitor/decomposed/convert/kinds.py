@@ -17,17 +17,6 @@ from spectral_monitor.decomposed.layers.linear import DecomposedLinear
 from spectral_monitor.decomposed.layers.ranks import Rank
 from torch import nn
 
-__all__ = [
-    "biases_of",
-    "decomposed",
-    "dense_type",
-    "is_attention",
-    "layers_of",
-    "move_parameters",
-    "weights_of",
-]
-
-
 # Types of dense modules -> how one is decomposed.
 _FORMS: dict[type[nn.Module], Callable[[Any, Rank], nn.Module]] = {
     nn.Linear: DecomposedLinear.from_linear,

@@ -28,8 +28,6 @@ from spectral_monitor.decomposed.layers.ranks import Rank
 from spectral_monitor.decomposed.layers.tied import check_nothing_left_behind, share_factors
 from torch import nn
 
-__all__ = ["decompose_model"]
-
 
 def decompose_model(
     model: nn.Module, ranks: Mapping[str, Rank], *, exclude: str | Sequence[str] = ()

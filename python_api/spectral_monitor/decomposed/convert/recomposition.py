@@ -27,8 +27,6 @@ from spectral_monitor.decomposed.layers.plain import check_no_hooks
 from spectral_monitor.decomposed.layers.tied import check_nothing_left_behind, factors_of, ties
 from torch import nn
 
-__all__ = ["recompose_model"]
-
 
 def recompose_model(
     model: nn.Module,

@@ -12,8 +12,6 @@ from spectral_monitor.decomposed.convert.kinds import is_attention
 from spectral_monitor.model.names import matches
 from torch import nn
 
-__all__ = ["Site", "as_patterns", "assign", "find_sites", "join", "named", "replace", "select"]
-
 Setting = TypeVar("Setting")
 
 # By name: importing them would load what torch loads only when it is used.

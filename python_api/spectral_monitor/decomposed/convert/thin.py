@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from spectral_monitor.decomposed.convert.kinds import move_parameters
 from torch import Tensor, nn
 
-__all__ = ["ThinLayers", "Transposed", "share_weights", "thinned"]
-
 
 class ThinLayers(nn.Sequential):
     """Two layers that compute what one computed, and say its weight and bias where asked.

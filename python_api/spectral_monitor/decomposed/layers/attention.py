@@ -19,8 +19,6 @@ from spectral_monitor.decomposed.layers.ranks import Rank
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["DecomposedMultiheadAttention"]
-
 # What nn.MultiheadAttention keeps of its arguments.
 _OPTIONS = ("embed_dim", "num_heads", "dropout", "add_zero_attn", "kdim", "vdim", "batch_first")
 

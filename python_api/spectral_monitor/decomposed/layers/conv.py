@@ -19,8 +19,6 @@ from torch.nn import functional
 
 from spectral_kernels.runtime.numerics import autocast_off
 
-__all__ = ["DecomposedConv", "DecomposedConv1d", "DecomposedConv2d", "DecomposedConv3d"]
-
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Size = int | tuple[int, ...]
 

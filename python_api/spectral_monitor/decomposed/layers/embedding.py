@@ -13,8 +13,6 @@ from torch.nn import functional
 
 from spectral_kernels.runtime.numerics import autocast_off, result_dtype
 
-__all__ = ["DecomposedEmbedding"]
-
 
 class DecomposedEmbedding(DecomposedLayer):
     """Rows of the table U Sigma Vh, in place of ``nn.Embedding``; all three factors train.

@@ -20,8 +20,6 @@ from spectral_kernels.entry.results import Decomposed
 from spectral_kernels.factored.op import decompose, recompose
 from spectral_kernels.runtime.numerics import autocast_off
 
-__all__ = ["DecomposedLayer"]
-
 L = TypeVar("L", bound=nn.Module)
 
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from spectral_kernels.runtime.numerics import autocast_dtype
 from spectral_kernels.runtime.schemas import operator
 
-__all__ = ["DecomposedLinear"]
-
 # The operator behind ``sk.usv_matmul``: its factors were checked when the layer was made.
 _usv_matmul = operator("usv_matmul")
 

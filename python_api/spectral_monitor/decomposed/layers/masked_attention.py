@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Masks", "attend", "attend_with_weights", "check_inputs"]
-
 
 class Masks(NamedTuple):
     """What hides keys: bool, True where hidden, or numbers that are added to the scores.

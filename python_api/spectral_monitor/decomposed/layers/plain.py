@@ -7,14 +7,6 @@ from collections.abc import Sequence
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
-__all__ = [
-    "check_no_hooks",
-    "check_no_parameter_hooks",
-    "check_no_parametrizations",
-    "check_plain",
-    "check_source",
-]
-
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",

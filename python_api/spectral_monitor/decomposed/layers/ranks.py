@@ -6,8 +6,6 @@ from typing import Literal
 
 from spectral_kernels.factored.op import break_even_rank
 
-__all__ = ["Rank", "resolve_rank"]
-
 Rank = int | float | Literal["break-even"] | None
 
 

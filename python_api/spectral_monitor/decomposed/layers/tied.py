@@ -7,15 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from spectral_monitor.decomposed.layers.layer import DecomposedLayer
 from torch import Tensor, nn
 
-__all__ = [
-    "Tie",
-    "check_nothing_left_behind",
-    "factors_of",
-    "set_shared_factors",
-    "share_factors",
-    "ties",
-]
-
 Tie = dict[str, DecomposedLayer]
 """Name -> layer, of all layers that have the same three factors; most often a single one."""
 
