@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from spectral_monitor.model.matrix import Matrix
+from spectral_monitor.model.matrix import Kept, Matrix, tensors_of
 from spectral_monitor.step.comparisons import Comparisons
 from spectral_monitor.step.solvers import Solver
 from spectral_monitor.step.tracked_solver import TrackedSolver
@@ -16,14 +16,8 @@ from spectral_kernels.runtime.numerics import result_dtype
 from spectral_kernels.tracking.leading.state import block_width
 
 
-def never(matrices: Sequence[Matrix], solver: Solver, comparisons: Comparisons) -> str | None:
+def never(solver: Solver, comparisons: Comparisons) -> str | None:
     """Why no step is left to a device: what the model and the options of a monitor rule out."""
-    decomposed = [matrix.name for matrix in matrices if matrix.is_decomposed]
-    if decomposed:
-        return (
-            "cores of decomposed layers are made, and their vectors lifted, by calls of their own "
-            f"({', '.join(decomposed[:3])})"
-        )
     if not isinstance(solver, TrackedSolver):
         return "method 'tracked' alone goes on from vectors on the device"
     if comparisons.changes.matrices:
@@ -33,8 +27,20 @@ def never(matrices: Sequence[Matrix], solver: Solver, comparisons: Comparisons) 
     return None
 
 
-def not_these(views: Sequence[Tensor], solver: TrackedSolver, kind: str) -> str | None:
+def unrecorded(matrices: Sequence[Matrix]) -> str | None:
+    """Why a step on a device cannot be recorded, since the host waits in it."""
+    decomposed = [matrix.name for matrix in matrices if matrix.is_decomposed]
+    if not decomposed:
+        return None
+    return (
+        "which factors of decomposed layers need Householder's QR is read from the device "
+        f"({', '.join(decomposed[:3])})"
+    )
+
+
+def not_these(given: Sequence[Kept], solver: TrackedSolver, kind: str) -> str | None:
     """Why these matrices, where they lie now, are not left to a device of this ``kind``."""
+    views = [x for kept in given for x in tensors_of(kept)]
     devices = {view.device for view in views}
     if len(devices) > 1:
         return f"the weights are on several devices ({', '.join(sorted(map(str, devices)))})"
@@ -45,12 +51,12 @@ def not_these(views: Sequence[Tensor], solver: TrackedSolver, kind: str) -> str 
         return "results of several dtypes: some weights are float64"
     if not solver.tracks_all_values:
         return "some short sides are too long to track all values (see k)"
-    return None if device == "cpu" else _waiting(views, solver, device)
+    return None if device == "cpu" else _waiting(given, solver, device)
 
 
-def _waiting(views: Sequence[Tensor], solver: TrackedSolver, device: str) -> str | None:
+def _waiting(given: Sequence[Kept], solver: TrackedSolver, device: str) -> str | None:
     """Why the host waits in an update: its backend reads numbers of the device on the way."""
-    leading = [views[i] for i in solver.leading]
+    leading = [_solved(given[i]) for i in solver.leading]
     for operation in ["tracking.whole"] + ["tracking.leading"] * bool(leading):
         if backend(operation, device).__name__.endswith("torch_backend"):
             return f"{operation} runs in plain torch, which reads its bounds as it goes"
@@ -62,6 +68,15 @@ def _waiting(views: Sequence[Tensor], solver: TrackedSolver, device: str) -> str
         if backend("svd", device).svd_waits(width, width, torch.float64, A.device):
             return f"k = {solver.k} needs an SVD of side {width} that runs in plain torch"
     return None
+
+
+def _solved(kept: Kept) -> Tensor:
+    """A tensor like what a tracker is given: the matrix, or the core of its factors."""
+    if isinstance(kept, Tensor):
+        return kept
+    (m, k), n = kept.U.shape, kept.Vh.shape[1]
+    core: Tensor = kept.U.new_empty((min(m, k), min(k, n)))
+    return core
 
 
 def not_now(matrices: Sequence[Matrix], started: Sequence[bool]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from spectral_monitor.model.matrix import Matrix
+from spectral_monitor.model.matrix import Kept, Matrix, tensors_of, with_tensors
 from torch import Tensor
 
 # A new program, recorded, takes some hundred times as long as a copy of one matrix.
@@ -24,17 +24,19 @@ class Places:
     """
 
     def __init__(self, matrices: Sequence[Matrix]) -> None:
-        self._matrices = matrices
+        # Of a decomposed one each factor has a place.
+        self._owners = [(m, part) for m in matrices for part in range(3 if m.is_decomposed else 1)]
         self._steps = 0
-        self._last: list[int | None] = [None] * len(matrices)
-        self._moved_at = [-_LONG] * len(matrices)
+        self._last: list[int | None] = [None] * len(self._owners)
+        self._moved_at = [-_LONG] * len(self._owners)
         self.memory: dict[int, Tensor] = {}
-        """Index of a matrix -> the memory that it is copied to."""
+        """Index of a matrix, counting factors -> the memory that it is copied to."""
 
-    def settle(self, views: Sequence[Tensor]) -> list[Tensor]:
+    def settle(self, given: Sequence[Kept]) -> list[Kept]:
         """The given matrices, each where it lies or copied to its place."""
         self._steps += 1
-        return [self._settle(i, view) for i, view in enumerate(views)]
+        tensors = [x for kept in given for x in tensors_of(kept)]
+        return with_tensors(given, [self._settle(i, x) for i, x in enumerate(tensors)])
 
     def _settle(self, i: int, view: Tensor) -> Tensor:
         memory = self.memory.get(i)
@@ -50,8 +52,8 @@ class Places:
 
     def _wanders(self, i: int, view: Tensor) -> bool:
         """Whether a matrix that is not where it was will be elsewhere again soon."""
-        whole = self._matrices[i].get()
-        assert isinstance(whole, Tensor)
+        matrix, part = self._owners[i]
+        whole = tensors_of(matrix.get())[part]
         if view.untyped_storage().data_ptr() != whole.untyped_storage().data_ptr():
             return True
         if self._last[i] is None:

@@ -89,9 +89,10 @@ class Runner:
     Args:
         program: see `Work`.
         streams: where it runs.
+        refusal: why the program is not to be recorded, where that is known before.
     """
 
-    def __init__(self, program: Work, streams: Streams) -> None:
+    def __init__(self, program: Work, streams: Streams, refusal: str | None = None) -> None:
         self._program, self._streams = program, streams
         self._launch: Callable[[], None] = program.compute
         self._steps = 0
@@ -99,12 +100,12 @@ class Runner:
         # A ring that grows where the device is far behind: reading makes room, waiting for it would
         # hold up training.
         self._free: list[Tensor] = []
-        self.refusal: str | None = None
+        self.refusal = refusal
 
     def step(self, scalars: Sequence[Tensor], anew: Sequence[int]) -> Reading:
         """Issue a step; ``anew``: matrices to solve anew before."""
         streams = self._streams
-        if self._steps == 1:
+        if self._steps == 1 and self.refusal is None:
             self._launch = self._recorded()
         self._steps += 1
         if self._done is not None:

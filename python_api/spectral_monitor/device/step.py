@@ -17,11 +17,11 @@ import torch
 from spectral_monitor.cadence import Cadence
 from spectral_monitor.device.clock import DeviceClock
 from spectral_monitor.device.late_numbers import LateNumbers
-from spectral_monitor.device.path import never, not_now, not_these
+from spectral_monitor.device.path import never, not_now, not_these, unrecorded
 from spectral_monitor.device.places import Places
 from spectral_monitor.device.runner import Reading, Runner
 from spectral_monitor.device.streams import CudaStreams, Mark, Streams
-from spectral_monitor.model.matrix import Matrix, UnreadableMatrixError
+from spectral_monitor.model.matrix import Kept, Matrix, UnreadableMatrixError, tensors_of
 from spectral_monitor.step.comparisons import Comparisons
 from spectral_monitor.step.derived import SCALARS, Asked
 from spectral_monitor.step.program import StepProgram
@@ -68,7 +68,8 @@ class DeviceStep:
         # One second stream a device: memory that was used on one is not free for another.
         self._streams = cache(streams)
         solver = asked.solver
-        self._never = never(asked.matrices, solver, comparisons)
+        self._never = never(solver, comparisons)
+        self._unrecorded = unrecorded(asked.matrices)
         # None where no step is ever taken.
         self._solver = solver if isinstance(solver, TrackedSolver) and not self._never else None
         self._started = [False] * len(asked.matrices)
@@ -101,8 +102,8 @@ class DeviceStep:
         Args:
             scalars: the caller's numbers; tensors are those that `keeps` told.
         """
-        views = self._views()
-        if views is None:
+        given = self._given()
+        if given is None:
             self.leave()
             return None
         self.collect()
@@ -110,8 +111,8 @@ class DeviceStep:
         is_eager = self._prepared is not None and self._prepared.runner.refusal is not None
         anew = [] if is_eager else sorted(self._lost)
         late = [value for value in scalars.values() if isinstance(value, Tensor)]
-        with torch.cuda.device_of(views[0]):  # type: ignore[no-untyped-call]
-            prepared = self._prepare(self._places.settle(views))
+        with torch.cuda.device_of(tensors_of(given[0])[0]):  # type: ignore[no-untyped-call]
+            prepared = self._prepare(self._places.settle(given))
             reading = prepared.runner.step(late, anew)
         self._lost.clear()
         for i in anew:
@@ -176,7 +177,7 @@ class DeviceStep:
         unreadable = not_readable(self._matrices)
         if unreadable:
             return by_reason(unreadable)
-        return self._refused([matrix.view() for matrix in self._measured])
+        return self._refused([matrix.read() for matrix in self._measured])
 
     @property
     def described(self) -> str:
@@ -184,6 +185,8 @@ class DeviceStep:
         reason = self.refusal
         if reason is not None:
             return f"a step waits for its numbers: {reason}"
+        if self._unrecorded is not None:
+            return f"a step is issued to the device, and the host waits in it: {self._unrecorded}"
         path = "a step is issued to the device and not waited for"
         runner = None if self._prepared is None else self._prepared.runner
         if runner is not None and runner.refusal is not None:
@@ -194,12 +197,12 @@ class DeviceStep:
         """``{"packed copy": {matrix: bytes}}``; of steps that are not taken here nothing."""
         if self._solver is None or not_readable(self._matrices):
             return {}
-        views = [matrix.view() for matrix in self._measured]
-        if not_these(views, self._solver, self._kind):
+        given = [matrix.read() for matrix in self._measured]
+        if not_these(given, self._solver, self._kind):
             return {}
         sizes = {
-            matrix.name: view.numel() * result_dtype(view.dtype).itemsize
-            for matrix, view in zip(self._measured, views, strict=True)
+            matrix.name: sum(x.numel() * result_dtype(x.dtype).itemsize for x in tensors_of(kept))
+            for matrix, kept in zip(self._measured, given, strict=True)
         }
         return {"packed copy": sizes}
 
@@ -215,28 +218,29 @@ class DeviceStep:
     def _is_here(self) -> bool:
         return self._matrices[0].device.type == self._kind
 
-    def _views(self) -> list[Tensor] | None:
+    def _given(self) -> list[Kept] | None:
         """The matrices where they are now; None where the step is not taken here."""
         if self._solver is None or not self._is_here():
             return None
         try:
-            views = [matrix.view() for matrix in self._measured]
+            given = [matrix.read() for matrix in self._measured]
         except UnreadableMatrixError:
             return None
-        return None if self._refused(views) else views
+        return None if self._refused(given) else given
 
-    def _refused(self, views: Sequence[Tensor]) -> str | None:
+    def _refused(self, given: Sequence[Kept]) -> str | None:
         assert self._solver is not None
-        reason = not_these(views, self._solver, self._kind)
+        reason = not_these(given, self._solver, self._kind)
         return reason or not_now(self._matrices, self._started)
 
-    def _prepare(self, settled: Sequence[Tensor]) -> _Prepared:
+    def _prepare(self, settled: Sequence[Kept]) -> _Prepared:
         """The program for matrices in these places."""
         if self._prepared is not None:
             if self._prepared.program.fits(settled):
                 return self._prepared
             self.leave()
         program = StepProgram(self._asked, settled, snapshot=True)
-        runner = Runner(program, self._streams(settled[0].device))
+        streams = self._streams(tensors_of(settled[0])[0].device)
+        runner = Runner(program, streams, self._unrecorded)
         self._prepared = _Prepared(program, runner)
         return self._prepared

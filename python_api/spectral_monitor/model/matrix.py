@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -280,6 +280,22 @@ def _another_shape(tensor: Tensor, before: tuple[int, ...]) -> str:
 def joined(*notes: str) -> str:
     """Several notes as one; empty ones are none."""
     return "; ".join(note for note in notes if note)
+
+
+def tensors_of(kept: Kept | None) -> tuple[Tensor, ...]:
+    """The matrix, or its three factors; nothing of what is gone."""
+    if kept is None:
+        return ()
+    return (kept,) if isinstance(kept, Tensor) else (kept.U, kept.Sigma, kept.Vh)
+
+
+def with_tensors(given: Sequence[Kept], tensors: Iterable[Tensor]) -> list[Kept]:
+    """Matrices like the given ones, of these tensors in the order of `tensors_of`."""
+    left = iter(tensors)
+    return [
+        next(left) if isinstance(kept, Tensor) else Decomposed(next(left), next(left), next(left))
+        for kept in given
+    ]
 
 
 def shape_of(kept: Kept) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from spectral_monitor.model.matrix import Kept
+from spectral_monitor.model.matrix import Kept, tensors_of, with_tensors
 from spectral_monitor.step.derived import SCALARS, Asked, Derived, Layout
 from spectral_monitor.step.solvers import Solved
 from torch import Tensor
@@ -35,11 +35,11 @@ class StepProgram:
     def __init__(self, asked: Asked, given: Sequence[Kept], *, snapshot: bool) -> None:
         self._asked, self._given = asked, list(given)
         self._snapshot: PreparedSnapshot | None = None
+        tensors = _flat(given)
         if snapshot:
-            self._snapshot = PreparedSnapshot([x for x in given if isinstance(x, Tensor)])
-            self._given = [*self._snapshot.run().matrices]
-        one = given[0] if isinstance(given[0], Tensor) else given[0].U
-        self._scalars = one.new_zeros(SCALARS, dtype=torch.float64)
+            self._snapshot = PreparedSnapshot(tensors)
+            self._given = with_tensors(given, self._snapshot.run().matrices)
+        self._scalars = tensors[0].new_zeros(SCALARS, dtype=torch.float64)
         self._solved: list[Solved] = []
         self._derived: Derived | None = None
         # An update that needs no Python, and all of the program.
@@ -49,7 +49,7 @@ class StepProgram:
     def fits(self, given: Sequence[Kept]) -> bool:
         """Whether the snapshot reads the memory of these matrices."""
         assert self._snapshot is not None
-        return self._snapshot.fits([x for x in given if isinstance(x, Tensor)])
+        return self._snapshot.fits(_flat(given))
 
     def read(self, scalars: Sequence[Tensor]) -> None:
         """Take a snapshot of the matrices, and of at most ``SCALARS`` numbers."""
@@ -100,3 +100,7 @@ class StepProgram:
         """Where the numbers are in the block; another object where results moved in memory."""
         assert self._derived is not None
         return self._derived.layout
+
+
+def _flat(given: Sequence[Kept]) -> list[Tensor]:
+    return [x for kept in given for x in tensors_of(kept)]

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
-from spectral_monitor.model.matrix import Kept, Matrix, UnreadableMatrixError
+from spectral_monitor.model.matrix import Kept, Matrix, UnreadableMatrixError, tensors_of
 from torch import Tensor
 
 from spectral_kernels.entry.results import Decomposed
@@ -72,7 +72,7 @@ class Readings:
             return []
         for matrix, kept in zip(self._all, self.last, strict=True):
             owned = _Owner(matrix.get()).storages
-            if not all(x.untyped_storage().data_ptr() in owned for x in _tensors(kept)):
+            if not all(x.untyped_storage().data_ptr() in owned for x in tensors_of(kept)):
                 return []
         return [_Owner(get()) for get in self._getters]
 
@@ -98,7 +98,7 @@ class _Owner:
     __slots__ = ("places", "tensors")
 
     def __init__(self, kept: Kept | None) -> None:
-        self.tensors = _tensors(kept)
+        self.tensors = tensors_of(kept)
         self.places = [place(x) for x in self.tensors]
 
     def __eq__(self, other: object) -> bool:
@@ -123,12 +123,6 @@ def _owner(kept: Kept | None) -> _Owner | None:
         return _Owner(kept)
     except (RuntimeError, NotImplementedError):
         return None
-
-
-def _tensors(kept: Kept | None) -> tuple[Tensor, ...]:
-    if kept is None:
-        return ()
-    return (kept,) if isinstance(kept, Tensor) else (kept.U, kept.Sigma, kept.Vh)
 
 
 def _unknown(matrix: Matrix, dtype: torch.dtype, device: torch.device) -> Kept:
