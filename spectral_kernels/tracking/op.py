@@ -185,9 +185,8 @@ class SpectrumTracker:
     def codes(self) -> Array | list[Array] | None:
         """``work`` as numbers: (...,) int64 where the matrices are, a list for a list.
 
-        -1 for "not finite"; else 0 for "kept", 1 to 3 for so many rotations, 4 for "solved"; with
-        k 0 for "solved", 1 to 3 for so many iterations. Other than ``work`` they do not wait for
-        a GPU. None before the first update.
+        -1 for "not finite", 0 for "kept", 1 to 3 for so many rotations or, with k, iterations, 4
+        for "solved". Other than ``work`` they do not wait for a GPU. None before the first update.
         """
         return self._per_matrix(lambda result: result.work.codes.to(torch.int64))
 

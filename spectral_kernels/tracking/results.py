@@ -17,6 +17,10 @@ NOT_FINITE = "not finite"
 
 NOT_FINITE_CODE = -1
 
+SOLVED = 4
+"""The code of a new solution. 0: the last vectors still hold; 1 to 3: so many rotations, of leading
+triplets so many iterations."""
+
 
 class Work(Sequence[str]):
     """What an update did to each matrix, read from where it wrote that when it is looked at.

@@ -241,3 +241,20 @@ def test_work_as_numbers(backend: str) -> None:
     numpy = sk.SpectrumTracker()
     numpy.update(matrices.gaussian(4, 3))
     assert isinstance(numpy.codes, np.ndarray)
+
+
+def test_codes_mean_the_same_with_and_without_k(backend: str) -> None:
+    A = torch.randn(2, 40, 30)
+    A[1, 0, 0] = float("inf")
+    for k in (None, 4):
+        tracker = sk.SpectrumTracker(k)
+        tracker.update(A)
+        assert tracker.codes.tolist() == [4, -1]
+        assert tracker.work == ["solved", "not finite"]
+        tracker.update(A + 1e-4 * torch.randn(40, 30))
+        turns, nothing = tracker.codes.tolist()
+        assert nothing == -1
+        assert 0 <= turns <= 3
+        words = ("kept", "rotated", "rotated twice", "rotated three times")
+        iterations = ("", "one iteration", "two iterations", "three iterations")
+        assert tracker.work[0] == (words if k is None else iterations)[turns]

@@ -22,7 +22,11 @@ struct TrackJob {
   double* report;       // kTrackFields
 };
 
-// Work done (a code of Work), and the bound of the 2-norm of all errors.
+// Codes of work done: 0 for vectors that still hold, 1 to 3 for so many rotations, of leading
+// triplets iterations, and for all kinds of matrices alike:
+constexpr int kSolvedCode = 4, kNotFiniteCode = -1;
+
+// Work done, and the bound of the 2-norm of all errors.
 constexpr int kTrackFields = 2;
 
 // The same for k leading triplets. block, start and fresh are of the type of results.
@@ -42,7 +46,7 @@ struct LeadingJob {
   double* report;     // kLeadingFields
 };
 
-// Work done (0 for a new start, else iterations), iterations, whether A is zero, the bound of the
+// Work done, iterations, whether A is zero, the bound of the
 // 2-norm of all errors, ||A||_F.
 constexpr int kLeadingFields = 5;
 

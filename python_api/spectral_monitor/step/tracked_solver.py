@@ -16,7 +16,8 @@ from spectral_kernels.svd.op import svdvals_list
 from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
 from spectral_kernels.tracking.leading.state import block_width
 from spectral_kernels.tracking.op import SpectrumTracker
-from spectral_kernels.tracking.whole.state import SOLVED, WORK, sweep_dtype
+from spectral_kernels.tracking.results import SOLVED
+from spectral_kernels.tracking.whole.state import WORK, sweep_dtype
 
 __all__ = ["UNSETTLED", "TrackedSolver"]
 
@@ -155,7 +156,7 @@ class TrackedSolver:
             tracked = solved.get(i)
             if tracked is None:
                 none, nobody = S.new_empty((0, 0)), torch.empty(0, dtype=torch.int64)
-                code = torch.where(S[0].isnan(), -1, LEADING_WORK.index(WORK[SOLVED]))
+                code = torch.where(S[0].isnan(), -1, SOLVED)
                 solved[i] = Solved(SVD(none, S, none), radii, norm, code, identities=nobody)
                 continue
             # By how much values exceed those of the vectors beyond the tolerance.

@@ -16,8 +16,7 @@ from spectral_monitor.step.rows import leading_rows
 from spectral_monitor.step.views import Array, ArrayViews, consecutive
 
 from spectral_kernels.entry.results import METRICS
-from spectral_kernels.tracking.results import NOT_FINITE
-from spectral_kernels.tracking.whole.state import SOLVED, WORK
+from spectral_kernels.tracking.results import NOT_FINITE, SOLVED
 
 __all__ = ["Unpacking"]
 
@@ -99,7 +98,7 @@ class Unpacking:
         for i in anew:
             # Parts have no codes.
             if i < len(codes) and codes[i] >= 0:
-                codes[i] = self._work[i].index(WORK[SOLVED])
+                codes[i] = SOLVED
         finite = [code >= 0 for code in codes]
         names_and_codes = zip(self._work, codes, strict=True)
         work = [names[code] if code >= 0 else self._not_finite for names, code in names_and_codes]

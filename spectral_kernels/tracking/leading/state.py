@@ -13,10 +13,10 @@ from torch import Tensor
 
 from spectral_kernels.runtime import dispatch
 from spectral_kernels.runtime.numerics import result_dtype
-from spectral_kernels.tracking.results import Tracked, Updates
+from spectral_kernels.tracking.results import SOLVED, Tracked, Updates
 
-WORK = ("solved", "one iteration", "two iterations", "three iterations")
-"""What an update did to a matrix, by the codes of the kernels; "solved" is a new start."""
+WORK = ("kept", "one iteration", "two iterations", "three iterations", "solved")
+"""What an update did to a matrix, by its code: never nothing; "solved" is a new start."""
 
 WARM_ITERATIONS = 3
 COLD_ITERATIONS = 16
@@ -148,7 +148,7 @@ class WaitingUpdates:
 class LeadingStates:
     """The states of k leading triplets; see ``plan.States``."""
 
-    solved = WORK[0]
+    solved = WORK[SOLVED]
     late_resolves = 0
 
     def __init__(self, k: int) -> None:

@@ -22,7 +22,7 @@ from spectral_kernels.tracking.leading.state import (
     Schedule,
     WaitingUpdates,
 )
-from spectral_kernels.tracking.results import NOT_FINITE_CODE, Tracked, Updates, Work
+from spectral_kernels.tracking.results import NOT_FINITE_CODE, SOLVED, Tracked, Updates, Work
 
 _UNIT = torch.finfo(torch.float64).eps / 2
 
@@ -130,7 +130,7 @@ def _settle(
         )
         limit = COLD_ITERATIONS if anew else WARM_ITERATIONS
         if (settled and not helps and not lost) or count >= limit:
-            return 0 if anew else count, found
+            return SOLVED if anew else count, found
         Q = start if lost else found.V
 
 

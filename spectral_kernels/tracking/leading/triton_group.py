@@ -14,7 +14,7 @@ from spectral_kernels.rsvd.triton_batch import Batch
 from spectral_kernels.tracking.leading.state import UNSETTLED, WORK, Block
 from spectral_kernels.tracking.leading.triton_iteration import Iteration, improve, iterate, scale
 from spectral_kernels.tracking.leading.triton_launch import refresh
-from spectral_kernels.tracking.results import Tracked, Work
+from spectral_kernels.tracking.results import SOLVED, Tracked, Work
 
 # Iterations of a block that is started anew, before the one of the update.
 _ITERATIONS_ANEW = 8
@@ -138,7 +138,7 @@ class Group:
         lost = strayed & live & ~self._anew
         for flags, own in zip(self._lost, torch.split(lost, self._counts), strict=True):
             flags.copy_(own)
-        self._out.codes.copy_(torch.where(good, torch.where(self._anew, 0, 1), -1))
+        self._out.codes.copy_(torch.where(good, torch.where(self._anew, SOLVED, 1), -1))
         known = live[:, None, None]
         self._V.copy_(torch.where(known, found.V * signs[:, None, :], self._V))
         # A matrix that was not finite, or zero, goes on from where it was.

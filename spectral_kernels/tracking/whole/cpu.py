@@ -10,9 +10,9 @@ from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime.memory import matrix_argument
 from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
 from spectral_kernels.runtime.program.op import Call
-from spectral_kernels.tracking.results import Tracked, Work
+from spectral_kernels.tracking.results import SOLVED, Tracked, Work
 from spectral_kernels.tracking.whole import torch_backend
-from spectral_kernels.tracking.whole.state import SOLVED, WORK, State
+from spectral_kernels.tracking.whole.state import WORK, State
 
 _Job = tuple[int | float, ...]
 

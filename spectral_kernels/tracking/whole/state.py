@@ -12,15 +12,13 @@ from torch import Tensor
 
 from spectral_kernels.runtime import dispatch
 from spectral_kernels.tracking.bounds import departure_bound
-from spectral_kernels.tracking.results import Tracked, Updates
+from spectral_kernels.tracking.results import SOLVED, Tracked, Updates
 
 WORK = ("kept", "rotated", "rotated twice", "rotated three times", "solved")
-"""What an update did to a matrix, by the codes 0 to 4 of the kernels."""
+"""What an update did to a matrix, by its code."""
 
 ROTATIONS = 3
 """The most rotations before a matrix is solved anew."""
-
-SOLVED = ROTATIONS + 1
 
 LARGEST_ROW = 0.6
 """The most that a row of a rotation's generator E may add up to: beyond it I + E + E^2/2 is too far

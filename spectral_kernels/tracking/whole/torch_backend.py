@@ -15,8 +15,8 @@ from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import numerics
 from spectral_kernels.svd import torch_backend as exact
 from spectral_kernels.tracking.bounds import Certificate, certify, departure_bound
-from spectral_kernels.tracking.results import NOT_FINITE_CODE, Tracked, Work
-from spectral_kernels.tracking.whole.state import LARGEST_ROW, ROTATIONS, SOLVED, WORK, State
+from spectral_kernels.tracking.results import NOT_FINITE_CODE, SOLVED, Tracked, Work
+from spectral_kernels.tracking.whole.state import LARGEST_ROW, ROTATIONS, WORK, State
 
 
 class _Measured(NamedTuple):

@@ -191,7 +191,7 @@ inline bool settle(const Leading<T>& p, Iterated* done) {
     const bool helps = done->curable > 0 && done->curable < kProgress * before;
     before = done->curable;
     anew = anew || lost || (count == kWarmIterations && moved > kUnsettled * allowed);
-    job.report[0] = anew ? 0.0 : count;
+    job.report[0] = anew ? kSolvedCode : count;
     job.report[1] = count;
     if ((settled && !helps && !lost) || count >= (anew ? kColdIterations : kWarmIterations))
       return true;
@@ -236,7 +236,7 @@ inline void leading(const LeadingJob& job, double* work) {
   fill(job.bounds, job.k, std::nan(""));
   fill(job.residuals, job.k, std::nan(""));
   fill(job.report, kLeadingFields, std::nan(""));
-  job.report[0] = -1.0;
+  job.report[0] = kNotFiniteCode;
 }
 
 }  // namespace SK_ISA

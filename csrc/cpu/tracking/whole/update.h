@@ -20,7 +20,8 @@ constexpr int kRotations = 3;
 // 128 x 128 and 512 x 128).
 constexpr double kLargestRotation[kRotations] = {0.2, 0.1, 0.02};
 
-enum class Work { kKept = 0, kRotated = 1, kSolved = kRotations + 1, kNotFinite = -1 };
+static_assert(kSolvedCode == kRotations + 1);
+enum class Work { kKept = 0, kRotated = 1, kSolved = kSolvedCode, kNotFinite = kNotFiniteCode };
 
 inline Work rotated(int times) {
   return static_cast<Work>(times);
