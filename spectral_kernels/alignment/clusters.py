@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.alignment.op import agreement_pairs
+from spectral_kernels.alignment.prepared import align
 from spectral_kernels.alignment.torch_backend import find_clusters
 from spectral_kernels.entry import checks
 from spectral_kernels.entry.arrays import Array, enter, from_tensor, kind, to_tensor
@@ -231,8 +232,7 @@ def _kernel_of_pairs(
     pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     module = dispatch.backend("alignment", pairs[0][0].device.type)
-    cosines: tuple[list[Tensor], list[Tensor]] = module.cluster_cosines(pairs, first)
-    return cosines
+    return align(module, pairs, [clusters.shape[-1] for clusters in first], first)
 
 
 def _kernel(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spectral_kernels.alignment.prepared import align
 from spectral_kernels.entry import checks
 from spectral_kernels.entry.arrays import Array, Leave, enter, enter_together
 from spectral_kernels.entry.results import SVD
@@ -185,8 +186,8 @@ def alignment_diagonals_list(pairs: list[tuple[Tensor, Tensor]], k: int = 100) -
         return []
     with torch.no_grad():
         module = dispatch.backend("alignment", pairs[0][0].device.type)
-        results: list[Tensor] = module.diagonals(pairs, k)
-    return results
+        counts = [min(k, U.shape[-1], Vh.shape[-2]) for U, Vh in pairs]
+        return align(module, pairs, counts)[0]
 
 
 def _split(x: SVD | Sequence[SVD], name: str) -> tuple[Array, Array]:

@@ -1,6 +1,9 @@
-"""Alignment and agreement of the same pairs again and again, prepared once."""
+"""Alignment and agreement of pairs: once, or prepared for the same memory again and again."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,6 +11,30 @@ from torch import Tensor
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import dispatch
 from spectral_kernels.runtime.program.op import Program, calls_of, product_of
+
+Pairs = Sequence[tuple[Tensor, Tensor]]
+
+
+def align(
+    module: Any, pairs: Pairs, counts: Sequence[int], first: Sequence[Tensor] = ()
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the diagonals of pairs and, with clusters, their cosines, each in its own memory.
+
+    Args:
+        module: the backend that computes them.
+        pairs: U (..., m, r), Vh (..., r', m), all float32 or all float64, on one device.
+        counts: how many entries of each.
+        first: (..., count) int64 clusters of each, or none at all.
+    """
+    lines = [_result(U, count) for (U, _), count in zip(pairs, counts, strict=True)]
+    cosines = [torch.empty_like(x) for x in lines] if first else []
+    module.Alignments(pairs, lines, cosines, [x.contiguous() for x in first]).run()
+    return lines, cosines
+
+
+def _result(U: Tensor, count: int) -> Tensor:
+    make = U.new_empty if U.shape[-2] else U.new_zeros
+    return make((*U.shape[:-2], count))
 
 
 class PreparedDiagonals:
@@ -19,22 +46,27 @@ class PreparedDiagonals:
     Args:
         pairs: at least one U (m, r), Vh_next (r', m), all float32 or all float64, on one device.
         k: how many entries of each; capped at min(r, r').
+        clusters: (count,) int64 for each, contiguous, in place of k: how many vectors take part,
+            and what a run reads for the roots of ``subspace_overlap`` of every index's cluster.
     """
 
-    def __init__(self, pairs: list[tuple[Tensor, Tensor]], k: int) -> None:
+    def __init__(self, pairs: Pairs, k: int = 0, clusters: Sequence[Tensor] = ()) -> None:
         self.counts = [min(k, U.shape[1], Vh.shape[0]) for U, Vh in pairs]
-        self.device = pairs[0][0].device
-        module = dispatch.backend("alignment", pairs[0][0].device.type)
-        self._diagonals = module.Diagonals(pairs, k)
-        self.out: Tensor = self._diagonals.out
-        self.calls = getattr(self._diagonals, "calls", None)
+        if clusters:
+            self.counts = [len(first) for first in clusters]
+        block = pairs[0][0].new_zeros(2 if clusters else 1, sum(self.counts))
+        lines, *cosines = (torch.split(row, self.counts) for row in block)
+        self.out = block if clusters else block[0]
+        module = dispatch.backend("alignment", block.device.type)
+        self._alignments = module.Alignments(pairs, lines, *(cosines or [()]), clusters)
+        self.calls = getattr(self._alignments, "calls", None)
 
     def run(self) -> Tensor:
         """Return ``out``: all diagonals as they are now, one after the other, ``counts`` entries
-        each. The next run overwrites them."""
+        each, with clusters (2, total) above their cosines. The next run overwrites them."""
         with torch.no_grad():
-            block: Tensor = self._diagonals.run()
-        return block
+            self._alignments.run()
+        return self.out
 
 
 class PreparedAgreement:
@@ -50,13 +82,12 @@ class PreparedAgreement:
     def __init__(self, pairs: list[tuple[SVD, SVD]], clusters: list[Tensor]) -> None:
         left = [(a.U, b.U.mT) for a, b in pairs]
         right = [(a.Vh.mT, b.Vh) for a, b in pairs]
-        module = dispatch.backend("alignment", pairs[0][0].U.device.type)
-        self._cosines = module.ClusterCosines([*left, *right], [*clusters, *clusters])
+        cosines = PreparedDiagonals([*left, *right], clusters=[*clusters, *clusters])
         total = sum(map(len, clusters))
-        self.out: Tensor = self._cosines.out.new_zeros(2, total)
-        rows = zip(self._cosines.out, self.out, strict=True)
+        self.out = cosines.out.new_zeros(2, total)
+        rows = zip(cosines.out, self.out, strict=True)
         products = [product_of(row[:total], row[total:], out) for row, out in rows]
-        entries = [self._cosines, *products]
+        entries = [cosines, *products]
         self._program = Program(entries, self.out.device.type)
         self.calls = calls_of(entries)
 
@@ -65,6 +96,23 @@ class PreparedAgreement:
         next run overwrites it."""
         self._program.run()
         return self.out
+
+
+class ComparedSpectra(NamedTuple):
+    """Spectra one after the other, each beside one that it is compared with, and what clusters
+    they have; see ``PreparedClusters``."""
+
+    values: Tensor
+    bounds: Tensor
+    compared: Tensor
+    lengths: list[int]
+    unseen: list[int]
+    follows: list[bool]
+    first: Tensor
+    """(total,) int64 result: the index of the first value of each value's cluster, from the start
+    of its spectrum."""
+    alone: Tensor
+    """(total,) bool result: whether the value's vectors are identifiable."""
 
 
 class PreparedClusters:
@@ -98,10 +146,11 @@ class PreparedClusters:
         self.compared = torch.full((2, total), torch.nan, dtype=torch.float64, device=device)
         self.first = torch.zeros(total, dtype=torch.int64, device=device)
         self.alone = torch.zeros(total, dtype=torch.bool, device=device)
-        self._clusters = dispatch.backend("alignment", device.type).Clusters(
+        self._spectra = ComparedSpectra(
             self.values, self.bounds, self.compared, lengths, unseen, follows,
             self.first, self.alone,
         )  # fmt: skip
+        self._clusters = dispatch.backend("alignment", device.type).Clusters(self._spectra)
         self.calls = getattr(self._clusters, "calls", None)
 
     def run(self) -> None:

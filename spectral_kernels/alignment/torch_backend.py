@@ -2,75 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from spectral_kernels.alignment.prepared import ComparedSpectra
 
-def diagonals(pairs: list[tuple[Tensor, Tensor]], k: int) -> list[Tensor]:
-    """Return |sum_a U[a, i] Vh[i, a]| for i < k, of each pair U (..., m, r), Vh (..., r', m).
 
-    Accumulated in float64.
+class Alignments:
+    """The alignments of pairs that stay where they are; see the compiled ones.
+
+    Accumulated in float64. For clusters the whole product is formed.
     """
-    return [_diagonal(U, Vh, min(k, U.shape[-1], Vh.shape[-2])) for U, Vh in pairs]
-
-
-def cluster_cosines(
-    pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the diagonals and ||U_C^T V_C||_F / sqrt(|C|) of every index's cluster C.
-
-    ``first`` (..., k) int64: the first index of each vector's cluster, ascending. The whole
-    product is formed, in float64.
-    """
-    lines = [_diagonal(U, Vh, f.shape[-1]) for (U, Vh), f in zip(pairs, first, strict=True)]
-    return lines, [_cosine(U, Vh, f) for (U, Vh), f in zip(pairs, first, strict=True)]
-
-
-def _diagonal(U: Tensor, Vh: Tensor, k: int) -> Tensor:
-    product = U[..., :k].double() * Vh[..., :k, :].mT.double()
-    return product.sum(dim=-2).abs().to(U.dtype)
-
-
-class Diagonals:
-    """``diagonals`` of matrices U (m, r), Vh (r', m) of one dtype that stay where they are."""
-
-    def __init__(self, pairs: list[tuple[Tensor, Tensor]], k: int) -> None:
-        self._pairs, self._k = pairs, k
-        self.out = torch.cat(diagonals(pairs, k))
-
-    def run(self) -> Tensor:
-        """Return ``out``, all diagonals one after the other; the next run overwrites them."""
-        return self.out.copy_(torch.cat(diagonals(self._pairs, self._k)))
-
-
-class ClusterCosines:
-    """``cluster_cosines`` of matrices of one dtype and of clusters that stay where they are."""
-
-    def __init__(self, pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]) -> None:
-        self._pairs, self._first = pairs, first
-        self.out = pairs[0][0].new_zeros(2, sum(map(len, first)))
-
-    def run(self) -> Tensor:
-        """Return ``out`` (2, sum of counts): diagonals and cosines; the next run overwrites it."""
-        for row, parts in zip(self.out, cluster_cosines(self._pairs, self._first), strict=True):
-            row.copy_(torch.cat(parts))
-        return self.out
-
-
-class Clusters:
-    """``singular_value_clusters`` of spectra that stay where they are; see the compiled one."""
 
     def __init__(
         self,
-        values: Tensor,
-        bounds: Tensor,
-        compared: Tensor,
-        lengths: list[int],
-        unseen: list[int],
-        follows: list[bool],
-        first: Tensor,
-        alone: Tensor,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        lines: Sequence[Tensor],
+        cosines: Sequence[Tensor],
+        first: Sequence[Tensor],
     ) -> None:
+        self._pairs, self._lines, self._clusters = pairs, lines, (cosines, first)
+
+    def run(self) -> None:
+        """Fill ``lines`` and ``cosines``."""
+        for (U, Vh), line in zip(self._pairs, self._lines, strict=True):
+            k = line.shape[-1]
+            product = U[..., :k].double() * Vh[..., :k, :].mT.double()
+            line.copy_(product.sum(dim=-2).abs())
+        # Without clusters there are none of these.
+        for (U, Vh), cosine, first in zip(self._pairs, *self._clusters, strict=False):
+            cosine.copy_(_cosine(U, Vh, first))
+
+
+class Clusters:
+    """``singular_value_clusters`` of spectra that stay where they are."""
+
+    def __init__(self, spectra: ComparedSpectra) -> None:
+        values, bounds, compared, lengths, unseen, follows, first, alone = spectra
         blocks = (values, bounds, *compared, first, alone)
         self._parts = [torch.split(x, lengths) for x in blocks]
         self._known = list(zip(unseen, follows, strict=True))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spectral_kernels.alignment import triton_cluster_kernels, triton_kernels
-from spectral_kernels.runtime.memory import addresses
+from spectral_kernels.alignment.prepared import ComparedSpectra
 from spectral_kernels.runtime.numerics import DTYPE_CODES
 from spectral_kernels.runtime.triton.host import (
     batch_offsets,
@@ -18,7 +19,7 @@ from spectral_kernels.runtime.triton.host import (
     unrolled,
 )
 
-Pairs = list[tuple[Tensor, Tensor]]
+Pairs = Sequence[tuple[Tensor, Tensor]]
 
 
 def plan(clusters: bool) -> dict[str, Any]:
@@ -36,75 +37,22 @@ def cluster_plan() -> dict[str, int]:
     return {"BLOCK": 64, "num_warps": 1, "num_stages": 1}
 
 
-def diagonals(pairs: Pairs, k: int) -> list[Tensor]:
-    """Return |sum_a U[a, i] Vh[i, a]| for i < k, of each pair U (..., m, r), Vh (..., r', m)."""
-    counts = [min(k, U.shape[-1], Vh.shape[-2]) for U, Vh in pairs]
-    out = _results(pairs, counts)
-    _Alignments(pairs, counts, [x.data_ptr() for x in out]).run()
-    return out
-
-
-def cluster_cosines(pairs: Pairs, first: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the diagonals and ||U_C^T V_C||_F / sqrt(|C|) of every index's cluster C.
-
-    ``first`` (..., k) int64: the first index of each vector's cluster, ascending.
-    """
-    counts = [clusters.shape[-1] for clusters in first]
-    lines, cosines = _results(pairs, counts), _results(pairs, counts)
-    places = [[x.data_ptr() for x in out] for out in (lines, cosines)]
-    _Alignments(pairs, counts, places[0], places[1], [x.contiguous() for x in first]).run()
-    return lines, cosines
-
-
-class Diagonals:
-    """``diagonals`` of matrices U (m, r), Vh (r', m) of one dtype that stay where they are."""
-
-    def __init__(self, pairs: Pairs, k: int) -> None:
-        counts = [min(k, U.shape[1], Vh.shape[0]) for U, Vh in pairs]
-        self.out = pairs[0][0].new_empty(sum(counts))
-        self._alignments = _Alignments(pairs, counts, addresses(self.out, counts))
-
-    def run(self) -> Tensor:
-        """Return all diagonals, one after the other; the next run overwrites them."""
-        self._alignments.run()
-        return self.out
-
-
-class ClusterCosines:
-    """``cluster_cosines`` of matrices of one dtype and of clusters that stay where they are."""
-
-    def __init__(self, pairs: Pairs, first: list[Tensor]) -> None:
-        counts = [len(clusters) for clusters in first]
-        self.out = pairs[0][0].new_empty(2, sum(counts))
-        lines, cosines = (addresses(row, counts) for row in self.out)
-        self._alignments = _Alignments(pairs, counts, lines, cosines, first)
-
-    def run(self) -> Tensor:
-        """Return (2, sum of counts): diagonals and cosines; the next run overwrites them."""
-        self._alignments.run()
-        return self.out
-
-
-class _Alignments:
-    """One launch, prepared: ``counts`` entries of each pair to the addresses ``lines``, and with
-    clusters ``first`` (..., count) to ``cosines``."""
+class Alignments:
+    """The alignments of pairs that stay where they are, in one launch; see the compiled ones."""
 
     def __init__(
         self,
         pairs: Pairs,
-        counts: list[int],
-        lines: list[int],
-        cosines: list[int] | None = None,
-        first: list[Tensor] | None = None,
+        lines: Sequence[Tensor],
+        cosines: Sequence[Tensor],
+        first: Sequence[Tensor],
     ) -> None:
         device = pairs[0][0].device
-        self._owners = (pairs, first)
-        self._plan = plan(first is not None)
-        batches = [U.shape[:-2].numel() for U, _ in pairs]
-        sums = torch.empty(
-            sum(map(int.__mul__, batches, counts)), dtype=torch.float64, device=device
-        )
-        jobs = _jobs(pairs, counts, lines, cosines, first, sums.data_ptr())
+        self._owners = (pairs, lines, cosines, first)
+        self._plan = plan(bool(first))
+        count = sum(line.numel() for line in lines)
+        sums = torch.empty(count, dtype=torch.float64, device=device)
+        jobs = _jobs(pairs, lines, cosines, first, sums.data_ptr())
         jobs[:, 12] = jobs[:, 8].cumsum(0) - jobs[:, 8]
         jobs[:, 13] = (jobs[:, 8] + self._plan["ROWS"] - 1) // self._plan["ROWS"]
         owner = torch.repeat_interleave(torch.arange(len(jobs)), jobs[:, 13])
@@ -120,28 +68,28 @@ class _Alignments:
         }
 
     def run(self) -> None:
-        """Compute the alignments of what is there now: one launch, nothing is allocated."""
+        """Fill ``lines`` and ``cosines``: one launch, nothing is allocated."""
         beside = self._arguments["sums_ptr"]
         launch(triton_kernels.alignments, self._programs, beside, **self._arguments, **self._plan)
 
 
 def _jobs(
     pairs: Pairs,
-    counts: list[int],
-    lines: list[int],
-    cosines: list[int] | None,
-    first: list[Tensor] | None,
+    lines: Sequence[Tensor],
+    cosines: Sequence[Tensor],
+    first: Sequence[Tensor],
     base: int,
 ) -> Tensor:
     """Return the kernel's table of jobs, one a pair with batches unrolled, but for its last two."""
     jobs, steps = [], []
-    for i, ((U, Vh), k) in enumerate(zip(pairs, counts, strict=True)):
+    for i, ((U, Vh), line) in enumerate(zip(pairs, lines, strict=True)):
+        k = line.shape[-1]
         strides = [U.stride(-2), U.stride(-1), Vh.stride(-1), Vh.stride(-2)]
         clustered = [0, 0]
-        if cosines is not None and first is not None:
-            clustered = [cosines[i] - base, first[i].data_ptr() - base]
+        if first:
+            clustered = [cosines[i].data_ptr() - base, first[i].data_ptr() - base]
         begin = [U.data_ptr() - base, Vh.data_ptr() - base, DTYPE_CODES[U.dtype]]
-        jobs.append([*begin, *strides, U.shape[-2], k, lines[i] - base, *clustered, 0, 0])
+        jobs.append([*begin, *strides, U.shape[-2], k, line.data_ptr() - base, *clustered, 0, 0])
         size = k * U.element_size()
         steps.append([0] * 9 + [size, size, 8 * k, 0, 0])
     left = [batch_offsets(U) for U, _ in pairs]
@@ -152,19 +100,10 @@ def _jobs(
 
 
 class Clusters:
-    """``singular_value_clusters`` of spectra that stay where they are; see the compiled one."""
+    """``singular_value_clusters`` of spectra that stay where they are."""
 
-    def __init__(
-        self,
-        values: Tensor,
-        bounds: Tensor,
-        compared: Tensor,
-        lengths: list[int],
-        unseen: list[int],
-        follows: list[bool],
-        first: Tensor,
-        alone: Tensor,
-    ) -> None:
+    def __init__(self, spectra: ComparedSpectra) -> None:
+        values, bounds, compared, lengths, unseen, follows, first, alone = spectra
         starts = list(itertools.accumulate(lengths, initial=0))[:-1]
         jobs = torch.tensor(list(zip(starts, lengths, unseen, map(int, follows), strict=True)))
         self._programs = len(lengths)
@@ -188,9 +127,3 @@ class Clusters:
             **self._arguments,
             **cluster_plan(),
         )
-
-
-def _results(pairs: Pairs, counts: list[int]) -> list[Tensor]:
-    return [
-        U.new_empty((*U.shape[:-2], count)) for (U, _), count in zip(pairs, counts, strict=True)
-    ]

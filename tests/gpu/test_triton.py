@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spectral_kernels.alignment import torch_backend as torch_alignment
-from spectral_kernels.alignment.prepared import PreparedClusters
+from spectral_kernels.alignment.prepared import PreparedClusters, PreparedDiagonals, align
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.rank import torch_backend as torch_rank
 from spectral_kernels.runtime import dispatch
@@ -116,10 +116,11 @@ def test_alignments_of_vectors_and_clusters(dtype: torch.dtype) -> None:
     ]
     module = dispatch.backend("alignment", "cuda")
     assert module.__name__.endswith("triton_backend")
-    lines, cosines = module.Diagonals(matrices, 100), module.ClusterCosines(matrices, first)
+    lines, cosines = PreparedDiagonals(matrices, 100), PreparedDiagonals(matrices, clusters=first)
     check_runs(lines.run)
     check_runs(cosines.run)
-    want = torch_alignment.ClusterCosines(matrices, first).run()
+    both = align(torch_alignment, matrices, [len(x) for x in first], first)
+    want = torch.stack([torch.cat(x) for x in both])
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(cosines.run(), want, rtol=16 * eps, atol=64 * eps)
     torch.testing.assert_close(lines.run(), want[0], rtol=16 * eps, atol=64 * eps)

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from spectral_kernels.alignment import torch_backend, triton_backend, truth
-from spectral_kernels.alignment.prepared import PreparedClusters
-from spectral_kernels.alignment.torch_backend import cluster_cosines
+from spectral_kernels.alignment.prepared import PreparedClusters, PreparedDiagonals, align
 from spectral_kernels.runtime import dispatch
 
 # Linux's MAP_NORESERVE, which Python 3.11 does not name.
@@ -39,7 +38,7 @@ def test_the_kernels_run() -> None:
 @pytest.mark.parametrize("m", [1, 31, 64, 65, 130])
 def test_sizes_around_the_tiles(m: int, k: int) -> None:
     U, Vh = torch.randn(m, k), torch.randn(k + 2, m)
-    (got,) = triton_backend.diagonals([(framed(U), framed(Vh.mT).mT)], k)
+    (got,), _ = align(triton_backend, [(framed(U), framed(Vh.mT).mT)], [k])
     want = truth.alignment_diagonal(U.numpy(), Vh.numpy(), k)
     np.testing.assert_allclose(got, want, rtol=2**-23, atol=1e-12)
 
@@ -55,8 +54,8 @@ def test_clusters_across_tiles(sizes: tuple[int, ...], dtype: torch.dtype) -> No
     k = len(first)
     U, Vh = torch.randn(37, k + 1, dtype=dtype), torch.randn(k, 37, dtype=dtype)
     pair = (framed(U.mT).mT, framed(Vh))
-    (line,), (cosines,) = triton_backend.cluster_cosines([pair], [first])
-    (want_line,), (want,) = cluster_cosines([(U, Vh)], [first])
+    (line,), (cosines,) = align(triton_backend, [pair], [len(first)], [first])
+    (want_line,), (want,) = align(torch_backend, [(U, Vh)], [len(first)], [first])
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(line, want_line, rtol=2 * eps, atol=1e-13)
     torch.testing.assert_close(cosines, want, rtol=16 * eps, atol=0)
@@ -66,7 +65,7 @@ def test_a_bad_vector_spoils_its_own_cluster_alone() -> None:
     first = labels(2, 3, 1, 20)
     U, Vh = torch.randn(9, 26), torch.randn(26, 9)
     U[4, 3] = Vh[2, 1] = torch.nan
-    _, (cosines,) = triton_backend.cluster_cosines([(U, Vh)], [first])
+    _, (cosines,) = align(triton_backend, [(U, Vh)], [len(first)], [first])
     assert cosines.isnan().nonzero().flatten().tolist() == [2, 3, 4]
 
 
@@ -85,17 +84,17 @@ def test_ragged_types_layouts_and_empty_pairs() -> None:
     counts = [min(12, U.shape[-1], Vh.shape[-2]) for U, Vh in pairs]
     first = [(torch.arange(c) // 3 * 3).expand(*U.shape[:-2], c)
              for c, (U, _) in zip(counts, pairs, strict=True)]  # fmt: skip
-    got, want = triton_backend.cluster_cosines(pairs, first), cluster_cosines(pairs, first)
+    got, want = (align(module, pairs, counts, first) for module in (triton_backend, torch_backend))
     for mine, theirs in zip(itertools.chain(*got), itertools.chain(*want), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
-    for mine, theirs in zip(triton_backend.diagonals(pairs, 12), want[0], strict=True):
+    for mine, theirs in zip(align(triton_backend, pairs, counts)[0], want[0], strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_the_order_of_programs_does_not_show() -> None:
     """Bit by bit the same whichever program of a pair comes last, and counters end at zero."""
     U, Vh, first = torch.randn(20, 60), torch.randn(60, 20), labels(5, 30, 1, 24)
-    prepared = triton_backend.ClusterCosines([(U, Vh)], [first])
+    prepared = PreparedDiagonals([(U, Vh)], clusters=[first])
     arguments = prepared._alignments._arguments
     tiles = arguments["tiles_ptr"].clone()
     assert len(tiles) == 4
@@ -116,8 +115,8 @@ def test_places_are_counted_in_64_bits() -> None:
         U = memory.as_strided((3, 3), strides)
         U.copy_(torch.randn(3, 3))
         first = torch.tensor([0, 0, 2])
-        got = triton_backend.cluster_cosines([(U, U.mT)], [first])
-        want = cluster_cosines([(U.clone(), U.mT.clone())], [first])
+        got = align(triton_backend, [(U, U.mT)], [len(first)], [first])
+        want = align(torch_backend, [(U.clone(), U.mT.clone())], [len(first)], [first])
         for mine, theirs in zip(itertools.chain(*got), itertools.chain(*want), strict=True):
             torch.testing.assert_close(mine, theirs)
 
@@ -128,10 +127,7 @@ def test_clusters_of_spectra_longer_than_a_tile(dtype: torch.dtype) -> None:
     follows = [True, True, False, False, True, True]
     blocks = (lengths, unseen, follows, dtype)
     on_triton, in_torch = PreparedClusters(*blocks), PreparedClusters(*blocks)
-    in_torch._clusters = torch_backend.Clusters(
-        in_torch.values, in_torch.bounds, in_torch.compared, lengths, unseen, follows,
-        in_torch.first, in_torch.alone,
-    )  # fmt: skip
+    in_torch._clusters = torch_backend.Clusters(in_torch._spectra)
     drawn = [torch.rand(r, dtype=torch.float64).sort(descending=True)[0] for r in lengths]
     given = torch.cat(drawn) + 1e-4
     for prepared in (on_triton, in_torch):
