@@ -13,7 +13,8 @@ from spectral_monitor.decomposed.layers.attention import DecomposedMultiheadAtte
 from spectral_monitor.decomposed.layers.linear import DecomposedLinear
 from torch import Tensor, nn
 
-from tests.support.attentions import EXACT, HEADS, D, L, N, Operations, S
+from tests.support.attentions import HEADS, D, L, N, Operations, S
+from tests.support.tolerances import REORDERED
 
 KINDS = {
     "plain": {},
@@ -67,11 +68,11 @@ def same_calls(dense: nn.Module, layer: nn.Module, given: list[Tensor], **option
         results.append((y.detach(), weights, [leaf.grad for leaf in leaves.values()]))
     (y, weights, grads), (y_own, weights_own, grads_own) = results
     assert y.shape == y_own.shape
-    torch.testing.assert_close(y_own, y, equal_nan=True, **EXACT)
-    torch.testing.assert_close(grads_own, grads, equal_nan=True, **EXACT)
+    torch.testing.assert_close(y_own, y, equal_nan=True, **REORDERED)
+    torch.testing.assert_close(grads_own, grads, equal_nan=True, **REORDERED)
     assert (weights is None) == (weights_own is None)
     if weights is not None:
-        torch.testing.assert_close(weights_own, weights, equal_nan=True, **EXACT)
+        torch.testing.assert_close(weights_own, weights, equal_nan=True, **REORDERED)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -140,7 +141,7 @@ def test_a_query_that_sees_no_key(need_weights: bool) -> None:
     hidden[1] = True
     y = dense(*given, attn_mask=hidden, need_weights=need_weights)[0]
     own = layer(*given, attn_mask=hidden, need_weights=need_weights)[0]
-    torch.testing.assert_close(own, y, equal_nan=True, **EXACT)
+    torch.testing.assert_close(own, y, equal_nan=True, **REORDERED)
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
@@ -160,7 +161,7 @@ def test_the_hint_does_not_hide_appended_keys() -> None:
     x = torch.randn(N, S, D, dtype=torch.float64)
     mask = nn.Transformer.generate_square_subsequent_mask(S, dtype=torch.float64)
     with_hint = layer(x, x, x, attn_mask=mask, is_causal=True, need_weights=False)[0]
-    torch.testing.assert_close(with_hint, layer(x, x, x, attn_mask=mask)[0], **EXACT)
+    torch.testing.assert_close(with_hint, layer(x, x, x, attn_mask=mask)[0], **REORDERED)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -181,11 +182,11 @@ def test_gradients_of_factors_are_the_chain_rule(kind: str) -> None:
             (U @ Sigma).mT @ weight.grad,
         ]
         found = [t.grad for t in child.factors()]
-        torch.testing.assert_close(found, expected, **EXACT)
+        torch.testing.assert_close(found, expected, **REORDERED)
     if dense.in_proj_bias is not None:
         names = ("in_proj",) if layer.in_proj_weight is not None else ("q_proj", "k_proj", "v_proj")
         biases = torch.cat([getattr(layer, name).bias.grad for name in names])
-        torch.testing.assert_close(biases, dense.in_proj_bias.grad, **EXACT)
+        torch.testing.assert_close(biases, dense.in_proj_bias.grad, **REORDERED)
 
 
 @pytest.mark.parametrize("rank", [2, 0.5, "break-even"])

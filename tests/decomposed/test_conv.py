@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
-EXACT = {"rtol": 1e-11, "atol": 1e-12}
+from tests.support.tolerances import REORDERED
+
 KINDS = {
     nn.Conv1d: (DecomposedConv1d, (11,)),
     nn.Conv2d: (DecomposedConv2d, (11, 10)),
@@ -62,19 +63,19 @@ def test_full_rank_is_the_dense_layer(kind, channels, options) -> None:
         x = image(kind, channels[0], batch).requires_grad_()
         twin = x.detach().clone().requires_grad_()
         y, want = layer(x), plain(twin)
-        torch.testing.assert_close(y, want, **EXACT)
+        torch.testing.assert_close(y, want, **REORDERED)
         seed = torch.randn_like(y)
         layer.zero_grad()
         plain.zero_grad()
         y.backward(seed)
         want.backward(seed)
-        torch.testing.assert_close(x.grad, twin.grad, **EXACT)
+        torch.testing.assert_close(x.grad, twin.grad, **REORDERED)
         for factor, expected in zip(
             layer.factors(), chain_rule(layer, plain.weight.grad), strict=True
         ):
             torch.testing.assert_close(factor.grad, expected, rtol=1e-10, atol=1e-10)
         if plain.bias is not None:
-            torch.testing.assert_close(layer.bias.grad, plain.bias.grad, **EXACT)
+            torch.testing.assert_close(layer.bias.grad, plain.bias.grad, **REORDERED)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -94,7 +95,7 @@ def test_lower_ranks_are_best_approximations(rank: float | str, groups: int) -> 
     rest = torch.linalg.svdvals(each)[:, k:].square().sum().sqrt()
     torch.testing.assert_close((plain.weight - layer.weight).norm(), rest, rtol=1e-10, atol=0)
     x = image(nn.Conv2d, 8)
-    torch.testing.assert_close(layer(x), layer.to_conv()(x), **EXACT)
+    torch.testing.assert_close(layer(x), layer.to_conv()(x), **REORDERED)
     if rank == "break-even":
         assert sum(t.numel() for t in layer.factors()) <= plain.weight.numel()
 
@@ -104,7 +105,7 @@ def test_depthwise() -> None:
     layer = DecomposedConv1d.from_conv(plain)
     assert layer.rank == 1
     x = image(nn.Conv1d, 6)
-    torch.testing.assert_close(layer(x), plain(x), **EXACT)
+    torch.testing.assert_close(layer(x), plain(x), **REORDERED)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -123,7 +124,7 @@ def test_round_trip_and_smallest(kind, options) -> None:
     for rank in range(1, min(m, n) + 1):
         thin = KINDS[kind][0].from_conv(plain, rank)
         small = thin.smallest()
-        torch.testing.assert_close(small(x), thin(x), **EXACT)
+        torch.testing.assert_close(small(x), thin(x), **REORDERED)
         entries = sum(p.numel() for name, p in small.named_parameters() if "bias" not in name)
         assert entries == plain.groups * min(m * n, rank * (m + n))
 

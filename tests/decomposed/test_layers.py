@@ -13,9 +13,9 @@ from torch import Tensor, distributed, nn
 from torch.profiler import ProfilerActivity, profile
 
 import spectral_kernels as sk
+from tests.support.tolerances import REORDERED
 
 SHAPES = [(7, 12), (12, 7), (9, 9), (1, 5), (5, 1)]
-EXACT = {"rtol": 1e-11, "atol": 1e-12}
 
 
 def linear(m: int, n: int, *, bias: bool = True) -> nn.Linear:
@@ -54,19 +54,19 @@ def test_linear_at_full_rank_is_the_dense_layer(shape: tuple[int, int], bias: bo
         x, twin = (torch.randn(*rows, shape[1], dtype=torch.float64) for _ in range(2))
         twin.copy_(x)
         y, want = layer(x.requires_grad_()), dense(twin.requires_grad_())
-        torch.testing.assert_close(y, want, **EXACT)
+        torch.testing.assert_close(y, want, **REORDERED)
         seed = torch.randn_like(y)
         layer.zero_grad()
         dense.zero_grad()
         y.backward(seed)
         want.backward(seed)
-        torch.testing.assert_close(x.grad, twin.grad, **EXACT)
+        torch.testing.assert_close(x.grad, twin.grad, **REORDERED)
         for factor, expected in zip(
             layer.factors(), chain_rule(layer, dense.weight.grad), strict=True
         ):
-            torch.testing.assert_close(factor.grad, expected, **EXACT)
+            torch.testing.assert_close(factor.grad, expected, **REORDERED)
         if bias:
-            torch.testing.assert_close(layer.bias.grad, dense.bias.grad, **EXACT)
+            torch.testing.assert_close(layer.bias.grad, dense.bias.grad, **REORDERED)
 
 
 @pytest.mark.parametrize("rank", [1, 4, 0.5])
@@ -77,7 +77,7 @@ def test_linear_is_the_best_approximation(rank: float) -> None:
     rest = torch.linalg.svdvals(dense.weight)[layer.rank :]
     torch.testing.assert_close(error, rest.norm(), rtol=1e-10, atol=0)
     x = torch.randn(5, 14, dtype=torch.float64)
-    torch.testing.assert_close(layer(x), x @ layer.weight.mT + dense.bias, **EXACT)
+    torch.testing.assert_close(layer(x), x @ layer.weight.mT + dense.bias, **REORDERED)
 
 
 def test_factors_start_as_an_svd_and_train_without_staying_one() -> None:
@@ -120,8 +120,8 @@ def test_linear_inside_a_dense_attention() -> None:
 def test_some_outputs_of_a_linear() -> None:
     layer = sk.DecomposedLinear(7, 9, rank=3, dtype=torch.float64)
     x = torch.randn(4, 7, dtype=torch.float64)
-    torch.testing.assert_close(layer.outputs(x, 2, 6), layer(x)[:, 2:6], **EXACT)
-    torch.testing.assert_close(layer.outputs(x[0], 0, 9), layer(x[0]), **EXACT)
+    torch.testing.assert_close(layer.outputs(x, 2, 6), layer(x)[:, 2:6], **REORDERED)
+    torch.testing.assert_close(layer.outputs(x[0], 0, 9), layer(x[0]), **REORDERED)
     with pytest.raises(ValueError, match="start is 2, stop 10; expected 0 <= start < stop <= 9"):
         layer.outputs(x, 2, 10)
 
@@ -141,12 +141,12 @@ def test_embedding_at_full_rank_is_the_dense_layer(size: tuple[int, ...], paddin
     if padding is not None and ids.numel():
         ids.view(-1)[0] = dense.padding_idx
     y, want = layer(ids), dense(ids)
-    torch.testing.assert_close(y, want, **EXACT)
+    torch.testing.assert_close(y, want, **REORDERED)
     seed = torch.randn_like(y)
     y.backward(seed)
     want.backward(seed)
     for factor, expected in zip(layer.factors(), chain_rule(layer, dense.weight.grad), strict=True):
-        torch.testing.assert_close(factor.grad, expected, **EXACT)
+        torch.testing.assert_close(factor.grad, expected, **REORDERED)
 
 
 @pytest.mark.parametrize("tokens", [4, 15, 60])
@@ -283,7 +283,7 @@ def test_weight_is_differentiable_and_cannot_be_set() -> None:
     seed = torch.randn(4, 6, dtype=torch.float64)
     layer.weight.backward(seed)
     for factor, expected in zip(layer.factors(), chain_rule(layer, seed), strict=True):
-        torch.testing.assert_close(factor.grad, expected, **EXACT)
+        torch.testing.assert_close(factor.grad, expected, **REORDERED)
     with pytest.raises((AttributeError, KeyError), match="weight"):
         layer.weight = nn.Parameter(seed)
 

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from spectral_kernels.entry.core.op import Core, cores, lift
 from spectral_kernels.entry.results import SVD, Decomposed
-from tests.support import matrices
+from tests.support import matrices, tolerances
 from tests.support.factored_matrices import (
     BAD,
     EPS32,
-    EPS64,
     SHAPES,
     exact,
     gaussian,
@@ -39,7 +38,7 @@ def assert_bounded(x: Decomposed) -> None:
     want, got = reference_values(x), core_values(core)
     assert got.shape == want.shape
     error = np.sqrt(((got - want) ** 2).sum(axis=-1))
-    floor = 40 * EPS64 * want[..., 0]
+    floor = tolerances.LAPACK_OF_CORES * want[..., 0]
     assert (error <= core.error.numpy() + floor).all(), (error, core.error)
 
 

@@ -13,46 +13,14 @@ from torch import Tensor
 import spectral_kernels as sk
 from spectral_kernels.runtime import dispatch
 from spectral_kernels.tracking.whole import groups
-from tests.support import matrices
+from tests.support import matrices, tolerances
+from tests.support.tracked import check
 from tests.support.trajectories import TRAJECTORIES, brownian
 from tests.support.waiting import nothing_waits
 
-TOLERANCE = 1e-3
 # Matrices that are too large for an interpreter.
 _LEFT_OUT = {"beyond the compiled sizes"}
 _FEW = {"collapse", "NaN comes and goes", "1e30", "1e-30", "graded", "wide", "jumps"}
-
-
-def check(A: Tensor, result: sk.SVD, tracker: sk.SpectrumTracker) -> None:
-    """The theorems, the flag of what is lost, the residual, order and orthonormality."""
-    bounds: Any = tracker.bounds
-    lost: Any = tracker.lost
-    if not bool(A.isfinite().all()):
-        assert all(bool(x.isnan().all()) for x in (*result, bounds, tracker.error_norms))
-        assert not lost
-        return
-    m, n = A.shape
-    r = min(m, n)
-    eps = torch.finfo(result.S.dtype).eps
-    exact = A.double().numpy()
-    truth = np.linalg.svd(exact, compute_uv=False)
-    S, radii = result.S.double().numpy(), bounds.numpy()
-    assert (np.diff(S) <= 0).all()
-    slack = 4 * np.finfo(float).eps * truth[0]
-    assert (np.abs(S - truth) <= radii + slack).all()
-    assert np.linalg.norm(S - truth) <= float(tracker.error_norms) + r**0.5 * slack
-    noise = (8 * eps + 1e-10) * truth[0] + torch.finfo(result.S.dtype).smallest_normal * eps
-    if not lost:
-        assert (radii <= tracker.tolerance * S[0] + noise).all()
-    U, Vh = result.U.double().numpy(), result.Vh.double().numpy()
-    size = 2 * radii.max() + 12 * max(r, 4) ** 0.5 * eps * truth[0]
-    assert np.linalg.norm(exact - (U * S) @ Vh) <= r**0.5 * size
-    short, long = (Vh @ Vh.T, U.T @ U) if m >= n else (U.T @ U, Vh @ Vh.T)
-    rounding = 1e-6 if result.S.dtype == torch.float64 else 1e-5
-    # A Newton-Schulz step after the largest rotation, which only what is lost has seen.
-    assert np.abs(short - np.eye(r)).max() <= (2e-3 if lost else rounding)
-    assert np.abs(np.diag(long) - 1).max() <= rounding
-    assert (np.abs(long - np.eye(r)) * np.minimum(S, S[:, None])).max() <= 1.25 * size
 
 
 def steps_of(name: str, most: int = 7) -> list[Tensor]:
@@ -64,7 +32,7 @@ def steps_of(name: str, most: int = 7) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", sorted(set(TRAJECTORIES) - _LEFT_OUT))
 def test_the_bound_holds(name: str) -> None:
-    tracker = sk.SpectrumTracker(tolerance=TOLERANCE)
+    tracker = sk.SpectrumTracker(tolerance=tolerances.TRACKER)
     dtypes = (torch.float32, torch.float64) if name in _FEW else (torch.float32,)
     for dtype in dtypes:
         tracker.reset()

@@ -10,9 +10,6 @@ from spectral_monitor.decomposed.layers.linear import DecomposedLinear
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-EXACT = {"rtol": 1e-10, "atol": 1e-11}
-
-
 D, HEADS, N, L, S = 8, 4, 3, 5, 6
 
 

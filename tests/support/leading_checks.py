@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import spectral_kernels as sk
-from tests.support import matrices
+from tests.support import matrices, tolerances
 
 K = 5
 
@@ -26,7 +26,7 @@ def check(A: torch.Tensor, result: sk.SVD, tracker: sk.SpectrumTracker, k: int =
     eps = torch.finfo(result.S.dtype).eps
     exact = A.double().numpy()
     truth = np.linalg.svd(exact, compute_uv=False)
-    slack = 4 * np.finfo(float).eps * truth[0]
+    slack = tolerances.LAPACK * truth[0]
     # Summed in float64, for the mass of what is not in S is told from it.
     scale = max(np.abs(exact).max(), np.finfo(float).tiny)
     norm = np.linalg.norm(exact / scale) * scale
@@ -36,7 +36,7 @@ def check(A: torch.Tensor, result: sk.SVD, tracker: sk.SpectrumTracker, k: int =
     assert (np.abs(error) <= tracker.bounds.numpy() + slack).all()
     assert np.linalg.norm(error) <= float(tracker.error_norms) + slack
     # From below, but for rounding.
-    least = torch.finfo(result.S.dtype).smallest_normal * eps
+    least = tolerances.smallest(result.S.dtype)
     assert (error <= 20 * eps * truth[0] + least).all()
     right = np.linalg.norm(exact @ Vh.T - U * S, axis=0)
     assert (right <= tracker.residuals.numpy() + slack).all()

@@ -11,7 +11,7 @@ import torch
 import spectral_kernels as sk
 from spectral_kernels.runtime import numerics
 from spectral_kernels.svd import truth
-from tests.support import matrices
+from tests.support import matrices, tolerances
 
 ALL = {**matrices.ZOO, **matrices.SCALED}
 
@@ -34,21 +34,13 @@ def exact_values(A: Any) -> Any:
         return np.sort([float(mpmath.sqrt(max(x, 0))) for x in squares])[::-1]
 
 
-def tolerance(A: torch.Tensor, true: Any) -> float:
-    """Return what is stated: 8 eps sigma_1 of float32, (8 + max(m, n)) eps sigma_1 of float64."""
-    dtype = numerics.result_dtype(A.dtype)
-    info = torch.finfo(dtype)
-    # Values below the normal range are rounded to multiples of the smallest number.
-    denormal = info.smallest_normal * info.eps
-    return max(numerics.value_rounding(*A.shape[-2:], dtype) * true[0], denormal)
-
-
 def check_values(S: torch.Tensor, A: torch.Tensor) -> None:
     true = true_values(A)
     assert S.dtype == numerics.result_dtype(A.dtype)
     assert S.shape == true.shape
     got = S.double().numpy()
-    assert np.abs(got - true).max(initial=0.0) <= tolerance(A, true)
+    allowed = tolerances.value(A.shape, A.dtype, true[0])
+    assert np.abs(got - true).max(initial=0.0) <= allowed
     assert (np.diff(got) <= 0).all()
     assert (got >= 0).all()
 
@@ -60,9 +52,8 @@ def check_vectors(result: sk.SVD, A: torch.Tensor) -> None:
     r = min(m, n)
     assert (U.shape, S.shape, Vh.shape) == ((m, r), (r,), (r, n))
     eps = torch.finfo(result.S.dtype).eps
-    smallest = torch.finfo(result.S.dtype).smallest_normal * eps
-    # LAPACK's own residuals are of this order: a modest multiple of sqrt(r) eps sigma_1.
-    allowed = 12 * eps * max(r, 4) ** 0.5
+    smallest = tolerances.smallest(result.S.dtype)
+    allowed = tolerances.vectors(r, result.S.dtype)
     size = float(S[0]) + smallest / eps
     D = A.double() / size
     assert (D @ Vh.mT - U * (S / size)).abs().max() <= allowed

@@ -11,13 +11,13 @@ from scipy.optimize import linear_sum_assignment
 
 import spectral_kernels as sk
 from spectral_kernels.svd.truth import svd, svdvals
-from tests.support import matrices
+from tests.support import matrices, tolerances
 
 
 def fits(S: np.ndarray, truth: np.ndarray, bounds: np.ndarray) -> bool:
     """Return whether k different true values lie within the bounds of the k given ones."""
     # The truth is NumPy's and off by a few eps itself.
-    slack = 64 * np.finfo(np.float64).eps * truth.max(initial=0.0)
+    slack = tolerances.LAPACK_OF_THE_ZOO * truth.max(initial=0.0)
     too_far = np.abs(S[:, None] - truth[None, :]) > bounds[:, None] + slack
     rows, columns = linear_sum_assignment(too_far.astype(float))
     return not too_far[rows, columns].any()

@@ -8,17 +8,15 @@ import torch
 
 import spectral_kernels as sk
 from spectral_kernels.tracking.bounds import certify
-from tests.support import matrices
+from tests.support import matrices, tolerances
 from tests.support.tracked import check
 from tests.support.trajectories import TRAJECTORIES, brownian
-
-TOLERANCE = 1e-3
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 def test_the_bound_holds(name: str, dtype: torch.dtype, every_isa: str) -> None:
-    tracker = sk.SpectrumTracker(tolerance=TOLERANCE)
+    tracker = sk.SpectrumTracker(tolerance=tolerances.TRACKER)
     for step in TRAJECTORIES[name]():
         A = step.to(dtype)
         result = tracker.update(A)
@@ -102,7 +100,7 @@ def test_the_bound_says_something(every_isa: str) -> None:
     for A in brownian(40, 30, 1e-6)():
         S = tracker.update(A.float()).S
         tight.append(float(tracker.bounds.max() / S[0]))
-    assert np.median(tight) < TOLERANCE
+    assert np.median(tight) < tolerances.TRACKER
 
 
 @pytest.mark.parametrize("shape", [(50, 40), (12, 30), (7, 7)])

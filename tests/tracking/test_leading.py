@@ -8,18 +8,16 @@ import torch
 
 import spectral_kernels as sk
 from spectral_kernels.tracking.leading.bounds import BlockErrors, certify
-from tests.support import matrices
+from tests.support import matrices, tolerances
 from tests.support.compiled import need_compiled
 from tests.support.leading_checks import ITERATIONS, K, check, steep
 from tests.support.trajectories import TRAJECTORIES, brownian
-
-TOLERANCE = 1e-3
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 def test_the_bounds_hold(name: str, dtype: torch.dtype, every_isa: str) -> None:
-    tracker = sk.SpectrumTracker(K, tolerance=TOLERANCE)
+    tracker = sk.SpectrumTracker(K, tolerance=tolerances.TRACKER)
     for step in TRAJECTORIES[name]():
         A = step.to(dtype)
         result = tracker.update(A)
@@ -85,11 +83,11 @@ def test_compiled_bounds_are_those_of_the_theorem(monkeypatch: pytest.MonkeyPatc
 def test_bounds_within_the_tolerance_where_the_rest_is_small(
     shape: tuple[int, int], every_isa: str
 ) -> None:
-    tracker = sk.SpectrumTracker(8, tolerance=TOLERANCE)
+    tracker = sk.SpectrumTracker(8, tolerance=tolerances.TRACKER)
     A = steep(*shape, power=3.0)
     for i in range(8):
         check(A, tracker.update(A), tracker, 8)
-        assert float(tracker.bounds.max()) <= TOLERANCE * float(tracker.update(A).S[0])
+        assert float(tracker.bounds.max()) <= tolerances.TRACKER * float(tracker.update(A).S[0])
         A = A + 1e-6 * torch.from_numpy(matrices.gaussian(*shape, i)).float()
 
 
@@ -114,7 +112,7 @@ def test_all_values(shape: tuple[int, int], k: int, every_isa: str) -> None:
         check(A.to(dtype), result, tracker, k)
         truth = torch.linalg.svdvals(A.to(dtype).double())
         assert float((result.S - truth).abs().max()) <= error * float(truth[0])
-        assert float(tracker.bounds.max()) <= TOLERANCE * float(truth[0])
+        assert float(tracker.bounds.max()) <= tolerances.TRACKER * float(truth[0])
 
 
 @pytest.mark.parametrize("kind", ["flat", "steep"])
@@ -159,7 +157,7 @@ def test_a_direction_that_grows_step_by_step(every_isa: str) -> None:
         A = A + 1e-3 * matrices.gaussian(m, n, i + 1)
     # A tenth a step is what two steps behind would show.
     assert max(late[1:]) <= 0.05
-    assert max(late[-10:]) <= TOLERANCE
+    assert max(late[-10:]) <= tolerances.TRACKER
 
 
 def test_jumps_are_followed(every_isa: str) -> None:
