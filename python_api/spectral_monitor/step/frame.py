@@ -297,7 +297,7 @@ def alignment_score(diagonal: Array, top: int = 10) -> float:
     """Mean of the first ``top`` entries of a diagonal (Eq. 4), NaN where there is none."""
     # The sum of a short slice: np.mean costs five times as much, at every pair of every step.
     head = diagonal[:top]
-    return float(head.sum()) / len(head) if len(head) else math.nan
+    return float(head.sum(dtype=np.float64)) / len(head) if len(head) else math.nan
 
 
 def rows_by_kind(rows: Mapping[str, MatrixRow]) -> dict[str, list[MatrixRow]]:
