@@ -149,35 +149,36 @@ inline void descending_order(const double* sigma, int64_t n, int64_t* order) {
   }
 }
 
-// dst[j * rows + i] = x[i * ld + order[j]] * factor, that of the column, in blocks that stay in
-// cache.
+// dst[j * rows + i] = x[i * ld + order[j]] * factor[j], in blocks that stay in cache.
 template <class T, class Out>
-inline void write_rows(const T* x, int64_t rows, int64_t n, int64_t ld, const int64_t* order,
-                       const T* factor, Out* dst) {
+inline void write_vectors(const T* x, int64_t rows, int64_t n, int64_t ld, const int64_t* order,
+                          const T* factor, Out* dst) {
   constexpr int64_t kBlock = 16;
   for (int64_t i0 = 0; i0 < rows; i0 += kBlock) {
     const int64_t i1 = i0 + kBlock < rows ? i0 + kBlock : rows;
     for (int64_t j = 0; j < n; ++j) {
-      const T own = factor[order[j]];
       const T* column = x + order[j];
       for (int64_t i = i0; i < i1; ++i)
-        dst[j * rows + i] = static_cast<Out>(column[i * ld] * own);
+        dst[j * rows + i] = static_cast<Out>(column[i * ld] * factor[j]);
     }
   }
 }
 
-// Ordered by sigma, every pair of vectors times its sign (by column of w and v).
+// Ordered by sigma, every pair of vectors times its sign (by column of w and v; sorted: room for
+// ld).
 template <class T>
 inline void write_svd(const MatrixView& a, const Factors& f, double unscale, const double* sign,
-                      const SvdOutput& out, int64_t* order) {
+                      const SvdOutput& out, int64_t* order, double* sorted) {
   // u is on the long side exactly when A itself is X.
   const bool tall = a.m >= a.n;
   descending_order(f.sigma, f.n, order);
   T* s = static_cast<T*>(out.s);
-  for (int64_t j = 0; j < f.n; ++j)
+  for (int64_t j = 0; j < f.n; ++j) {
     s[j] = static_cast<T>(f.sigma[order[j]] * unscale);
-  write_rows(f.w, f.rows, f.n, f.ld, order, sign, static_cast<T*>(tall ? out.ut : out.vh));
-  write_rows(f.v, f.n, f.n, f.ld, order, sign, static_cast<T*>(tall ? out.vh : out.ut));
+    sorted[j] = sign[order[j]];
+  }
+  write_vectors(f.w, f.rows, f.n, f.ld, order, sorted, static_cast<T*>(tall ? out.ut : out.vh));
+  write_vectors(f.v, f.n, f.n, f.ld, order, sorted, static_cast<T*>(tall ? out.vh : out.ut));
 }
 
 inline int64_t finish_workspace(int64_t rows, int64_t ld) {
@@ -194,9 +195,9 @@ inline void finish(const MatrixView& a, const Factors& f, double unscale, double
   const bool tall = a.m >= a.n;
   column_signs(tall ? f.w : f.v, tall ? f.rows : f.n, f.ld, largest, sign);
   if (a.is_double())
-    write_svd<double>(a, f, unscale, sign, out, order);
+    write_svd<double>(a, f, unscale, sign, out, order, largest);
   else
-    write_svd<float>(a, f, unscale, sign, out, order);
+    write_svd<float>(a, f, unscale, sign, out, order, largest);
 }
 
 template <class T>

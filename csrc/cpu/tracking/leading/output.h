@@ -55,8 +55,8 @@ inline void write_leading(const Leading<T>& p, const Iterated& iterated, double 
   if (!job.warm) column_signs(space.spare, s.m, s.ld, space.suffix, space.sign);
   for (int64_t j = 0; j < s.l; ++j)
     space.order[j] = j;
-  write_rows(space.spare, s.m, job.k, s.ld, space.order, space.sign, static_cast<T*>(out.ut));
-  write_rows(f.w, s.n, job.k, f.ld, space.order, space.sign, static_cast<T*>(out.vh));
+  write_vectors(space.spare, s.m, job.k, s.ld, space.order, space.sign, static_cast<T*>(out.ut));
+  write_vectors(f.w, s.n, job.k, f.ld, space.order, space.sign, static_cast<T*>(out.vh));
   for (int64_t i = 0; i < s.n; ++i)
     for (int64_t j = 0; j < s.l; ++j)
       f.w[i * f.ld + j] *= space.sign[j];

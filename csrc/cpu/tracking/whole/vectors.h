@@ -25,21 +25,6 @@ struct TrackedFactors {
   Certificate certificate;
 };
 
-// dst[j * rows + i] = x[i * ld + order[j]] * factor[j], in blocks that stay in cache.
-template <class T, class Out>
-inline void write_vectors(const T* x, int64_t rows, int64_t n, int64_t ld, const int64_t* order,
-                          const T* factor, Out* dst) {
-  constexpr int64_t kBlock = 16;
-  for (int64_t i0 = 0; i0 < rows; i0 += kBlock) {
-    const int64_t i1 = i0 + kBlock < rows ? i0 + kBlock : rows;
-    for (int64_t j = 0; j < n; ++j) {
-      const T* column = x + order[j];
-      for (int64_t i = i0; i < i1; ++i)
-        dst[j * rows + i] = static_cast<Out>(column[i * ld] * factor[j]);
-    }
-  }
-}
-
 // What is smaller than rounding has no direction of its own.
 template <class T>
 inline double noise_of(const TrackedFactors<T>& tracked) {
