@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "cpu/common/matrix_view.h"
+#include "cpu/program/moves.h"
 
 namespace spectral {
 
@@ -21,57 +23,68 @@ inline DType dtype_of(int64_t code) {
   return static_cast<DType>(code);
 }
 
-// Reads one job, a tuple of integers (and at most one float), in order.
+// How many numbers a member of a job is made from.
+template <class Member>
+constexpr Py_ssize_t kNumbersOf = 1;
+template <>
+constexpr Py_ssize_t kNumbersOf<MatrixView> = 8;
+template <>
+constexpr Py_ssize_t kNumbersOf<SvdOutput> = 3;
+template <class Pointer>
+constexpr Py_ssize_t kNumbersOf<Numbers<Pointer>> = 4;
+
+// One job, a tuple of integers (and at most one float).
 class Fields {
  public:
-  explicit Fields(PyObject* job, Py_ssize_t expected) : job_(job) {
-    if (!PyTuple_Check(job) || PyTuple_GET_SIZE(job) != expected)
+  explicit Fields(PyObject* job) : job_(job) {}
+
+  // Reads the whole tuple into these members, in order.
+  template <class... Members>
+  void read(Members&... members) {
+    constexpr Py_ssize_t expected = (kNumbersOf<Members> + ...);
+    if (!PyTuple_Check(job_) || PyTuple_GET_SIZE(job_) != expected)
       throw py::value_error("each job must be a tuple of " + std::to_string(expected) +
-                            " numbers, got " + std::string(py::str(py::handle(job))));
+                            " numbers, got " + std::string(py::str(py::handle(job_))));
+    (take(members), ...);
   }
+
+ private:
   int64_t integer() {
     const long long value = PyLong_AsLongLong(PyTuple_GET_ITEM(job_, at_++));
     if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
     return value;
   }
-  double real() {
-    const double value = PyFloat_AsDouble(PyTuple_GET_ITEM(job_, at_++));
-    if (value == -1.0 && PyErr_Occurred()) throw py::error_already_set();
-    return value;
+  void take(int64_t& x) { x = integer(); }
+  void take(uint64_t& x) { x = static_cast<uint64_t>(integer()); }
+  void take(uint32_t& x) { x = static_cast<uint32_t>(integer()); }
+  void take(bool& x) { x = integer() != 0; }
+  void take(DType& x) { x = dtype_of(integer()); }
+  void take(double& x) {
+    x = PyFloat_AsDouble(PyTuple_GET_ITEM(job_, at_++));
+    if (x == -1.0 && PyErr_Occurred()) throw py::error_already_set();
   }
-  template <class T = void>
-  T* pointer() {
-    return reinterpret_cast<T*>(static_cast<intptr_t>(integer()));
+  template <class T>
+  void take(T*& x) {
+    x = reinterpret_cast<T*>(static_cast<intptr_t>(integer()));
   }
-  DType dtype() { return dtype_of(integer()); }
-  DType result_dtype() {
-    const DType type = dtype();
-    if (type != DType::kFloat32 && type != DType::kFloat64)
-      throw py::value_error("dtype code of results must be 2 or 3, got " +
-                            std::to_string(static_cast<int>(type)));
-    return type;
+  void take(MatrixView& a) {
+    take(a.data), take(a.dtype), take(a.batch), take(a.m), take(a.n);
+    take(a.stride_b), take(a.stride_m), take(a.stride_n);
   }
-  MatrixView matrix() {
-    MatrixView a;
-    a.data = pointer<const void>();
-    a.dtype = dtype();
-    a.batch = integer();
-    a.m = integer();
-    a.n = integer();
-    a.stride_b = integer();
-    a.stride_m = integer();
-    a.stride_n = integer();
-    return a;
-  }
-  SvdOutput svd_output() {
-    SvdOutput out;
-    out.ut = pointer();
-    out.s = pointer();
-    out.vh = pointer();
-    return out;
+  void take(SvdOutput& out) { take(out.ut), take(out.s), take(out.vh); }
+  // Where numbers are written, they are of a matrix.
+  template <class Pointer>
+  void take(Numbers<Pointer>& x) {
+    constexpr int64_t last = std::is_same_v<Pointer, void*> ? 3 : 5;
+    take(x.data);
+    const int64_t type = integer();
+    if (type < 2 || type > last)
+      throw py::value_error("type of numbers must be 2 to " + std::to_string(last) + ", got " +
+                            std::to_string(type));
+    x.type = static_cast<NumberType>(type);
+    take(x.stride_row), take(x.stride_column);
   }
 
- private:
   PyObject* job_;
   Py_ssize_t at_ = 0;
 };
@@ -80,13 +93,11 @@ class Fields {
 using Call = std::function<void(int)>;
 
 template <class Job, class Parse, class Run>
-Call parsed(const py::list& list, Py_ssize_t fields, Parse parse, Run run) {
-  std::vector<Job> jobs;
-  jobs.reserve(list.size());
-  for (const py::handle& item : list) {
-    Fields f(item.ptr(), fields);
-    jobs.push_back(parse(f));
-  }
+Call parsed(const py::list& list, Parse parse, Run run) {
+  std::vector<Job> jobs(list.size());
+  size_t next = 0;
+  for (const py::handle& item : list)
+    parse(Fields(item.ptr()), jobs[next++]);
   return [jobs = std::move(jobs), run](int threads) { run(jobs, threads); };
 }
 
@@ -97,6 +108,10 @@ auto each(void (*run)(const Job&)) {
     for (const Job& job : jobs)
       run(job);
   };
+}
+
+inline void require(bool holds, const char* message) {
+  if (!holds) throw py::value_error(message);
 }
 
 inline void require_supported(bool supported, const char* what, const MatrixView& a) {
