@@ -14,7 +14,7 @@ from spectral_kernels.tracking.results import LateUpdates, Tracked, Updates
 
 
 class States(Protocol):
-    """What is carried from update to update, an entry for each tensor of a list."""
+    """Vectors carried from update to update, an entry for each tensor of a list."""
 
     @property
     def solved(self) -> str:
@@ -70,7 +70,7 @@ class Plan:
                 self._late = self._updates
 
     def _bind(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Note where these lie, and return those that are not empty as batches (B, m, n)."""
+        """Note where tensors lie, and return those with entries as batches (B, m, n)."""
         self._memory = Memory(tensors)
         flat = [flattened(tensors[i]) for i in self._filled]
         # A batch that cannot be flattened in place was copied: such a plan is for once.
@@ -90,11 +90,11 @@ class Plan:
         return [math.prod(A.shape[:-2]) if A.numel() else 0 for A in self._memory.tensors]
 
     def fits(self, tensors: list[Tensor]) -> bool:
-        """Whether these lie where the plan's tensors lie."""
+        """Whether ``tensors`` lie where those of the plan lie."""
         return self._in_place and self._memory.is_of(tensors)
 
     def rebind(self, tensors: list[Tensor]) -> bool:
-        """Whether these take the place of those before them, without another plan."""
+        """Take ``tensors`` in place of the last ones; False where that needs another plan."""
         if self._late is None or not self._memory.is_like(tensors):
             return False
         self._late.rebind(self._bind(tensors))

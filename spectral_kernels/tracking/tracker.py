@@ -41,7 +41,7 @@ class Tracker:
         return self._resolves + self._states.late_resolves
 
     def is_prepared_for(self, tensors: list[Tensor]) -> bool:
-        """Whether these are those of the last update, in the same memory."""
+        """Whether ``tensors`` are those of the last update, in the same memory."""
         fits = self._plan is not None and self._plan.fits(tensors)
         self._checked = tensors if fits else None
         return fits
@@ -156,7 +156,7 @@ class PreparedUpdate:
         return self._tracker.calls
 
     def run(self) -> None:
-        """Update."""
+        """Update the tracker's matrices as they are now."""
         self._tracker.run()
 
     def settle(self) -> bool:
