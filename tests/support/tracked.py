@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import spectral_kernels as sk
-from spectral_kernels.runtime.triton import triton_runtime
+from spectral_kernels.runtime.triton import host
 from tests.support import tolerances
 
 
@@ -42,7 +42,7 @@ def check(A: torch.Tensor, result: sk.SVD, tracker: sk.SpectrumTracker) -> None:
     size = 2 * radii.max() + tolerances.vectors(r, dtype) * truth[0]
     assert np.linalg.norm(exact - (U * S) @ Vh) <= r**0.5 * size
     short, long = (Vh @ Vh.T, U.T @ U) if m >= n else (U.T @ U, Vh @ Vh.T)
-    drift = tolerances.drift(dtype, interpreted=triton_runtime.interpreting(), lost=lost)
+    drift = tolerances.drift(dtype, interpreted=host.interpreting(), lost=lost)
     assert np.abs(short - np.eye(r)).max() <= drift
     # What a cosine of two long vectors may be hangs on the values: it is what the bound allows.
     assert np.abs(np.diag(long) - 1).max() <= tolerances.unit(dtype)
