@@ -7,6 +7,7 @@ is needed, and one that fills memory, use the same numbers.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,6 +88,24 @@ def _normal_pair(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     r = torch.where((angle >> 30 & 1) == 1, -r, r)
     swapped = angle >> 31 == 1
     return r * torch.where(swapped, s, c), r * torch.where(swapped, c, s)
+
+
+class Sketch(NamedTuple):
+    """What is asked of one matrix ``A`` (..., m, n) of a list: ``k`` leading triplets.
+
+    The start block (..., n, width) has the columns ``start`` (..., n, given), then random ones;
+    ``number`` is the place of the matrix in its list, which they depend on.
+    """
+
+    A: Tensor
+    start: Tensor
+    k: int
+    width: int
+    number: int
+
+    def block(self, seed: int) -> Tensor:
+        """Return the start block of this seed."""
+        return start_block(self.A, self.start, self.width, seed, self.number)
 
 
 def start_block(A: Tensor, start: Tensor, width: int, seed: int, matrix: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from spectral_kernels.entry import checks
 from spectral_kernels.entry.arrays import Array, enter, to_tensor
 from spectral_kernels.entry.readable import resolved_list
 from spectral_kernels.entry.results import SVD
-from spectral_kernels.rsvd.normals import seed_from
+from spectral_kernels.rsvd.normals import Sketch, seed_from
 from spectral_kernels.runtime import dispatch, schemas
 from spectral_kernels.runtime.numerics import result_dtype
 
@@ -99,7 +100,7 @@ def rsvd_list(
         matrices = resolved_list(matrices)
         blocks = start or [None] * len(matrices)
         starts, widths = start_columns(matrices, k, blocks, oversample)
-        return _rsvd_backend(matrices, starts, k, widths, seed_from(generator), power_iters)
+        return _solve(matrices, starts, k, widths, seed_from(generator), power_iters)
 
 
 def start_columns(
@@ -164,7 +165,7 @@ def _block(start: SVD | Array | None, A: Tensor, name: str) -> Tensor | None:
     return block.detach()
 
 
-def _rsvd_backend(
+def _solve(
     A: list[Tensor],
     start: list[Tensor],
     k: list[int],
@@ -172,20 +173,16 @@ def _rsvd_backend(
     seed: Tensor,
     power_iters: int,
 ) -> list[SVD]:
+    sketches = list(map(Sketch, A, start, k, width, range(len(A))))
     module = dispatch.backend("rsvd", A[0].device.type)
-    results: list[SVD] = module.rsvd(A, start, k, width, seed, power_iters)
+    results: list[SVD] = module.rsvd(sketches, int(seed), power_iters)
     return results
 
 
 def _rsvd_kernel(
-    A: list[Tensor],
-    start: list[Tensor],
-    k: list[int],
-    width: list[int],
-    seed: Tensor,
-    power_iters: int,
+    A: list[Tensor], *arguments: Any
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    results = _rsvd_backend(A, start, list(k), list(width), seed, power_iters) if A else []
+    results = _solve(A, *arguments) if A else []
     return [x.U for x in results], [x.S for x in results], [x.Vh for x in results]
 
 

@@ -6,38 +6,21 @@ import torch
 from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
-from spectral_kernels.rsvd.normals import start_block
+from spectral_kernels.rsvd.normals import Sketch
 from spectral_kernels.runtime import numerics
+from spectral_kernels.runtime.schemas import new_triplets
 
 
-def rsvd(
-    matrices: list[Tensor],
-    starts: list[Tensor],
-    ks: list[int],
-    widths: list[int],
-    seed: Tensor,
-    power_iters: int,
-) -> list[SVD]:
-    """Return k leading triplets of each matrix (..., m, n).
-
-    The start block (..., n, width) has the columns of the one given, then random ones.
-    """
-    number = int(seed)
-    results = []
-    for i, (A, start, k, width) in enumerate(zip(matrices, starts, ks, widths, strict=True)):
-        block = start_block(A, start, width, number, i)
-        results.append(from_block(A, block, k, power_iters))
-    return results
+def rsvd(sketches: list[Sketch], seed: int, power_iters: int) -> list[SVD]:
+    """Return k leading triplets of each matrix."""
+    return [from_block(x.A, x.block(seed), x.k, power_iters) for x in sketches]
 
 
 def from_block(A: Tensor, start: Tensor, k: int, power_iters: int) -> SVD:
     """Return k leading triplets of A (..., m, n) from the start block (..., n, l)."""
-    *batch, m, n = A.shape
     A = A.to(numerics.result_dtype(A.dtype))
     if A.numel() == 0:
-        return SVD(
-            A.new_empty((*batch, k, m)).mT, A.new_empty((*batch, k)), A.new_empty((*batch, k, n))
-        )
+        return SVD(*new_triplets(A, k))
     A, exponent, bad = numerics.normalize(A)
     # Orthonormalised after every product: without it the small directions of the block drown in
     # the rounding of the large ones after one or two iterations (Halko, Section 4.5).

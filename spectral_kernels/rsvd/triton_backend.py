@@ -13,9 +13,8 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.rsvd import torch_backend, triton_launch
-from spectral_kernels.rsvd.normals import start_block
-from spectral_kernels.rsvd.triton_batch import Batch
-from spectral_kernels.rsvd.triton_launch import WIDEST
+from spectral_kernels.rsvd.normals import Sketch
+from spectral_kernels.rsvd.triton_launch import WIDEST, Batch
 from spectral_kernels.runtime import dispatch, numerics
 
 BAD_BITS = 0x7F800000
@@ -23,51 +22,33 @@ BAD_BITS = 0x7F800000
 _ORDINARY_BITS = (67 << 23, 187 << 23)
 
 
-def rsvd(
-    matrices: list[Tensor],
-    starts: list[Tensor],
-    ks: list[int],
-    widths: list[int],
-    seed: Tensor,
-    power_iters: int,
-) -> list[SVD]:
-    """Return k leading triplets of each matrix (..., m, n).
-
-    The start block (..., n, width) has the columns of the one given, then random ones.
+def rsvd(sketches: list[Sketch], seed: int, power_iters: int) -> list[SVD]:
+    """Return k leading triplets of each matrix.
 
     float64 matrices, for which Gram matrices in float64 would lose values below 1e-8 sigma_1, and
     blocks wider than ``WIDEST`` columns are for plain torch.
     """
-    number = int(seed)
-    results: list[SVD | None] = [None] * len(matrices)
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for i, (A, start, k, width) in enumerate(zip(matrices, starts, ks, widths, strict=True)):
-        if A.dtype == torch.float64 or width > WIDEST or A.numel() == 0:
-            block = start_block(A, start, width, number, i)
-            results[i] = torch_backend.from_block(A, block, k, power_iters)
+    results: dict[int, SVD] = {}
+    groups: dict[tuple[object, ...], list[Sketch]] = {}
+    for x in sketches:
+        if x.A.dtype == torch.float64 or x.width > WIDEST or x.A.numel() == 0:
+            results |= {x.number: torch_backend.rsvd([x], seed, power_iters)[0]}
         else:
-            key = (A.shape, A.stride(), A.dtype, k, width, start.shape[-1])
-            groups.setdefault(key, []).append(i)
+            key = (x.A.shape, x.A.stride(), x.A.dtype, x.k, x.width, x.start.shape[-1])
+            groups.setdefault(key, []).append(x)
     for members in groups.values():
-        k, width = ks[members[0]], widths[members[0]]
-        svds = _solve(
-            [matrices[i] for i in members],
-            [starts[i] for i in members],
-            (members, k, width, power_iters, number),
-        )
-        for i, svd in zip(members, svds, strict=True):
-            results[i] = svd
-    return [x for x in results if x is not None]
+        svds = _solve(members, seed, power_iters)
+        results |= {x.number: svd for x, svd in zip(members, svds, strict=True)}
+    return [results[x.number] for x in sketches]
 
 
-def _solve(
-    matrices: list[Tensor], starts: list[Tensor], how: tuple[list[int], int, int, int, int]
-) -> list[SVD]:
-    numbers, k, width, power_iters, seed = how
-    *shape, _, n = matrices[0].shape
-    batch = Batch.of(matrices, numbers)
-    count = len(batch) // len(matrices)
-    given = torch.cat([start.reshape(count, n, start.shape[-1]) for start in starts])
+def _solve(sketches: list[Sketch], seed: int, power_iters: int) -> list[SVD]:
+    """Return the triplets of matrices of one shape and layout, with as many columns given."""
+    A, _, k, width, _ = sketches[0]
+    *shape, _, n = A.shape
+    batch = Batch.of([x.A for x in sketches], [x.number for x in sketches])
+    count = len(batch) // len(sketches)
+    given = torch.cat([x.start.reshape(count, n, x.start.shape[-1]) for x in sketches])
     largest = torch.zeros(len(batch), dtype=torch.int32, device=given.device)
     Y = triton_launch.product(batch, given, largest, True, width, seed=seed, random=True)
     for _ in range(power_iters):
@@ -82,7 +63,7 @@ def _solve(
     Ut = triton_launch.apply(Q[:, None], Wh.mT[..., :k], fill=False, by_columns=True)
     Vh = triton_launch.apply(V[:, None], P[..., :k], fill=False, by_columns=True)
     Ut, S, Vh = _finish(Ut, S[:, :k], Vh, largest)
-    parts = (x.reshape(len(matrices), *shape, *x.shape[1:]).unbind(0) for x in (Ut, S, Vh))
+    parts = (x.reshape(len(sketches), *shape, *x.shape[1:]).unbind(0) for x in (Ut, S, Vh))
     return [SVD(ut.mT, s, vh) for ut, s, vh in zip(*parts, strict=True)]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from spectral_kernels.products.triton_backend import PROGRAMS, partial_grams, share
+from spectral_kernels.products.triton_backend import PROGRAMS, alignment, partial_grams, share
 from spectral_kernels.rsvd import triton_factor_kernels, triton_kernels
-from spectral_kernels.rsvd.triton_batch import Batch
 from spectral_kernels.runtime.triton import host
 
 # Of a row of ``factor``, whose steps are one after the other: wider blocks are for plain torch.
@@ -15,6 +16,43 @@ WIDEST = 128
 
 # Random numbers are the same bits everywhere only where every operation is rounded by itself.
 _UNFUSED = {"enable_fp_fusion": False}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Matrices of one shape and layout, which share launches: where they are, and their numbers.
+
+    ``first`` (..., m, n) tells base pointer, dtype and strides; ``offsets`` (B,) int64 where each
+    begins, in elements from there, multiples of ``align``; ``places`` (B, 2) int64 the index of
+    the matrix in its list and of the entry in its batch, which random numbers depend on.
+    """
+
+    first: Tensor
+    offsets: Tensor
+    places: Tensor
+    align: int
+
+    @staticmethod
+    def of(matrices: list[Tensor], numbers: list[int]) -> Batch:
+        """Take in tensors (..., m, n) of one shape, dtype, device and layout, none empty."""
+        first = matrices[0]
+        size = first.element_size()
+        steps = (host.batch_offsets(first) // size).tolist()
+        begins = [(A.data_ptr() - first.data_ptr()) // size for A in matrices]
+        table = torch.tensor(
+            [
+                (begin + step, number, entry)
+                for begin, number in zip(begins, numbers, strict=True)
+                for entry, step in enumerate(steps)
+            ]
+        )
+        table = host.on_device(table, first.device)
+        return Batch(
+            first, table[:, 0].contiguous(), table[:, 1:].contiguous(), alignment(first, begins)
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets)
 
 
 def product_plan(count: int, rows: int, depth: int, width: int) -> dict[str, int]:

@@ -133,15 +133,24 @@ def _new(like: Tensor, *shape: int) -> Tensor:
     return like.new_empty(shape, dtype=result_dtype(like.dtype))
 
 
+def new_triplets(A: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return memory of k triplets of ``A`` (..., m, n): U (..., m, k), S (..., k), Vh (..., k, n).
+
+    In the dtype and the layout of results.
+    """
+    *batch, m, n = A.shape
+    return _new(A, *batch, k, m).mT, _new(A, *batch, k), _new(A, *batch, k, n)
+
+
+def _triplets_fake(
+    A: list[Tensor], ks: list[int]
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    triplets = [new_triplets(a, k) for a, k in zip(A, ks, strict=True)]
+    return [U for U, _, _ in triplets], [S for _, S, _ in triplets], [Vh for _, _, Vh in triplets]
+
+
 def _svd_fake(A: list[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    U, S, Vh = [], [], []
-    for a in A:
-        *batch, m, n = a.shape
-        r = min(m, n)
-        U.append(_new(a, *batch, r, m).mT)
-        S.append(_new(a, *batch, r))
-        Vh.append(_new(a, *batch, r, n))
-    return U, S, Vh
+    return _triplets_fake(A, [min(a.shape[-2:]) for a in A])
 
 
 def _svdvals_fake(A: list[Tensor]) -> list[Tensor]:
@@ -161,13 +170,7 @@ def _rsvd_fake(
     seed: Tensor,
     power_iters: int,
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    U, S, Vh = [], [], []
-    for a, rank in zip(A, k, strict=True):
-        *batch, m, n = a.shape
-        U.append(_new(a, *batch, rank, m).mT)
-        S.append(_new(a, *batch, rank))
-        Vh.append(_new(a, *batch, rank, n))
-    return U, S, Vh
+    return _triplets_fake(A, k)
 
 
 def _summarize_fake(S: list[Tensor], m: list[int], n: list[int], rtol: float) -> list[Tensor]:

@@ -5,31 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels.runtime import numerics
-
-
-def snapshot(matrices: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Return packed copies of the matrices and the float64 statistics (count, 3)."""
-    copies = [_copy(A) for A in matrices]
-    return copies, torch.cat([_statistics(A) for A in copies])
-
 
 class Copies:
-    """Copies and statistics of matrices that stay where they are, in memory that stays."""
+    """Fills the copies of matrices, and ``statistics``, as the compiled ones do."""
 
-    def __init__(self, matrices: list[Tensor]) -> None:
-        self._matrices = matrices
-        self.copies, self.statistics = snapshot(matrices)
+    def __init__(self, matrices: list[Tensor], copies: list[Tensor]) -> None:
+        self._matrices, self._copies = matrices, copies
+        count = sum(A.shape[:-2].numel() for A in matrices)
+        self.statistics = matrices[0].new_empty((count, 3), dtype=torch.float64)
 
     def run(self) -> None:
         """Copy the matrices as they are now."""
-        for A, copy in zip(self._matrices, self.copies, strict=True):
+        for A, copy in zip(self._matrices, self._copies, strict=True):
             copy.copy_(A)
-        self.statistics.copy_(torch.cat([_statistics(A) for A in self.copies]))
-
-
-def _copy(A: Tensor) -> Tensor:
-    return torch.empty(A.shape, dtype=numerics.result_dtype(A.dtype), device=A.device).copy_(A)
+        self.statistics.copy_(torch.cat([_statistics(A) for A in self._copies]))
 
 
 def _statistics(A: Tensor) -> Tensor:

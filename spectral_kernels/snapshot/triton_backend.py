@@ -32,29 +32,15 @@ def plan() -> dict[str, int]:
     return {"SIDE": 32, "TILES": 16, "BLOCK": 128, "num_warps": 4, "num_stages": 1}
 
 
-def snapshot(matrices: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Return packed copies of the matrices and the float64 statistics (count, 3)."""
-    # Memory of their own for each: an operator's results must not share it.
-    copies = [torch.empty(A.shape, dtype=result_dtype(A.dtype), device=A.device) for A in matrices]
-    prepared = Copies(matrices, copies)
-    prepared.run()
-    return copies, prepared.statistics
-
-
 class Copies:
-    """Copies of matrices that stay where they are; copies and statistics stay as well.
+    """Fills the copies of matrices, and ``statistics``, as the compiled ones do."""
 
-    Unless ``copies`` are given, those of matrices of one shape and type lie one after the other,
-    at equal distances.
-    """
-
-    def __init__(self, matrices: list[Tensor], copies: list[Tensor] | None = None) -> None:
+    def __init__(self, matrices: list[Tensor], copies: list[Tensor]) -> None:
         device = matrices[0].device
-        self.copies = _packed(matrices) if copies is None else copies
         count = sum(A.shape[:-2].numel() for A in matrices)
         self.statistics = torch.empty(count, 3, dtype=torch.float64, device=device)
-        self._matrices = matrices
-        jobs, chunks = _tables(matrices, self.copies, self.statistics.data_ptr())
+        self._owners = (matrices, copies)
+        jobs, chunks = _tables(matrices, copies, self.statistics.data_ptr())
         self._arguments = {
             "base_ptr": self.statistics.view(torch.uint8),
             "jobs_ptr": on_device(jobs, device),
@@ -72,8 +58,9 @@ class Copies:
         )
 
 
-def _packed(matrices: list[Tensor]) -> list[Tensor]:
-    """Return tensors for the copies, views of one block: equal shapes side by side."""
+def packed(matrices: list[Tensor]) -> list[Tensor]:
+    """Return memory for copies, views of one block: those of one shape and type one after the
+    other, at equal distances."""
     groups: dict[Any, list[int]] = {}
     for index, A in enumerate(matrices):
         groups.setdefault((result_dtype(A.dtype), A.shape), []).append(index)

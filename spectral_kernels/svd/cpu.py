@@ -9,6 +9,7 @@ from spectral_kernels import _C
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime.memory import matrix_argument
 from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
+from spectral_kernels.runtime.schemas import new_triplets
 from spectral_kernels.svd import torch_backend
 
 
@@ -40,20 +41,16 @@ def svd(matrices: list[Tensor]) -> list[SVD]:
     jobs = []
     owners = []
     for A in matrices:
-        *batch, m, n = A.shape
+        m, n = A.shape[-2:]
         if not _C.svd_supported(DTYPE_CODES[A.dtype], m, n):
             results += torch_backend.svd([A])
             continue
-        r = min(m, n)
-        dtype = result_dtype(A.dtype)
-        Ut = torch.empty(*batch, r, m, dtype=dtype)
-        S = torch.empty(*batch, r, dtype=dtype)
-        Vh = torch.empty(*batch, r, n, dtype=dtype)
-        results.append(SVD(Ut.mT, S, Vh))
+        U, S, Vh = new_triplets(A, min(m, n))
+        results.append(SVD(U, S, Vh))
         if A.numel():
             argument, owner = matrix_argument(A)
             owners.append(owner)
-            jobs.append((*argument, Ut.data_ptr(), S.data_ptr(), Vh.data_ptr()))
+            jobs.append((*argument, U.data_ptr(), S.data_ptr(), Vh.data_ptr()))
     if jobs:
         _C.svd(jobs, torch.get_num_threads())
     return results

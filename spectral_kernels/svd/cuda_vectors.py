@@ -18,6 +18,7 @@ from spectral_kernels.runtime import numerics
 from spectral_kernels.runtime.cuda import launcher
 from spectral_kernels.runtime.cuda.table import SVD_JOBS
 from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
+from spectral_kernels.runtime.schemas import new_triplets
 from spectral_kernels.svd import larger, torch_backend
 from spectral_kernels.svd.jacobi_plan import Plan, values_plan, vectors_plan
 
@@ -44,13 +45,12 @@ def svd(matrices: list[Tensor]) -> list[SVD]:
     results: dict[int, SVD] = {}
     for (dtype, m, n), group in _groups(matrices).items():
         plan = vectors_plan(m, n, result_dtype(dtype), limit)
-        if m * n == 0:
-            results |= {i: _empty(matrices[i]) for i in group}
-        elif plan is not None:
-            results |= {i: _empty(matrices[i]) for i in group}
-            _launch(plan, dtype, m, n, [_job(matrices[i], *results[i]) for i in group])
-        else:
+        if m * n and plan is None:
             results |= {i: _beyond(matrices[i], limit) for i in group}
+            continue
+        results |= {i: SVD(*new_triplets(matrices[i], min(m, n))) for i in group}
+        if plan is not None and m * n:
+            _launch(plan, dtype, m, n, [_job(matrices[i], *results[i]) for i in group])
     return [results[i] for i in range(len(matrices))]
 
 
@@ -73,13 +73,6 @@ def _groups(matrices: list[Tensor]) -> dict[tuple[torch.dtype, int, int], list[i
     for i, A in enumerate(matrices):
         groups.setdefault((A.dtype, A.shape[-2], A.shape[-1]), []).append(i)
     return groups
-
-
-def _empty(A: Tensor) -> SVD:
-    *batch, m, n = A.shape
-    r, dtype = min(m, n), result_dtype(A.dtype)
-    Ut, S, Vh = (A.new_empty((*batch, *x), dtype=dtype) for x in ((r, m), (r,), (r, n)))
-    return SVD(Ut.mT, S, Vh)
 
 
 def _job(A: Tensor, U: Tensor | None, S: Tensor, Vh: Tensor | None) -> _Job:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import numerics
+from spectral_kernels.runtime.schemas import new_triplets
 
 
 def svdvals(matrices: list[Tensor]) -> list[Tensor]:
@@ -51,13 +52,9 @@ def _gram_values(A: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _svd(A: Tensor) -> SVD:
-    *batch, m, n = A.shape
-    r = min(m, n)
     A = A.to(numerics.result_dtype(A.dtype))
     if A.numel() == 0:
-        return SVD(
-            A.new_empty((*batch, r, m)).mT, A.new_empty((*batch, r)), A.new_empty((*batch, r, n))
-        )
+        return SVD(*new_triplets(A, min(A.shape[-2:])))
     scaled, exponent, bad = numerics.normalize(A)
     U, S, Vh = torch.linalg.svd(scaled, full_matrices=False)
     U, Vh = numerics.fix_signs(U, Vh)

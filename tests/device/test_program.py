@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectral_kernels.entry.results import SVD
-from spectral_kernels.snapshot.prepared import PreparedSnapshot
+from spectral_kernels.snapshot.op import PreparedSnapshot
 from tests.support.device_steps import LateStreams, as_device
 from tests.support.dispatched import Apart
 from tests.support.monitored import Net, due, update

@@ -15,7 +15,7 @@ from spectral_kernels.rank import torch_backend as torch_rank
 from spectral_kernels.runtime import dispatch
 from spectral_kernels.runtime.triton import host
 from spectral_kernels.snapshot import truth
-from spectral_kernels.snapshot.prepared import PreparedSnapshot
+from spectral_kernels.snapshot.op import PreparedSnapshot
 
 pytestmark = [
     pytest.mark.gpu,

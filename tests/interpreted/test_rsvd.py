@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from spectral_kernels.rsvd import torch_backend, triton_launch, truth
-from spectral_kernels.rsvd.normals import start_block
+from spectral_kernels.rsvd.normals import Sketch, start_block
 from spectral_kernels.rsvd.op import rsvd_list
-from spectral_kernels.rsvd.triton_batch import Batch
+from spectral_kernels.rsvd.triton_launch import Batch
 from spectral_kernels.runtime import dispatch
 from tests.support import matrices
 
@@ -121,8 +121,9 @@ def test_lists_share_launches_and_random_numbers_do_not_depend_on_it(
     found = rsvd_list(tensors, [4] * 4, power_iters=0, generator=generator())
     assert launched == [2, 2, 2, 2, 1, 1]
     empty = [A.new_empty(*A.shape[:-2], A.shape[-1], 0) for A in tensors]
-    seed = torch.randint(2**63 - 1, (), generator=generator())
+    seed = int(torch.randint(2**63 - 1, (), generator=generator()))
     widths = [min(12, *A.shape[-2:]) for A in tensors]
-    want = torch_backend.rsvd(tensors, empty, [4] * 4, widths, seed, 0)
+    sketches = list(map(Sketch, tensors, empty, [4] * 4, widths, range(4)))
+    want = torch_backend.rsvd(sketches, seed, 0)
     for x, y in zip(found, want, strict=True):
         torch.testing.assert_close(x.S, y.S, rtol=1e-5, atol=1e-5)

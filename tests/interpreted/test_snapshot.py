@@ -61,7 +61,7 @@ def test_batches_whose_copies_are_not_aligned() -> None:
 
 def test_copies_of_one_shape_are_at_equal_distances() -> None:
     tensors = [torch.randn(9, 5), torch.randn(4, 4), torch.randn(9, 5).half(), torch.randn(9, 5)]
-    copies = triton_backend.Copies(tensors).copies
+    copies = triton_backend.packed(tensors)
     places = [copies[i].data_ptr() for i in (0, 2, 3)]
     assert places[1] - places[0] == places[2] - places[1] == 256
     assert all(copy.data_ptr() % 64 == 0 for copy in copies)
@@ -80,7 +80,7 @@ def test_the_order_of_programs_does_not_show(monkeypatch: pytest.MonkeyPatch) ->
             return jobs, chunks[list(order)].contiguous()
 
         monkeypatch.setattr(triton_backend, "_tables", shuffled)
-        prepared = triton_backend.Copies([A])
+        prepared = triton_backend.Copies([A], [torch.empty_like(A)])
         prepared.run()
         prepared.run()
         assert prepared._arguments["arrived_ptr"].tolist() == [0]

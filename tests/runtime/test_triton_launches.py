@@ -14,7 +14,8 @@ from spectral_kernels.factored import triton_backend as decomposed
 from spectral_kernels.products import triton_backend as products
 from spectral_kernels.rsvd import triton_backend as rsvd
 from spectral_kernels.rsvd import triton_launch
-from spectral_kernels.rsvd.triton_batch import Batch
+from spectral_kernels.rsvd.normals import Sketch
+from spectral_kernels.rsvd.triton_launch import Batch
 from spectral_kernels.runtime import dispatch
 from spectral_kernels.runtime.triton import host
 from spectral_kernels.tracking.leading import triton_backend as leading
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 def _rsvd() -> None:
     A = torch.randn(1, 1)
     for given in (0, 1):
-        rsvd.rsvd([A], [A.new_ones(1, given)], [1], [1], torch.tensor(1), 1)
+        rsvd.rsvd([Sketch(A, A.new_ones(1, given), 1, 1, 0)], 1, 1)
 
 
 def _leading() -> None:

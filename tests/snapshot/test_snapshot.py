@@ -9,8 +9,7 @@ import torch
 from spectral_kernels.entry.results import Snapshot
 from spectral_kernels.runtime import numerics
 from spectral_kernels.snapshot import truth
-from spectral_kernels.snapshot.op import snapshot_list
-from spectral_kernels.snapshot.prepared import PreparedSnapshot
+from spectral_kernels.snapshot.op import PreparedSnapshot, snapshot_list
 from tests.support import matrices
 
 

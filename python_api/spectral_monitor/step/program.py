@@ -19,7 +19,7 @@ from spectral_monitor.step.solvers import Solved
 from torch import Tensor
 
 from spectral_kernels.runtime.program.op import Program
-from spectral_kernels.snapshot.prepared import PreparedSnapshot
+from spectral_kernels.snapshot.op import PreparedSnapshot
 
 
 class StepProgram:

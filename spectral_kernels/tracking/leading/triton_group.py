@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.rsvd.triton_backend import BAD_BITS
-from spectral_kernels.rsvd.triton_batch import Batch
+from spectral_kernels.rsvd.triton_launch import Batch
 from spectral_kernels.tracking.leading.state import UNSETTLED, WORK, Block
 from spectral_kernels.tracking.leading.triton_iteration import Iteration, improve, iterate, scale
 from spectral_kernels.tracking.leading.triton_launch import refresh

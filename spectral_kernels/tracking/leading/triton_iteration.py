@@ -15,7 +15,7 @@ from torch import Tensor
 from spectral_kernels.products.triton_backend import partial_grams
 from spectral_kernels.rsvd import triton_launch as kernels
 from spectral_kernels.rsvd.triton_backend import unscale
-from spectral_kernels.rsvd.triton_batch import Batch
+from spectral_kernels.rsvd.triton_launch import Batch
 from spectral_kernels.runtime import dispatch
 from spectral_kernels.tracking.leading.bounds import BlockErrors, Certificate, certify
 from spectral_kernels.tracking.leading.triton_launch import leftover

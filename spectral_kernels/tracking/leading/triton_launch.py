@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels.rsvd.triton_batch import Batch
+from spectral_kernels.rsvd.triton_launch import Batch
 from spectral_kernels.runtime.triton import host
 from spectral_kernels.tracking.leading import triton_kernels
 
