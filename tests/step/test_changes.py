@@ -10,6 +10,7 @@ import torch
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.reader import load_run
 from spectral_monitor.run.recorder import Recorder
+from spectral_monitor.step.frame import MatrixRow
 from torch import Tensor, nn
 
 from tests.support.monitored import due
@@ -35,6 +36,22 @@ def train(model: Net, seed: int) -> None:
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter -= 0.1 * parameter.grad.to_dense()
+
+
+def assert_values_of(row: MatrixRow, A: np.ndarray) -> None:
+    expected = np.linalg.svd(A, compute_uv=False)
+    np.testing.assert_allclose(row.singular_values, expected, atol=1e-6)
+
+
+def assert_overlap(overlap: np.ndarray, change: np.ndarray, weight: np.ndarray) -> None:
+    """On both sides; of a change of lower rank the last vectors are arbitrary."""
+    U, S, Vh = np.linalg.svd(change, full_matrices=False)
+    W = np.linalg.svd(weight, full_matrices=False)
+    k = min(10, len(S))
+    if S[-1] > 1e-3 * S[0] and k < 10:
+        for side, (x, y) in enumerate(((U, W[0]), (Vh.T, W[2].T))):
+            expected = ((x[:, :k].T @ y[:, :k]) ** 2).sum() / k
+            np.testing.assert_allclose(overlap[side], expected, atol=1e-4)
 
 
 def test_updates_and_gradients_are_rows_like_the_weights(tmp_path: Path, backend: str) -> None:
@@ -70,9 +87,7 @@ def test_updates_and_gradients_are_rows_like_the_weights(tmp_path: Path, backend
         assert update.finite
         assert (update.kind, update.method, update.is_weight) == ("update", "exact", False)
         change = (parameter.detach() - before[name]).numpy()
-        np.testing.assert_allclose(
-            update.singular_values, np.linalg.svd(change, compute_uv=False), atol=1e-6
-        )
+        assert_values_of(update, change)
         gradient = frame.matrices[f"{name}[gradient]"]
         assert gradient.kind == "gradient"
         if parameter.grad is None:
@@ -80,20 +95,8 @@ def test_updates_and_gradients_are_rows_like_the_weights(tmp_path: Path, backend
             assert not gradient.finite
             assert np.isnan(frame.overlap[f"{name}[gradient]"]).all()
             continue
-        dense = parameter.grad.to_dense().numpy()
-        np.testing.assert_allclose(
-            gradient.singular_values, np.linalg.svd(dense, compute_uv=False), atol=1e-6
-        )
-        # Of a change of lower rank the last vectors are arbitrary.
-        U, S, Vh = np.linalg.svd(change, full_matrices=False)
-        W = np.linalg.svd(parameter.detach().numpy(), full_matrices=False)
-        k = min(10, len(S))
-        if S[-1] > 1e-3 * S[0] and k < 10:
-            for side, (x, y) in enumerate(((U, W[0]), (Vh.T, W[2].T))):
-                expected = ((x[:, :k].T @ y[:, :k]) ** 2).sum() / k
-                np.testing.assert_allclose(
-                    frame.overlap[f"{name}[update]"][side], expected, atol=1e-4
-                )
+        assert_values_of(gradient, parameter.grad.to_dense().numpy())
+        assert_overlap(frame.overlap[f"{name}[update]"], change, parameter.detach().numpy())
     # Averages are those of the weights.
     ranks = [frame.matrices[name].stable_rank for name in names]
     assert frame.mean("stable_rank") == pytest.approx(np.mean(ranks))
