@@ -12,8 +12,8 @@ from spectral_monitor.decomposed.layers.embedding import DecomposedEmbedding
 from spectral_monitor.decomposed.layers.linear import DecomposedLinear
 from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.step.bounds import estimate_from_leading
+from spectral_monitor.step.leading_rows import leading_rows
 from spectral_monitor.step.moved_bounds import moved
-from spectral_monitor.step.rows import leading_rows
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -124,8 +124,9 @@ def test_rows_of_leading_triplets_carry_the_error_of_their_core() -> None:
 
     def row(error: float):
         (found,) = leading_rows(
-            [matrix], "randomized", [values], norm, finite=[True], work=[""], errors=[error]
-        ).values()
+            [matrix], "randomized", [values], norm, finite=[True], work=[""],
+            bounds=[torch.full((2,), torch.inf, dtype=torch.float64)], errors=[error],
+        ).values()  # fmt: skip
         return found
 
     plain, widened = row(0.0), row(0.25)

@@ -27,7 +27,6 @@ from spectral_monitor.step.differences import difference, remembered, unknown
 from spectral_monitor.step.frame import Array, MatrixRow
 from spectral_monitor.step.packed_rows import tell_reasons
 from spectral_monitor.step.readings import Readings
-from spectral_monitor.step.rows import to_arrays
 from spectral_monitor.step.solvers import ExactSolver, RandomizedSolver, Solved
 from spectral_monitor.step.unpacking import Unpacking
 from torch import Tensor
@@ -330,7 +329,7 @@ def _overlaps(
     values = cluster_cosines_list(pairs, clusters)
     # One cluster holds all: every entry is the root of the overlap of the whole subspaces.
     sides = torch.stack([value[0] for value in values]).reshape(-1, 2).square()
-    return to_arrays(list(sides * torch.stack(shares).unsqueeze(-1)))
+    return list((sides * torch.stack(shares).unsqueeze(-1)).cpu().numpy())
 
 
 def _above(svd: SVD, floor: Tensor, width: int) -> Tensor:

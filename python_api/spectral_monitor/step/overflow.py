@@ -40,7 +40,7 @@ def table_anew(matrix: Matrix) -> Array:
 def leading_anew(matrix: Matrix, k: int) -> tuple[Tensor, float, int]:
     """Its k leading values and its Frobenius norm, both over 2**exponent, and the exponent."""
     S, exponent = _values(matrix)
-    return S[:k], float(torch.linalg.vector_norm(S.double())), exponent
+    return S[:k].cpu(), float(torch.linalg.vector_norm(S.double())), exponent
 
 
 def rescaled(estimate: Estimate, exponent: int) -> Estimate:

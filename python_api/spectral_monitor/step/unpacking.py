@@ -10,9 +10,9 @@ import torch
 from spectral_monitor.step.clusters import shown
 from spectral_monitor.step.derived import Asked, Layout
 from spectral_monitor.step.frame import MatrixRow
+from spectral_monitor.step.leading_rows import leading_rows
 from spectral_monitor.step.overflow import table_anew
 from spectral_monitor.step.packed_rows import PackedRows, RowPlan, make_row
-from spectral_monitor.step.rows import leading_rows
 from spectral_monitor.step.views import Array, ArrayViews, consecutive
 
 from spectral_kernels.entry.results import METRICS

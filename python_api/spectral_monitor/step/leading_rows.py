@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -22,18 +21,6 @@ from spectral_kernels.rank.bounds import bounds_from_leading_values
 from spectral_kernels.runtime.numerics import value_rounding
 
 
-def to_arrays(tensors: Sequence[Tensor]) -> list[Array]:
-    """NumPy arrays of many 1-D tensors through one copy (on a GPU: one transfer)."""
-    if not tensors:
-        return []
-    if len({tensor.dtype for tensor in tensors}) > 1:
-        # Joined, the float64 ones would widen the others.
-        return [tensor.to("cpu", copy=True).numpy() for tensor in tensors]
-    joined = torch.cat(list(tensors)).cpu().numpy()
-    ends = itertools.accumulate(len(tensor) for tensor in tensors)
-    return [joined[start:end] for start, end in itertools.pairwise((0, *ends))]
-
-
 def leading_rows(
     matrices: Sequence[Matrix],
     method: str,
@@ -42,11 +29,11 @@ def leading_rows(
     *,
     finite: Sequence[bool],
     work: Sequence[str],
-    bounds: Sequence[Tensor] | None = None,
-    errors: Sequence[float] | None = None,
+    bounds: Sequence[Tensor],
+    errors: Sequence[float],
     anew: bool = False,
 ) -> dict[str, MatrixRow]:
-    """Rows by name.
+    """Rows by name; all numbers are on the CPU.
 
     Args:
         matrices: those of the step, in the order of everything else.
@@ -55,9 +42,10 @@ def leading_rows(
         norms: float64 Frobenius norms of the matrices, correct to rounding.
         finite: whether all entries of a matrix are finite numbers; its row is NaN otherwise.
         work: see `spectral_monitor.step.frame.MatrixRow.work`.
-        bounds: (k,) of the errors of ``values``, where more is known than the norms tell.
+        bounds: (k,) float64 of the errors of ``values``, infinite where no more is known than the
+            norms tell.
         errors: where these are numbers of cores, how far the singular values of the matrices are
-            from theirs, in the 2-norm.
+            from theirs, in the 2-norm; 0 elsewhere.
         anew: matrices may be read again, those with values or norms beyond the range of their
             type, which are then solved from scratch.
     """
@@ -65,16 +53,14 @@ def leading_rows(
     if anew:
         values, norms, bounds, exponents = _within_range(matrices, values, norms, bounds, finite)
     entropies = _entropies(values, norms, matrices)
-    spectra = to_arrays(values)
-    radii: Sequence[Array | None] = [None] * len(values) if bounds is None else to_arrays(bounds)
-    if errors is None:
-        errors = [0.0] * len(values)
     # What was solved from scratch has none of a core.
     errors = [0.0 if exponent else e for e, exponent in zip(errors, exponents, strict=True)]
     return {
-        matrix.name: _leading_row(matrix, method, ok, done, s, b, norm, entropy, error, exponent)
+        matrix.name: _leading_row(
+            matrix, method, ok, done, s.numpy(), b.numpy(), norm, entropy, error, exponent
+        )
         for matrix, ok, done, s, b, norm, entropy, error, exponent in zip(
-            matrices, finite, work, spectra, radii, norms.tolist(), entropies, errors, exponents,
+            matrices, finite, work, values, bounds, norms.tolist(), entropies, errors, exponents,
             strict=True,
         )
     }  # fmt: skip
@@ -84,21 +70,20 @@ def _within_range(
     matrices: Sequence[Matrix],
     values: Sequence[Tensor],
     norms: Tensor,
-    bounds: Sequence[Tensor] | None,
+    bounds: Sequence[Tensor],
     finite: Sequence[bool],
-) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor] | None, list[int]]:
+) -> tuple[Sequence[Tensor], Tensor, Sequence[Tensor], list[int]]:
     """Values, norms and bounds over 2**exponent where they were infinite, and the exponents."""
     exponents = [0] * len(values)
     largest = torch.stack([S[0].double() for S in values])
     which = (torch.isinf(norms) | torch.isinf(largest)).nonzero()[:, 0].tolist()
     if not which:
         return values, norms, bounds, exponents
-    values, norms, bounds = list(values), norms.clone(), None if bounds is None else list(bounds)
+    values, norms, bounds = list(values), norms.clone(), list(bounds)
     for i in which:
         if finite[i]:
             values[i], norms[i], exponents[i] = leading_anew(matrices[i], len(values[i]))
-            if bounds is not None:
-                bounds[i] = rounding([values[i]], [matrices[i].shape]).bounds[0]
+            bounds[i] = rounding([values[i]], [matrices[i].shape]).bounds[0]
     return values, norms, bounds, exponents
 
 
@@ -130,7 +115,7 @@ def _leading_row(
     finite: bool,
     work: str,
     values: Array,
-    bounds: Array | None,
+    bounds: Array,
     norm: float,
     entropy: tuple[float, float],
     error: float,
