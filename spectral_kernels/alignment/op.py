@@ -12,6 +12,7 @@ from spectral_kernels.entry import checks
 from spectral_kernels.entry.arrays import Array, Leave, enter, enter_together
 from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import dispatch, schemas
+from spectral_kernels.runtime.limits import SCORE_ENTRIES
 from spectral_kernels.runtime.numerics import result_dtype
 
 _diagonals = schemas.operator("alignment_diagonals")
@@ -71,7 +72,9 @@ def alignment_diagonal(
     return leave(_operator(pairs, k))
 
 
-def alignment_score(diagonal: Array | Sequence[Array], top: int = 10) -> Array | list[Array]:
+def alignment_score(
+    diagonal: Array | Sequence[Array], top: int = SCORE_ENTRIES
+) -> Array | list[Array]:
     """Return the mean of the first ``top`` diagonal entries: Eq. 4 of Yunis et al.
 
     Args:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from spectral_kernels.rank.entropy_change import entropy_changes
+
 _PEAK = math.exp(-1.0)
 _SMALL = math.exp(-2.0)
 
@@ -77,7 +79,7 @@ def _entropy_bound(errors: _Errors, entropy: Tensor, r: int) -> Tensor:
     share = errors.total / unit
     expansion = _expansion(p, b, entropy, errors.norm / unit, share)
     most = torch.maximum(entropy, math.log(r) - entropy)
-    return torch.minimum(torch.minimum(expansion, _distance_bound(share, r)), most)
+    return torch.minimum(torch.minimum(expansion, entropy_changes(share, r)), most)
 
 
 def _expansion(p: Tensor, b: Tensor, entropy: Tensor, norm: Tensor, share: Tensor) -> Tensor:
@@ -106,15 +108,6 @@ def _surprisal_change(p: Tensor, b: Tensor) -> Tensor:
     around = (low < _PEAK) & (high > _PEAK)
     most = torch.where(around, _PEAK, torch.maximum(at_low, at_high))
     return torch.maximum(most - here, here - torch.minimum(at_low, at_high))
-
-
-def _distance_bound(share: Tensor, r: int) -> Tensor:
-    """Return the change of an entropy of r terms at this total variation distance."""
-    if r == 1:
-        return torch.zeros_like(share)
-    t = share.clamp(0.0, 1.0 - 1.0 / r)
-    entropy: Tensor = torch.special.entr(t) + torch.special.entr(1.0 - t)
-    return t * math.log(r - 1) + entropy
 
 
 def _stable_rank_bound(stable: Tensor, errors: _Errors, r: int) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectral_kernels.runtime.limits import VALUE_ROUNDING
+
 # The codes of the compiled kernels; anything else is refused before it gets there.
 DTYPE_CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 
@@ -61,7 +63,7 @@ def value_rounding(m: int, n: int, dtype: torch.dtype) -> float:
     LAPACK); random, graded and clustered ones have 0.02 max(m, n) eps and less.
     """
     result = result_dtype(dtype)
-    terms = 8 + max(m, n) if result == torch.float64 else 8
+    terms = VALUE_ROUNDING + (max(m, n) if result == torch.float64 else 0)
     return terms * torch.finfo(result).eps
 
 

@@ -4,53 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from spectral_kernels.runtime.memory import Memory, flattened, is_view
 from spectral_kernels.runtime.program.op import Call
+from spectral_kernels.tracking.leading.state import LeadingStates
 from spectral_kernels.tracking.results import LateUpdates, Tracked, Updates
+from spectral_kernels.tracking.whole.state import WholeStates
 
-
-class States(Protocol):
-    """Vectors carried from update to update, an entry for each tensor of a list."""
-
-    @property
-    def solved(self) -> str:
-        """What an update did to a matrix that it solved anew."""
-        ...
-
-    @property
-    def late_resolves(self) -> int:
-        """How many matrices a device solved anew by its own count; looking waits for it."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def begin(self, tensors: list[Tensor], tolerance: float) -> None:
-        """Make room for tensors (..., m, n) that have no vectors yet."""
-        ...
-
-    def warm(self) -> list[list[bool]]:
-        """Which matrices of each entry have vectors, as far as the host knows."""
-        ...
-
-    def prepare(self, matrices: list[Tensor], which: list[int], tolerance: float) -> Updates:
-        """Return the updates of batches (B, m, n), which are the entries ``which``."""
-        ...
-
-    def nothing(self, A: Tensor) -> Tracked:
-        """Return the result of a batch without entries."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return copies of all that the next update needs."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any], shapes: list[tuple[int, ...]]) -> None:
-        """Go on from a ``state_dict()`` of matrices of these shapes."""
-        ...
+States: TypeAlias = WholeStates | LeadingStates
+"""Vectors carried from update to update, an entry for each tensor of a list."""
 
 
 class Plan:

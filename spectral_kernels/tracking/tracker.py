@@ -28,12 +28,15 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget vectors and counts."""
-        self._states: States = WholeStates() if self.k is None else LeadingStates(self.k)
+        self._states = self._no_states()
         self._plan: Plan | None = None
         # The tensors that the plan was just found to fit.
         self._checked: list[Tensor] | None = None
         self._flags: LateFlags | None = None
         self._resolves = 0
+
+    def _no_states(self) -> States:
+        return WholeStates() if self.k is None else LeadingStates(self.k)
 
     @property
     def resolves(self) -> int:
@@ -133,7 +136,7 @@ class Tracker:
         Raises:
             ValueError: another k, or vectors that do not fit the shapes or are not orthonormal.
         """
-        states: States = WholeStates() if self.k is None else LeadingStates(self.k)
+        states = self._no_states()
         states.load_state_dict(state, shapes)
         self.reset()
         self._states, self._resolves = states, int(state["resolves"])

@@ -231,6 +231,20 @@ def test_a_zero_matrix_and_back() -> None:
     torch.testing.assert_close(found.Vh @ found.Vh.mT, eye, atol=1e-5, rtol=0)
 
 
+def test_a_finite_matrix_whose_values_are_not_is_solved() -> None:
+    """sigma_1 = 16 times 3e38 is beyond float32, in which the solver would have it infinite."""
+    tracker = sk.SpectrumTracker()
+    A = torch.full((16, 16), 3e38)
+    for work in ("solved", "kept"):
+        result: Any = tracker.update(A)
+        assert not tracker.lost
+        assert tracker.work == [work]
+        assert result.S[0].isinf()
+        assert result.S[1:].isfinite().all()
+        v = result.Vh[0].abs()
+        torch.testing.assert_close(v, torch.full((16,), 0.25), rtol=0, atol=1e-6)
+
+
 def test_lost_matrices_are_solved_with_a_later_update() -> None:
     """Signs and names of what is found again stay; what is new has a new name."""
     A = torch.from_numpy(matrices.with_spectrum(20, 4, np.array([8.0, 6.0, 4.0, 2.0])))

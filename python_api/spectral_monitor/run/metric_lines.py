@@ -20,8 +20,8 @@ from spectral_monitor.step.packed_rows import PackedRows, reasons_of
 from spectral_monitor.step.views import ArrayViews
 
 from spectral_kernels.entry.results import METRICS
+from spectral_kernels.runtime.limits import SCORE_ENTRIES
 
-_TOP = 10  # Eq. 4
 # Half a unit of the eighth digit of a value, and of the third of a bound, at most.
 _VALUE_ROUNDING, _BOUND_ROUNDING = 1e-7, 1.006
 _values_of = attrgetter(*METRICS)
@@ -95,7 +95,7 @@ class MetricLines:
         both: tuple[Mapping[Any, Array], ...] = (frame.alignment, frame.agreement)
         for i, views in enumerate(both):
             if not isinstance(views, ArrayViews):
-                scores += [alignment_score(diagonal, _TOP) for diagonal in views.values()]
+                scores += [alignment_score(diagonal) for diagonal in views.values()]
                 continue
             if self._heads[i] is None or self._heads[i].slices is not views.slices:
                 self._heads[i] = _Heads(views.slices)
@@ -165,7 +165,7 @@ class _Heads:
     """The first ten entries of arrays that lie in one block, and their means."""
 
     def __init__(self, slices: Mapping[Any, slice]) -> None:
-        heads = [np.arange(s.start, min(s.stop, s.start + _TOP)) for s in slices.values()]
+        heads = [np.arange(s.start, min(s.stop, s.start + SCORE_ENTRIES)) for s in slices.values()]
         self.slices = slices
         self._counts = np.array([len(head) for head in heads])
         self._index = np.concatenate(heads)
@@ -175,7 +175,7 @@ class _Heads:
         """One mean per array; NaN of none."""
         if not self._counts.all():
             # The sum of nothing is nothing that reduceat knows.
-            return [alignment_score(block[s], _TOP) for s in self.slices.values()]
+            return [alignment_score(block[s]) for s in self.slices.values()]
         sums = np.add.reduceat(block[self._index], self._starts, dtype=np.float64)
         means: list[float] = (sums / self._counts).tolist()
         return means

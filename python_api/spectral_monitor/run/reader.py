@@ -18,6 +18,7 @@ from spectral_monitor.step.frame import Array
 from spectral_monitor.step.reference import MODES, Given, Recorded
 
 from spectral_kernels.entry.results import METRICS
+from spectral_kernels.runtime.limits import VALUE_ROUNDING
 
 _PREFIXES = frozenset(
     (*METRICS, "normalized_effective_rank", "alignment_score", "agreement_score",
@@ -97,7 +98,7 @@ class Run:
         if recorded is not None:
             return recorded
         values = self.singular_values[matrix]
-        level = 8 * np.finfo(values.dtype).eps * values[:, :1]
+        level = VALUE_ROUNDING * np.finfo(values.dtype).eps * values[:, :1]
         if isinstance(self.singular_values, Decoded):
             return np.asarray(level + self.singular_values.errors(matrix))
         return np.broadcast_to(level, values.shape)

@@ -2,8 +2,8 @@ r"""How far the numbers of a row from k leading singular values can be from the 
 
 What the values leave of the Frobenius norm is the mass of all others together, which is all that is
 known of them (`estimate_from_leading`). Entropies are compared through the total variation distance
-T of sigma / sum sigma: |H - H'| <= T ln(r - 1) - T ln T - (1 - T) ln(1 - T) (Audenaert, J. Phys. A
-40, 2007, for diagonal states). Rows from whole spectra have `bounds_from_value_bounds`.
+of sigma / sum sigma (`spectral_kernels.rank.entropy_change`). Rows from whole spectra have
+`bounds_from_value_bounds`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,8 @@ from spectral_monitor.step.frame import Array
 from torch import Tensor
 
 from spectral_kernels.entry.results import METRICS
+from spectral_kernels.rank.entropy_change import entropy_change
 from spectral_kernels.runtime.numerics import value_rounding
-
-
-def entropy_bound(distance: float, r: int) -> float:
-    """Largest change of an entropy of r terms at this total variation distance."""
-    if math.isnan(distance):
-        return math.nan
-    if r <= 1 or distance <= 0:
-        return 0.0
-    if distance >= 1 - 1 / r:
-        return math.log(r)
-    spread = -distance * math.log(distance) - (1 - distance) * math.log1p(-distance)
-    return distance * math.log(r - 1) + spread
 
 
 def rounding_of_mass(total: Any, top: Any, k: int, unit: float) -> Any:
@@ -170,11 +159,11 @@ class _Leading:
         exact case's bound less what the values and the tail may shift.
         """
         if self.q == 0:
-            spread = entropy_bound(self.lead / self.nuclear_low, self.r)
+            spread = entropy_change(self.lead / self.nuclear_low, self.r)
             return max(exact[0] - spread, 0.0), min(exact[1] + spread, math.log(self.r))
-        spread = entropy_bound((self.lead + self._tail_shift()) / self.nuclear_low, self.r)
+        spread = entropy_change((self.lead + self._tail_shift()) / self.nuclear_low, self.r)
         low = max(exact[0] - spread, 2 * math.log(self.nuclear_low), 0.0)
-        rounding = entropy_bound(len(self.s) * self._slack / self.nuclear_low, self.r)
+        rounding = entropy_change(len(self.s) * self._slack / self.nuclear_low, self.r)
         high = min(exact[1] + rounding, math.log(self.r)) if self.fits else math.log(self.r)
         return min(low, high), high
 

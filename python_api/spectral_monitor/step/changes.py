@@ -33,6 +33,7 @@ from torch import Tensor
 
 from spectral_kernels.alignment.clusters import cluster_cosines_list
 from spectral_kernels.entry.results import SVD, Decomposed
+from spectral_kernels.runtime.limits import DIRECT_SIDE, SCORE_ENTRIES
 from spectral_kernels.runtime.numerics import default_rtol, result_dtype
 
 Watchable = Literal["weights", "updates", "gradients"]
@@ -41,9 +42,7 @@ _KINDS = {"updates": "update", "gradients": "gradient"}
 _NO_GRADIENT = "its factors have gradients, and the matrix, which is no parameter, has none"
 _NO_UPDATE = "there is no step before this one at which it was read"
 _GRADIENT_IS_NONE = "the parameter has no gradient: before backward, or after zero_grad"
-_EXACT_SIDE = 384
 _TRIPLETS = 32
-_SUBSPACE = 10  # As many as an alignment score averages (Eq. 4).
 
 
 def check_watch(watch: Sequence[str] | str) -> tuple[str, ...]:
@@ -81,7 +80,7 @@ class Changes:
         grad_scale: Callable[[], float] | None = None,
     ) -> None:
         self._grad_scale = grad_scale
-        self.subspace = min(k, _SUBSPACE)
+        self.subspace = min(k, SCORE_ENTRIES)
         self._matrices = matrices
         self._before: list[Kept] | None = None
         # Weights of which there are none before, since they could not be read.
@@ -98,8 +97,8 @@ class Changes:
         ]
         """Matrices that have no gradient, with the reason."""
         changed = [_changed(matrices[i], kind) for kind, own in self._of.items() for i in own]
-        small = [matrix for matrix in changed if matrix.rank <= _EXACT_SIDE]
-        few = [matrix for matrix in changed if matrix.rank > _EXACT_SIDE]
+        small = [matrix for matrix in changed if matrix.rank <= DIRECT_SIDE]
+        few = [matrix for matrix in changed if matrix.rank > DIRECT_SIDE]
         self._changed = changed
         self._randomized = RandomizedSolver(few, _TRIPLETS, generator)
         self._asked = [

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from spectral_monitor.step.chance import Chance
 
 from spectral_kernels.entry.results import METRICS, SVD
+from spectral_kernels.runtime.limits import SCORE_ENTRIES
 
 if TYPE_CHECKING:
     from spectral_monitor.step.dataframes import DataFrame
@@ -293,7 +294,7 @@ def pair_name(pair: tuple[str, str]) -> str:
     return f"{pair[0]} -> {pair[1]}"
 
 
-def alignment_score(diagonal: Array, top: int = 10) -> float:
+def alignment_score(diagonal: Array, top: int = SCORE_ENTRIES) -> float:
     """Mean of the first ``top`` entries of a diagonal (Eq. 4), NaN where there is none."""
     # The sum of a short slice: np.mean costs five times as much, at every pair of every step.
     head = diagonal[:top]

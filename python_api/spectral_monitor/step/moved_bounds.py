@@ -3,7 +3,7 @@ r"""What an estimate from leading singular values tells of another matrix with n
 The estimate is of c, the singular values of a core; sigma (r) are those of the matrix, and
 ||sigma - c||_2 <= e. Then no value and no Frobenius norm moves by more than e, a sum by more than
 sqrt(r) e, an entropy by more than at the total variation distance sqrt(r) e / sum c
-(`step.bounds.entropy_bound`), and the root of the stable rank, ||c|| / c_1, to between
+(`spectral_kernels.rank.entropy_change`), and the root of the stable rank, ||c|| / c_1, to between
 (||c|| -+ e) / (c_1 +- e).
 """
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from spectral_monitor.step.bounds import Estimate, entropy_bound
+from spectral_monitor.step.bounds import Estimate
 from spectral_monitor.step.frame import Array
+
+from spectral_kernels.rank.entropy_change import entropy_change
 
 
 def moved(
@@ -33,7 +35,7 @@ def moved(
     total, top = nuclear - of[5], spectral - of[4]
     spread, grown = math.log(r), float(r)
     if total > 0:
-        spread = entropy_bound(math.sqrt(r) * error / total, r)
+        spread = entropy_change(math.sqrt(r) * error / total, r)
         # e^H is convex: it grows most above.
         grown = (exponential + of[1]) * math.expm1(spread)
     threshold = max(shape) * float(np.finfo(values.dtype).eps)

@@ -12,6 +12,7 @@ from spectral_monitor.step.spectra import rounding
 
 from spectral_kernels.entry.factors import enter_matrices
 from spectral_kernels.entry.results import SVD, Decomposed
+from spectral_kernels.runtime.limits import DIRECT_SIDE
 from spectral_kernels.svd.op import svdvals_list
 from spectral_kernels.tracking.leading.state import WORK as LEADING_WORK
 from spectral_kernels.tracking.leading.state import block_width
@@ -23,7 +24,7 @@ __all__ = ["UNSETTLED", "TrackedSolver"]
 
 # Above, the compiled tracker does not take the whole spectrum; and most vectors of such a matrix
 # turn completely within a few steps, so that there is nothing in them to follow.
-_LARGEST_WHOLE = 384
+_LARGEST_WHOLE = DIRECT_SIDE
 
 # On a GPU products are cheap beside what stands in their place, a solution from scratch that waits
 # for the device. Not measured: an update of a matrix (4 n, n) is about eight products of 8 n^3

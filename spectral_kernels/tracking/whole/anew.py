@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectral_kernels.runtime import dispatch
-from spectral_kernels.runtime.numerics import result_dtype
+from spectral_kernels.runtime import dispatch, numerics
 from spectral_kernels.tracking.whole.groups import Group, Member
 
 _UNIT = torch.finfo(torch.float64).eps / 2
+# Exponents beyond which sigma_1 <= sqrt(m n) max|a| may overflow float32, with room to spare.
+_HUGE = 96
 
 
 def solve_anew(
@@ -27,7 +28,7 @@ def solve_anew(
     """
     chosen = torch.tensor(indices).to(A.device)
     places = chosen + member.start
-    given = A[chosen].to(result_dtype(A.dtype))
+    given = _within_range(A[chosen].to(numerics.result_dtype(A.dtype)))
     U, S, Vh = dispatch.backend("svd", A.device.type).svd([given])[0]
     finite = torch.isfinite(S).all(dim=-1)
     old, names = group.vectors[places], group.names[places]
@@ -48,6 +49,17 @@ def solve_anew(
     group.fresh[places] = torch.where(finite, 1, group.fresh[places])
     if solved is not None:
         solved += (finite & started).sum()
+
+
+def _within_range(A: Tensor) -> Tensor:
+    """Return A (B, m, n), huge matrices over a power of two: their values would overflow.
+
+    Those with NaN or Inf stay as they are.
+    """
+    largest = torch.linalg.vector_norm(A, float("inf"), dim=(-2, -1))
+    exponent = torch.frexp(torch.where(torch.isfinite(largest), largest, 1.0)).exponent
+    huge = torch.where(exponent > _HUGE, exponent, 0)
+    return numerics.scale(A, -huge[:, None, None])
 
 
 def _orthonormal(V: Tensor) -> Tensor:
