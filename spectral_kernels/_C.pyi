@@ -78,6 +78,9 @@ def copy(jobs: Sequence[_CopyJob], threads: int = 1) -> None: ...
 def mean(jobs: Sequence[_MeanJob], threads: int = 1) -> None: ...
 def product(jobs: Sequence[_ProductJob], threads: int = 1) -> None: ...
 
+NUMBERS: dict[str, float]
+"""Numbers that Python has as well, by name."""
+
 class Program:
     """Jobs of the functions above that are read once and run one function after the other."""
 

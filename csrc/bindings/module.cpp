@@ -3,9 +3,15 @@
 // the jobs. The checks of shapes and types are made in Python before a pointer is taken.
 #include <pybind11/stl.h>
 
+#include <map>
+#include <string>
+#include <vector>
+
 #include "bindings/operations.h"
 #include "cpu/common/instruction_sets.h"
+#include "cpu/common/tasks.h"
 #include "cpu/operations.h"
+#include "include/summary_bounds.h"
 
 using namespace spectral;
 
@@ -36,6 +42,21 @@ void normals(int64_t seed, uint32_t matrix, uint32_t entry, int64_t n, int64_t c
                                     reinterpret_cast<float*>(out), n);
 }
 
+// Numbers that Python has as well; tests/runtime/test_shared_numbers.py compares them.
+std::map<std::string, double> numbers() {
+  return {{"direct_side", kMaxDirectSide},
+          {"summary_fields", kSummaryFields},
+          {"snapshot_fields", kSnapshotFields},
+          {"rotations", kRotations},
+          {"solved", kSolvedCode},
+          {"not_finite", kNotFiniteCode},
+          {"warm_iterations", kWarmIterations},
+          {"cold_iterations", kColdIterations},
+          {"settled", kSettled},
+          {"unsettled", kUnsettled},
+          {"progress", kProgress}};
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
@@ -49,6 +70,7 @@ PYBIND11_MODULE(_C, module) {
           call(threads);
         },
         py::arg("jobs"), py::arg("threads") = 1);
+  module.attr("NUMBERS") = numbers();
   py::class_<Program>(module, "Program")
       .def(py::init<>())
       .def("add", &Program::add, py::arg("operation"), py::arg("jobs"))

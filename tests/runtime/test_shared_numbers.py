@@ -5,12 +5,30 @@ from __future__ import annotations
 import pytest
 import torch
 
+from spectral_kernels.entry.results import METRICS, Snapshot
 from spectral_kernels.runtime.limits import DIRECT_SIDE
 from spectral_kernels.runtime.numerics import DTYPE_CODES
 from spectral_kernels.tracking.leading import state as leading
+from spectral_kernels.tracking.results import NOT_FINITE_CODE
 from spectral_kernels.tracking.whole import state as whole
 
 _C = pytest.importorskip("spectral_kernels._C")
+
+
+def test_numbers_of_the_compiled_module() -> None:
+    assert {
+        "direct_side": DIRECT_SIDE,
+        "summary_fields": len(METRICS),
+        "snapshot_fields": len(Snapshot._fields) - 1,
+        "rotations": whole.ROTATIONS,
+        "solved": whole.SOLVED,
+        "not_finite": NOT_FINITE_CODE,
+        "warm_iterations": leading.WARM_ITERATIONS,
+        "cold_iterations": leading.COLD_ITERATIONS,
+        "settled": leading.SETTLED,
+        "unsettled": leading.UNSETTLED,
+        "progress": leading.PROGRESS,
+    } == _C.NUMBERS
 
 
 def test_codes_of_work_are_their_names() -> None:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/common/matrix_view.h"
+#include "cpu/tracking/decisions.h"
 
 namespace spectral {
 
@@ -21,10 +22,6 @@ struct TrackJob {
   int64_t* identities;  // (r): of the vectors in order; -1 for a matrix that is not finite
   double* report;       // kTrackFields
 };
-
-// Codes of work done: 0 for vectors that still hold, 1 to 3 for so many rotations, of leading
-// triplets iterations, and for all kinds of matrices alike:
-constexpr int kSolvedCode = 4, kNotFiniteCode = -1;
 
 // Work done, and the bound of the 2-norm of all errors.
 constexpr int kTrackFields = 2;

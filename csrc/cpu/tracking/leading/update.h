@@ -18,17 +18,8 @@
 namespace spectral {
 namespace SK_ISA {
 
-constexpr int kWarmIterations = 3;
-constexpr int kColdIterations = 16;
-// The last half step may still move a value by this part of the tolerance: what the ones to come
-// would add is a few times as much (measured on flat spectra, where it is most).
-constexpr double kSettled = 0.1;
-// A value that still moves by this part of it in the last warm iteration was not being followed.
-constexpr double kUnsettled = 1.0;
 // What float64 does to a factorisation, relative to ||A||_F: resolve_tail drops 1e-11.
 constexpr double kFactorError = 1e-10;
-// Of a gain that is left to an iteration more: less than this is no progress.
-constexpr double kProgress = 0.5;
 
 // How far from orthonormal a block may be before it gets another round: float32 rounds anyway.
 template <class T>

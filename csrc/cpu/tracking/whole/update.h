@@ -13,14 +13,11 @@
 namespace spectral {
 namespace SK_ISA {
 
-constexpr int kRotations = 3;
-
 // ||E||_F / sqrt(n) beyond which the first, the second, ... rotation will not reach a useful
 // tolerance and an exact solve is cheaper (measured on random and on training trajectories of
 // 128 x 128 and 512 x 128).
 constexpr double kLargestRotation[kRotations] = {0.2, 0.1, 0.02};
 
-static_assert(kSolvedCode == kRotations + 1);
 enum class Work { kKept = 0, kRotated = 1, kSolved = kSolvedCode, kNotFinite = kNotFiniteCode };
 
 inline Work rotated(int times) {
