@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_kernels.alignment.op import agreement_pairs
+from spectral_kernels.alignment.op import agreement_pairs, of_both_sides
 from spectral_kernels.alignment.prepared import align
 from spectral_kernels.alignment.torch_backend import find_clusters
 from spectral_kernels.entry import checks
@@ -140,10 +140,7 @@ def subspace_agreement(
     _, both = _cosines(
         [u for u, _ in (*left, *right)], [v for _, v in (*left, *right)], [*first, *first]
     )
-    half = len(left)
-    agreements: Array | list[Array] = leave(
-        [u * v for u, v in zip(both[:half], both[half:], strict=True)]
-    )
+    agreements: Array | list[Array] = leave(of_both_sides(both))
     return agreements
 
 
@@ -161,10 +158,7 @@ def cluster_agreement_list(
     right = [(a.Vh.mT, b.Vh) for a, b in pairs]
     with torch.no_grad():
         lines, cosines = _kernel_of_pairs([*left, *right], [*first, *first])
-        half = len(left)
-        single = [u * v for u, v in zip(lines[:half], lines[half:], strict=True)]
-        whole = [u * v for u, v in zip(cosines[:half], cosines[half:], strict=True)]
-    return single, whole
+        return of_both_sides(lines), of_both_sides(cosines)
 
 
 def cluster_cosines_list(pairs: list[tuple[Tensor, Tensor]], first: list[Tensor]) -> list[Tensor]:

@@ -128,9 +128,7 @@ def singular_vector_agreement(
     """
     checks.check_count(k, "k", 1)
     left, right, leave = agreement_pairs(svd_a, svd_b)
-    both = _operator([*left, *right], k)
-    half = len(left)
-    return leave([u * v for u, v in zip(both[:half], both[half:], strict=True)])
+    return leave(of_both_sides(_operator([*left, *right], k)))
 
 
 def agreement_pairs(
@@ -180,17 +178,10 @@ def subspace_overlap(
     return leave(overlaps)
 
 
-def alignment_diagonals_list(pairs: list[tuple[Tensor, Tensor]], k: int = 100) -> list[Tensor]:
-    """Return the diagonals of many pairs (U, Vh_next) of float32 or float64 tensors.
-
-    Unchecked, without gradients, one compiled call for the whole list.
-    """
-    if not pairs:
-        return []
-    with torch.no_grad():
-        module = dispatch.backend("alignment", pairs[0][0].device.type)
-        counts = [min(k, U.shape[-1], Vh.shape[-2]) for U, Vh in pairs]
-        return align(module, pairs, counts)[0]
+def of_both_sides(values: list[Tensor]) -> list[Tensor]:
+    """Return the products of numbers of left vectors, the first half, with those of right ones."""
+    half = len(values) // 2
+    return [u * v for u, v in zip(values[:half], values[half:], strict=True)]
 
 
 def _split(x: SVD | Sequence[SVD], name: str) -> tuple[Array, Array]:
@@ -241,7 +232,10 @@ def _operator(pairs: list[tuple[Tensor, Tensor]], k: int) -> list[Tensor]:
 
 
 def _kernel(U: list[Tensor], Vh_next: list[Tensor], k: int) -> list[Tensor]:
-    return alignment_diagonals_list(list(zip(U, Vh_next, strict=True)), k)
+    counts = [min(k, u.shape[-1], v.shape[-2]) for u, v in zip(U, Vh_next, strict=True)]
+    with torch.no_grad():
+        module = dispatch.backend("alignment", U[0].device.type)
+        return align(module, list(zip(U, Vh_next, strict=True)), counts)[0]
 
 
 schemas.implement("alignment_diagonals", _kernel)

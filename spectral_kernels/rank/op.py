@@ -221,10 +221,6 @@ def summarize_singular_values(
     return _leave_summaries(spectra, tables, leave)
 
 
-def _summary(S: Tensor, table: Tensor) -> SpectralSummary:
-    return SpectralSummary(S, *table.to(S.dtype).unbind(-1))
-
-
 def _sides(A: Tensor) -> tuple[int, int]:
     return A.shape[-2], A.shape[-1]
 
@@ -274,7 +270,10 @@ def _feature_rank(H: Tensor, rtol: float) -> Tensor:
 def _leave_summaries(
     spectra: list[Tensor], tables: list[Tensor], leave: Leave
 ) -> SpectralSummary | list[SpectralSummary]:
-    summaries = [_summary(S, table) for S, table in zip(spectra, tables, strict=True)]
+    summaries = [
+        SpectralSummary(S, *table.to(S.dtype).unbind(-1))
+        for S, table in zip(spectra, tables, strict=True)
+    ]
     result: SpectralSummary | list[SpectralSummary] = leave(summaries)
     return result
 

@@ -24,9 +24,11 @@ from spectral_kernels.products.gram import gram
 from spectral_kernels.runtime import dispatch
 from spectral_kernels.runtime.cuda import launcher
 from spectral_kernels.runtime.cuda.table import VALUES_JOBS
+from spectral_kernels.runtime.memory import flattened
 from spectral_kernels.runtime.numerics import DTYPE_CODES, default_rtol, result_dtype
 from spectral_kernels.svd import larger, torch_backend
 from spectral_kernels.svd.cuda_values_plan import Plan, plan
+from spectral_kernels.svd.cuda_vectors import by_shape
 
 
 def svdvals(matrices: list[Tensor]) -> list[Tensor]:
@@ -62,17 +64,15 @@ _NONE = (None, None, None, 0, 0, 0, 0)
 def _solve(matrices: list[Tensor], rtol: float | None) -> tuple[list[Tensor], list[Tensor | None]]:
     """Return values and, where a threshold is given, tables."""
     values, tables = [], []
-    groups: dict[tuple[torch.dtype, int, int], list[int]] = {}
-    for i, A in enumerate(matrices):
+    for A in matrices:
         *batch, m, n = A.shape
         S = A.new_empty((*batch, min(m, n)), dtype=result_dtype(A.dtype))
         table = A.new_empty((*batch, len(METRICS)), dtype=torch.float64)
         values.append(S)
         tables.append(None if rtol is None else table)
-        if A.numel():
-            groups.setdefault((A.dtype, m, n), []).append(i)
-        else:
+        if not A.numel():
             table.zero_()
+    groups = by_shape(matrices)
     limit = launcher.limits(matrices[0].device).shared_bytes if groups else 0
     for (dtype, m, n), group in groups.items():
         launch_plan = plan(dtype, m, n, limit)
@@ -81,7 +81,7 @@ def _solve(matrices: list[Tensor], rtol: float | None) -> tuple[list[Tensor], li
                 values[i], tables[i] = _by_torch(matrices[i], rtol)
             continue
         threshold = default_rtol(m, n, result_dtype(dtype)) if rtol is None or rtol < 0 else rtol
-        batches = _given(launch_plan, [_batch(matrices[i]) for i in group])
+        batches = _given(launch_plan, [flattened(matrices[i]) for i in group])
         jobs = [_job(A, values[i], tables[i]) for A, i in zip(batches, group, strict=True)]
         _launch(launch_plan, jobs, threshold)
     return values, tables
@@ -97,11 +97,6 @@ def _by_torch(A: Tensor, rtol: float | None) -> tuple[Tensor, Tensor | None]:
     ranks = dispatch.backend("rank", S.device.type)
     (table,) = ranks.summary_tables([S], [(A.shape[-2], A.shape[-1])], rtol)
     return S, table
-
-
-def _batch(A: Tensor) -> Tensor:
-    """Return A as (B, m, n), copied only where no single stride leads from matrix to matrix."""
-    return A.flatten(0, -3) if A.dim() > 2 else A.unsqueeze(0)
 
 
 def _given(launch_plan: Plan, batches: list[Tensor]) -> list[Tensor]:

@@ -17,6 +17,7 @@ from spectral_kernels.entry.results import SVD
 from spectral_kernels.runtime import numerics
 from spectral_kernels.runtime.cuda import launcher
 from spectral_kernels.runtime.cuda.table import SVD_JOBS
+from spectral_kernels.runtime.memory import flattened
 from spectral_kernels.runtime.numerics import DTYPE_CODES, result_dtype
 from spectral_kernels.runtime.schemas import new_triplets
 from spectral_kernels.svd import larger, torch_backend
@@ -43,15 +44,17 @@ def svd(matrices: list[Tensor]) -> list[SVD]:
     """Return the thin SVD of each matrix (..., m, n)."""
     limit = launcher.limits(matrices[0].device).shared_bytes if matrices else 0
     results: dict[int, SVD] = {}
-    for (dtype, m, n), group in _groups(matrices).items():
+    for (dtype, m, n), group in by_shape(matrices).items():
         plan = vectors_plan(m, n, result_dtype(dtype), limit)
-        if m * n and plan is None:
+        if plan is None:
             results |= {i: _beyond(matrices[i], limit) for i in group}
-            continue
-        results |= {i: SVD(*new_triplets(matrices[i], min(m, n))) for i in group}
-        if plan is not None and m * n:
+        else:
+            results |= {i: SVD(*new_triplets(matrices[i], min(m, n))) for i in group}
             _launch(plan, dtype, m, n, [_job(matrices[i], *results[i]) for i in group])
-    return [results[i] for i in range(len(matrices))]
+    return [
+        results[i] if i in results else SVD(*new_triplets(A, min(A.shape[-2:])))
+        for i, A in enumerate(matrices)
+    ]
 
 
 def svdvals(matrices: list[Tensor]) -> list[Tensor]:
@@ -60,24 +63,23 @@ def svdvals(matrices: list[Tensor]) -> list[Tensor]:
         A.new_empty((*A.shape[:-2], min(A.shape[-2:])), dtype=result_dtype(A.dtype))
         for A in matrices
     ]
-    for (dtype, m, n), group in _groups(matrices).items():
-        if m * n:
-            jobs = [_job(matrices[i], None, values[i], None) for i in group]
-            _launch(values_plan(m, n, result_dtype(dtype)), dtype, m, n, jobs)
+    for (dtype, m, n), group in by_shape(matrices).items():
+        jobs = [_job(matrices[i], None, values[i], None) for i in group]
+        _launch(values_plan(m, n, result_dtype(dtype)), dtype, m, n, jobs)
     return values
 
 
-def _groups(matrices: list[Tensor]) -> dict[tuple[torch.dtype, int, int], list[int]]:
-    """Return the indices of the matrices of each type and shape."""
+def by_shape(matrices: list[Tensor]) -> dict[tuple[torch.dtype, int, int], list[int]]:
+    """Return the indices of the matrices of each type and shape, of those that are not empty."""
     groups: dict[tuple[torch.dtype, int, int], list[int]] = {}
     for i, A in enumerate(matrices):
-        groups.setdefault((A.dtype, A.shape[-2], A.shape[-1]), []).append(i)
+        if A.numel():
+            groups.setdefault((A.dtype, A.shape[-2], A.shape[-1]), []).append(i)
     return groups
 
 
 def _job(A: Tensor, U: Tensor | None, S: Tensor, Vh: Tensor | None) -> _Job:
-    # A copy only where no single stride leads from matrix to matrix.
-    A = A.flatten(0, -3) if A.dim() > 2 else A.unsqueeze(0)
+    A = flattened(A)
     return _Job(A, None if U is None else U.mT, S, Vh, A.shape[0], *A.stride())
 
 

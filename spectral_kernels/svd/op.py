@@ -54,7 +54,8 @@ def svd(
     svds = [SVD(*usv) for usv in zip(*parts, strict=True)]
     lifted = matrices.lifted(svds)
     for i in matrices.cores:
-        lifted[i] = _with_signs(lifted[i])
+        U, Vh = numerics.fix_signs(lifted[i].U, lifted[i].Vh)
+        lifted[i] = SVD(U, lifted[i].S, Vh)
     result: SVD | list[SVD] = matrices.leave(lifted)
     return result
 
@@ -97,11 +98,6 @@ def singular_values(tensors: list[Tensor]) -> list[Tensor]:
     # The dispatcher cannot choose a device from an empty list.
     values: list[Tensor] = _svdvals(tensors) if tensors else []
     return values
-
-
-def _with_signs(lifted: SVD) -> SVD:
-    U, Vh = numerics.fix_signs(lifted.U, lifted.Vh)
-    return SVD(U, lifted.S, Vh)
 
 
 def svd_list(matrices: list[Tensor]) -> list[SVD]:

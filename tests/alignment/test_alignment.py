@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import spectral_kernels as sk
 from spectral_kernels.alignment import truth
-from spectral_kernels.alignment.op import alignment_diagonals_list
 from tests.support import matrices
 
 SHAPES = [(40, 30, 25), (30, 40, 40), (64, 64, 64), (513, 120, 110), (1, 1, 1), (7, 3, 5)]
@@ -160,10 +159,10 @@ def test_overlap_of_contained_orthogonal_and_batched() -> None:
     assert float(sk.subspace_overlap(np.empty((4, 0)), np.eye(4))) == 0
 
 
-def test_list_functions(backend: str) -> None:
+def test_a_list_is_what_its_pairs_are(backend: str) -> None:
     factors = sk.svd([torch.randn(30, 20), torch.randn(25, 30), torch.randn(25, 30)])
     pairs = [(factors[0].U, factors[1].Vh), (factors[0].U, factors[2].Vh)]
-    hot = alignment_diagonals_list(pairs, 9)
-    public = sk.alignment_diagonal([u for u, _ in pairs], [v for _, v in pairs], 9)
-    assert all(torch.equal(x, y) for x, y in zip(hot, public, strict=True))
-    assert alignment_diagonals_list([]) == []
+    alone = [sk.alignment_diagonal(u, v, 9) for u, v in pairs]
+    together = sk.alignment_diagonal([u for u, _ in pairs], [v for _, v in pairs], 9)
+    assert all(torch.equal(x, y) for x, y in zip(alone, together, strict=True))
+    assert sk.alignment_diagonal([], []) == []
