@@ -93,6 +93,8 @@ INSTALL := $(PIP) install -q -c constraints.txt --no-compile
 # Python files alone: kernels are compiled beside it. setuptools warns that an installation is
 # editable.
 INSTALL_PACKAGES := SPECTRAL_KERNELS_NO_EXTENSION=1 PYTHONWARNINGS=ignore $(INSTALL) --no-build-isolation -e
+# A comma would end an argument of $(call).
+STRICT_PACKAGES := .[dev,architectures,docs]
 BUILD_KERNELS := $(BIN)/python setup.py -q build_ext --inplace
 
 $(VENV)/build-tools: $(PACKAGE_INPUTS) | $(BIN)/python
@@ -115,7 +117,7 @@ $(VENV)/installed: $(BUILD_INPUTS) $(REBUILD)
 # The same with warnings as errors: for `make test`, so that a newer compiler's new warning cannot
 # stop `make demo`. Tests also want the models that people have, 45 s and 400 MB more, and mkdocs.
 $(VENV)/packages-strict: $(PACKAGE_INPUTS) | $(VENV)/build-tools
-	$(call timed,packages,$(INSTALL_PACKAGES) '.[dev,architectures,docs]')
+	$(call timed,packages,$(INSTALL_PACKAGES) '$(STRICT_PACKAGES)')
 	@touch $@ $(VENV)/packages $(VENV)/packages-docs
 
 $(VENV)/kernels-strict: $(BUILD_INPUTS) $(REBUILD) | $(VENV)/build-tools
