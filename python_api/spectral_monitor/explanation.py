@@ -136,8 +136,8 @@ def forecast_lines(
         options = {"method": measurement.method, "tolerance": measurement.tolerance}
         return monitor(weights, every=1, k=k, pairs=None, reference=reference, **options)
 
-    told = forecast([*plan.matrices, *plan.parts], measurement.k, alike)
-    return told.described(cadence.overhead).splitlines()
+    expected = forecast([*plan.matrices, *plan.parts], measurement.k, alike)
+    return expected.described(cadence.overhead).splitlines()
 
 
 def _matrix(matrix: Matrix, chance: Chance) -> tuple[str, str, str]:

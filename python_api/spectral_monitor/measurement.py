@@ -112,7 +112,7 @@ class Measurement:
     ) -> tuple[SpectralFrame, LateNumbers | None]:
         """The frame of a step, and what is still to come of it; None where all is here."""
         values = as_floats(scalars, self.device.keeps(scalars))
-        known: dict[str, Any] = {
+        constant: dict[str, Any] = {
             "chance": self.comparisons.chance,
             "every": every,
             "reference": self.comparisons.reference.described,
@@ -120,11 +120,11 @@ class Measurement:
         with plain_arithmetic():
             late = self.device.take(values)
             if late is not None:
-                frame = SpectralFrame.later(late, step=number, overlap={}, vectors={}, **known)
+                frame = SpectralFrame.later(late, step=number, overlap={}, vectors={}, **constant)
                 return frame, late
             fields = self.own.take()
             self.device.started(self.own.finite)
-            return SpectralFrame(number, as_floats(values), math.nan, **fields, **known), None
+            return SpectralFrame(number, as_floats(values), math.nan, **fields, **constant), None
 
     def memory(self) -> dict[str, dict[str, int]]:
         """What is kept between steps -> matrix -> bytes."""

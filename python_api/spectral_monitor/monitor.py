@@ -218,7 +218,7 @@ class SpectralMonitor(CopiedByState):
             >>> print(monitor.explain().splitlines()[0])
             1 matrices:
         """
-        told, measurement = self.memory(), self._measurement
+        memory, measurement = self.memory(), self._measurement
         return "\n".join(
             [
                 *explain(
@@ -228,10 +228,10 @@ class SpectralMonitor(CopiedByState):
                     unwatched=self._plan.changes.unwatched(), full=full,
                 ),
                 *self._plan.notes,
-                *told.lines(full=full),
+                *memory.lines(full=full),
                 measurement.device.described,
                 *measurement.comparisons.changes.described,
-                *recorded_lines(self._plan, measurement, self._sinks, told.disk_per_step),
+                *recorded_lines(self._plan, measurement, self._sinks, memory.disk_per_step),
                 *forecast_lines(self._plan, measurement, self._cadence, SpectralMonitor),
                 self._cadence.described,
             ]

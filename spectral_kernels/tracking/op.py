@@ -375,10 +375,10 @@ class SpectrumTracker:
                 f"A has {len(matrices.tensors)} matrices and had {len(old)} at the last update; "
                 "expected the same ones, or a call of reset() first"
             )
-        told = checks.names("A", len(old), matrices.single)
+        labels = checks.names("A", len(old), matrices.single)
         now = zip(matrices.shapes, matrices.ranks, strict=True)
         before = zip(old, self._ranks, strict=True)
-        for new, last, name in zip(now, before, told, strict=True):
+        for new, last, name in zip(now, before, labels, strict=True):
             if new != last:
                 raise ValueError(
                     f"{name} has shape {_described(*new)} and had {_described(*last)} at the "

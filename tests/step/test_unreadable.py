@@ -16,7 +16,7 @@ from spectral_monitor.monitor import SpectralMonitor
 from spectral_monitor.run.reader import load_run
 from spectral_monitor.run.recorder import Recorder
 from spectral_monitor.step.frame import SpectralFrame
-from spectral_monitor.step.packed_rows import NOT_FINITE, reasons_of
+from spectral_monitor.step.row_table import NOT_FINITE, reasons_of
 from torch import Tensor, nn
 
 from tests.support.device_steps import LateStreams, as_device

@@ -10,8 +10,6 @@ import torch
 
 from spectral_kernels.runtime.torch_internals import release_pool
 
-__all__ = ["CAPTURED", "captured", "is_being_captured"]
-
 CAPTURED = (
     "SpectralMonitor.step was called while a CUDA graph is captured: nothing is measured, neither "
     "now nor when the graph is replayed; call it after the replay"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from spectral_monitor.device.streams import Mark, Streams
-from spectral_monitor.step.views import Array
+from spectral_monitor.step.joined_arrays import Array
 from torch import Tensor
 
 

@@ -17,10 +17,10 @@ from spectral_monitor.run.files import read_layout
 from spectral_monitor.run.half_precision import HalfPrecision
 from spectral_monitor.run.saved_vectors import truncate_vectors
 from spectral_monitor.step.frame import SpectralFrame
-from spectral_monitor.step.packed_rows import PackedRows, spectra_of
-from spectral_monitor.step.views import ArrayViews
+from spectral_monitor.step.joined_arrays import JoinedArrays
+from spectral_monitor.step.row_table import RowTable, spectra_of
 
-_NONE: ArrayViews[Any] = ArrayViews.of({})
+_NONE: JoinedArrays[Any] = JoinedArrays.of({})
 
 
 def record_type(layout: dict[str, Any]) -> np.dtype[Any]:
@@ -44,34 +44,34 @@ def half_precision(columns: Sequence[tuple[str, Any, int]], dtype: str) -> HalfP
     return HalfPrecision([length for _, _, length in columns], values, bounds, dtype)
 
 
-def groups_of(frame: SpectralFrame, leading: int | None) -> list[tuple[str, ArrayViews[Any]]]:
+def groups_of(frame: SpectralFrame, leading: int | None) -> list[tuple[str, JoinedArrays[Any]]]:
     """The arrays of a frame by group, so many leading entries of each."""
     groups = _all_groups(frame)
     if leading is None:
         return groups
     return [
-        (group, ArrayViews.of({name: array[:leading] for name, array in views.items()}))
+        (group, JoinedArrays.of({name: array[:leading] for name, array in views.items()}))
         for group, views in groups
     ]
 
 
-def _all_groups(frame: SpectralFrame) -> list[tuple[str, ArrayViews[Any]]]:
+def _all_groups(frame: SpectralFrame) -> list[tuple[str, JoinedArrays[Any]]]:
     rows = frame.matrices
     values, bounds = spectra_of(rows, list(rows))
-    groups: list[tuple[str, ArrayViews[Any]]] = [("singular_values", values)]
+    groups: list[tuple[str, JoinedArrays[Any]]] = [("singular_values", values)]
     # Those of the exact method are rounding levels, known from sigma_1.
-    if not isinstance(rows, PackedRows):
-        bounds = ArrayViews.of({n: bounds[n] for n, row in rows.items() if not row.bounds_follow})
+    if not isinstance(rows, RowTable):
+        bounds = JoinedArrays.of({n: bounds[n] for n, row in rows.items() if not row.bounds_follow})
     elif rows.bounds_follow:
         bounds = _NONE
     groups.append(("singular_value_bounds", bounds))
     for group in ("alignment", "agreement", "subspace_agreement", "identifiable", "overlap"):
         arrays = getattr(frame, group)
-        groups.append((group, ArrayViews.of(arrays) if arrays else _NONE))
+        groups.append((group, JoinedArrays.of(arrays) if arrays else _NONE))
     return groups
 
 
-def columns_of(groups: list[tuple[str, ArrayViews[Any]]]) -> list[tuple[str, Any, int]]:
+def columns_of(groups: list[tuple[str, JoinedArrays[Any]]]) -> list[tuple[str, Any, int]]:
     """Group, name and length of each column."""
     return [
         (group, name, place.stop - place.start)

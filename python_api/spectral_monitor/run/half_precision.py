@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from spectral_monitor.step.views import Array
+from spectral_monitor.step.joined_arrays import Array
 
 K = TypeVar("K")
 _Q = 65533

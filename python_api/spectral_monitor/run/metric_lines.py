@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from spectral_monitor.step.frame import Array, MatrixRow, SpectralFrame, alignment_score, pair_name
-from spectral_monitor.step.packed_rows import PackedRows, reasons_of
-from spectral_monitor.step.views import ArrayViews
+from spectral_monitor.step.joined_arrays import JoinedArrays
+from spectral_monitor.step.row_table import RowTable, reasons_of
 
 from spectral_kernels.entry.results import METRICS
 from spectral_kernels.runtime.limits import SCORE_ENTRIES
@@ -53,7 +53,7 @@ class MetricLines:
         rows = frame.matrices
         # The same objects at every step of a monitor; else by name.
         places = (
-            rows.values_of.slices if isinstance(rows, PackedRows) else _methods(rows),
+            rows.values_of.slices if isinstance(rows, RowTable) else _methods(rows),
             _place(frame.alignment),
             _place(frame.agreement),
         )
@@ -94,7 +94,7 @@ class MetricLines:
         scores: list[float] = []
         both: tuple[Mapping[Any, Array], ...] = (frame.alignment, frame.agreement)
         for i, views in enumerate(both):
-            if not isinstance(views, ArrayViews):
+            if not isinstance(views, JoinedArrays):
                 scores += [alignment_score(diagonal) for diagonal in views.values()]
                 continue
             if self._heads[i] is None or self._heads[i].slices is not views.slices:
@@ -129,7 +129,7 @@ class MetricLines:
 def _of_frame(frame: SpectralFrame) -> dict[str, float]:
     """Numbers of the frame as a whole; their names may change from step to step."""
     rows = frame.matrices
-    if isinstance(rows, PackedRows):
+    if isinstance(rows, RowTable):
         finite, work = rows.finite, rows.work
     else:
         finite = [row.finite for row in rows.values()]
@@ -144,12 +144,12 @@ def _methods(rows: Mapping[str, MatrixRow]) -> tuple[tuple[str, bool], ...]:
 
 
 def _place(views: Mapping[Any, Array]) -> object:
-    return views.slices if isinstance(views, ArrayViews) else None
+    return views.slices if isinstance(views, JoinedArrays) else None
 
 
 def _numbers(rows: Mapping[str, MatrixRow]) -> list[float]:
     """Metrics of all rows, their bounds where the method is not exact, normalised ranks."""
-    if isinstance(rows, PackedRows):
+    if isinstance(rows, RowTable):
         tables = rows.tables[:1] if rows.bounds_follow else rows.tables
         values: list[float] = tables.ravel().tolist()
         values += (rows.tables[0, :, 0] / rows.plan.sides).tolist()

@@ -57,7 +57,7 @@ from spectral_monitor.run.metric_lines import MetricLines
 from spectral_monitor.run.saved_vectors import VectorWriter
 from spectral_monitor.run.sinks import Sink
 from spectral_monitor.step.frame import Array, SpectralFrame
-from spectral_monitor.step.views import ArrayViews
+from spectral_monitor.step.joined_arrays import JoinedArrays
 
 _BYTES_PER_FRAME = 100_000
 
@@ -237,7 +237,7 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check(self, frame: SpectralFrame, groups: list[tuple[str, ArrayViews[Any]]]) -> None:
+    def _check(self, frame: SpectralFrame, groups: list[tuple[str, JoinedArrays[Any]]]) -> None:
         """Raise ValueError where a frame has other columns than those of the folder."""
         places = [views.slices for _, views in groups]
         if len(places) == len(self._seen) and all(map(is_, places, self._seen)):
@@ -255,7 +255,7 @@ class Recorder:
     def _start(
         self,
         columns: list[tuple[str, Any, int]],
-        groups: list[tuple[str, ArrayViews[Any]]],
+        groups: list[tuple[str, JoinedArrays[Any]]],
         frame: SpectralFrame,
     ) -> None:
         """Fix the order of the columns: that of the folder, or else of this first frame."""

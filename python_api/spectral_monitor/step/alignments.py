@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.pairs.ports import Pair
-from spectral_monitor.step.views import consecutive
+from spectral_monitor.step.joined_arrays import consecutive
 from torch import Tensor
 
 from spectral_kernels.alignment.prepared import PreparedDiagonals

@@ -25,8 +25,8 @@ from spectral_monitor.model.registry import Skipped
 from spectral_monitor.step.derived import SCALARS, Asked, Derived
 from spectral_monitor.step.differences import difference, remembered, unknown
 from spectral_monitor.step.frame import Array, MatrixRow
-from spectral_monitor.step.packed_rows import tell_reasons
 from spectral_monitor.step.readings import Readings
+from spectral_monitor.step.row_table import tell_reasons
 from spectral_monitor.step.solvers import ExactSolver, RandomizedSolver, Solved
 from spectral_monitor.step.unpacking import Unpacking
 from torch import Tensor

@@ -30,7 +30,7 @@ import numpy.typing as npt
 import torch
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.step.frame import Array
-from spectral_monitor.step.views import consecutive
+from spectral_monitor.step.joined_arrays import consecutive
 from torch import Tensor
 
 from spectral_kernels.alignment.prepared import PreparedClusters
@@ -89,15 +89,15 @@ class Clusters:
             for s, follow in zip(self._spectra, self._follows, strict=True)
         ]
         unseen = [
-            _unseen(length, rank, known)
-            for length, rank, known in zip(lengths, self._ranks, kept, strict=True)
+            _unseen(length, rank, spectrum)
+            for length, rank, spectrum in zip(lengths, self._ranks, kept, strict=True)
         ]
-        found = PreparedClusters(lengths, unseen, list(self._follows), dtype, device)
-        places = torch.split(found.compared, lengths, dim=1)
+        prepared = PreparedClusters(lengths, unseen, list(self._follows), dtype, device)
+        places = torch.split(prepared.compared, lengths, dim=1)
         for place, s in zip(places, self._spectra, strict=True):
             count = min(place.shape[1], s.shape[1])
             place[:, :count].copy_(s[:, :count])
-        return found
+        return prepared
 
     def _collect(self) -> None:
         """Take back the spectra of the last measured step; on a GPU this waits for it."""

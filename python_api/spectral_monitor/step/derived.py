@@ -17,9 +17,9 @@ from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.step.alignments import Alignments, Part
 from spectral_monitor.step.bounds import leading_value_bounds
 from spectral_monitor.step.clusters import Clusters
+from spectral_monitor.step.joined_arrays import consecutive
 from spectral_monitor.step.reference import Reference
 from spectral_monitor.step.solvers import Solved, Solver
-from spectral_monitor.step.views import consecutive
 from torch import Tensor
 
 from spectral_kernels.rank.summary_bounds import BoundedSummaries
@@ -175,9 +175,9 @@ class _Radii:
             self.entries = [self]
 
     def run(self) -> None:
-        found = radii_of(self._asked, self._own)
+        radii = radii_of(self._asked, self._own)
         for i in self._asked.solver.partial:
-            self.out[i].copy_(found[i])
+            self.out[i].copy_(radii[i])
 
 
 def radii_of(asked: Asked, own: Sequence[Solved]) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Rows of a frame from k leading values. Those from whole spectra: `packed_rows`."""
+"""Rows of a frame from k leading values. Those from whole spectra: `row_table`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spectral_monitor.step.bounds import estimate_from_leading, rounding_of_mass
 from spectral_monitor.step.frame import Array, MatrixRow
 from spectral_monitor.step.moved_bounds import moved
 from spectral_monitor.step.overflow import leading_anew, rescaled
-from spectral_monitor.step.packed_rows import make_row
+from spectral_monitor.step.row_table import make_row
 from spectral_monitor.step.spectra import rounding
 from torch import Tensor
 

@@ -8,9 +8,9 @@ import torch
 from spectral_monitor.model.matrix import Kept
 from spectral_monitor.step.changes import Changes
 from spectral_monitor.step.derived import Asked, Layout, radii_of
-from spectral_monitor.step.packed_rows import tell_reasons
 from spectral_monitor.step.program import StepProgram
 from spectral_monitor.step.readings import Readings
+from spectral_monitor.step.row_table import tell_reasons
 from spectral_monitor.step.unpacking import Unpacking
 
 

@@ -10,8 +10,8 @@ import torch
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.step.alignments import Part, by_dtype
 from spectral_monitor.step.frame import Array
+from spectral_monitor.step.joined_arrays import consecutive
 from spectral_monitor.step.spectra import rounding
-from spectral_monitor.step.views import consecutive
 from torch import Tensor
 
 from spectral_kernels.alignment.prepared import PreparedAgreement

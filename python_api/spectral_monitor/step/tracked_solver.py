@@ -20,8 +20,6 @@ from spectral_kernels.tracking.op import SpectrumTracker
 from spectral_kernels.tracking.results import SOLVED
 from spectral_kernels.tracking.whole.state import WORK, sweep_dtype
 
-__all__ = ["UNSETTLED", "TrackedSolver"]
-
 # Above, the compiled tracker does not take the whole spectrum; and most vectors of such a matrix
 # turn completely within a few steps, so that there is nothing in them to follow.
 _LARGEST_WHOLE = DIRECT_SIDE

@@ -10,15 +10,13 @@ import torch
 from spectral_monitor.step.clusters import shown
 from spectral_monitor.step.derived import Asked, Layout
 from spectral_monitor.step.frame import MatrixRow
+from spectral_monitor.step.joined_arrays import Array, JoinedArrays, consecutive
 from spectral_monitor.step.leading_rows import leading_rows
 from spectral_monitor.step.overflow import table_anew
-from spectral_monitor.step.packed_rows import PackedRows, RowPlan, make_row
-from spectral_monitor.step.views import Array, ArrayViews, consecutive
+from spectral_monitor.step.row_table import RowPlan, RowTable, make_row
 
 from spectral_kernels.entry.results import METRICS
 from spectral_kernels.tracking.results import NOT_FINITE, SOLVED
-
-__all__ = ["Unpacking"]
 
 
 class Unpacking:
@@ -69,10 +67,10 @@ class Unpacking:
             "alignment": _by_name(part["alignment"], self._layout.alignment, self._alignment),
             "agreement": single,
             "subspace_agreement": whole,
-            "identifiable": ArrayViews(part["alone"][self._first] != 0, self._shown)
+            "identifiable": JoinedArrays(part["alone"][self._first] != 0, self._shown)
             if len(part["alone"])
             else {},
-            "identities": ArrayViews(part["identities"].astype(np.int64), self._identities),
+            "identities": JoinedArrays(part["identities"].astype(np.int64), self._identities),
         }
 
     def _agreements(self, numbers: Array) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
@@ -108,9 +106,9 @@ class Unpacking:
             self._mend(tables, part["values"], finite)
         if self._is_packed:
             values = part["values"].astype(self._dtypes[0])
-            return PackedRows(self._plan, values, part["bounds"], tables, finite, work)
-        spectra = ArrayViews(part["values"], self._spectra)
-        bounds = ArrayViews(part["bounds"], self._spectra)
+            return RowTable(self._plan, values, part["bounds"], tables, finite, work)
+        spectra = JoinedArrays(part["values"], self._spectra)
+        bounds = JoinedArrays(part["bounds"], self._spectra)
         rows = {
             name: make_row(
                 self._plan.identity[i], finite[i], work[i], spectra[name].astype(self._dtypes[i]),
@@ -132,8 +130,8 @@ class Unpacking:
     def _leading(
         self,
         part: Mapping[str, Array],
-        spectra: ArrayViews[str],
-        bounds: ArrayViews[str],
+        spectra: JoinedArrays[str],
+        bounds: JoinedArrays[str],
         finite: Sequence[bool],
         work: Sequence[str],
     ) -> dict[str, MatrixRow]:
@@ -166,7 +164,7 @@ def _by_name(
         length = sum(place.stop - place.start for place in slices.values())
         own = numbers[at : at + length].astype(torch.empty(0, dtype=dtype).numpy().dtype)
         if len(layout) == 1:
-            return ArrayViews(own, slices)
-        arrays |= ArrayViews(own, slices)
+            return JoinedArrays(own, slices)
+        arrays |= JoinedArrays(own, slices)
         at += length
     return {name: arrays[name] for name in order}

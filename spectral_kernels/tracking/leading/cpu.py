@@ -51,20 +51,22 @@ def track(
         owners.append(owner)
         step *= A.element_size()
         for i, warm in enumerate(block.warm):
-            v, numbers, ut, s, vh, radii, left, told = (place + i * size for place, size in places)
+            v, numbers, ut, s, vh, radii, left, verdict = (
+                place + i * size for place, size in places
+            )
             argument = (start + i * step, code, 1, m, n, 0, row, column)
             given = (v, columns.start.data_ptr(), columns.fresh.data_ptr(), columns.fresh.shape[1])
-            outputs = (numbers, ut, s, vh, radii, left, told)
+            outputs = (numbers, ut, s, vh, radii, left, verdict)
             jobs.append((*argument, k, width, int(warm), tolerance, *given, *outputs))
     _C.leading(jobs, torch.get_num_threads())
     return [
-        _finish(found, report, block, k)
-        for found, report, block, k in zip(results, reports, blocks, ks, strict=True)
+        _finish(solved, report, block, k)
+        for solved, report, block, k in zip(results, reports, blocks, ks, strict=True)
     ]
 
 
-def _finish(found: tuple[SVD, Tensor, Tensor], report: Tensor, block: Block, k: int) -> Tracked:
-    svd, bounds, residuals = found
+def _finish(solved: tuple[SVD, Tensor, Tensor], report: Tensor, block: Block, k: int) -> Tracked:
+    svd, bounds, residuals = solved
     identities = block.identities[:, :k].clone()
     codes = []
     for i, (code, _, zero, _, _) in enumerate(report.tolist()):

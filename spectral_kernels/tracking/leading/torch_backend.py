@@ -81,8 +81,8 @@ def _track_batch(A: Tensor, block: Block, k: int, random: Randomness, tolerance:
         if bool(bad):
             codes.append(NOT_FINITE_CODE)
             continue
-        code, found = _settle(scaled, block, i, k, random, tolerance)
-        U, s, V, certificate, *_ = found
+        code, iteration = _settle(scaled, block, i, k, random, tolerance)
+        U, s, V, certificate, *_ = iteration
         signs = _recognise(block, i, U, V, zero=bool(s[0] == 0))
         Ut[i], Vh[i] = (U * signs).mT[:k], (V * signs).mT[:k]
         S[i] = numerics.scale(s[:k], exponent)
@@ -118,20 +118,22 @@ def _settle(
     count = 0
     while True:
         count += 1
-        found = _iterate(A, torch.linalg.qr(Q).Q, k, tolerance)
-        top = float(found.s[0])
+        iteration = _iterate(A, torch.linalg.qr(Q).Q, k, tolerance)
+        top = float(iteration.s[0])
         # sigma_1 >= ||A||_F / sqrt(r), whatever A is.
         lost = not anew and top < 0.5 * float(A.norm()) / min(A.shape) ** 0.5
-        settled = found.gain <= SETTLED * tolerance * top
-        helps = 0 < found.curable < PROGRESS * before
-        before = found.curable
+        settled = iteration.gain <= SETTLED * tolerance * top
+        helps = 0 < iteration.curable < PROGRESS * before
+        before = iteration.curable
         anew = (
-            anew or lost or (count == WARM_ITERATIONS and found.gain > UNSETTLED * tolerance * top)
+            anew
+            or lost
+            or (count == WARM_ITERATIONS and iteration.gain > UNSETTLED * tolerance * top)
         )
         limit = COLD_ITERATIONS if anew else WARM_ITERATIONS
         if (settled and not helps and not lost) or count >= limit:
-            return SOLVED if anew else count, found
-        Q = start if lost else found.V
+            return SOLVED if anew else count, iteration
+        Q = start if lost else iteration.V
 
 
 def _iterate(A: Tensor, Q: Tensor, k: int, tolerance: float) -> _Iteration:
@@ -170,8 +172,8 @@ def _recognise(block: Block, i: int, U: Tensor, V: Tensor, zero: bool) -> Tensor
     overlap = block.vectors[i].double().mT @ V
     best, nearest = overlap.abs().max(dim=0)
     sign = torch.where(overlap.gather(0, nearest[None])[0] < 0, -1.0, 1.0)
-    old, found = numbers.tolist(), (best.square() > 0.5).tolist()
-    for j, (place, same) in enumerate(zip(nearest.tolist(), found, strict=True)):
+    old, recognised = numbers.tolist(), (best.square() > 0.5).tolist()
+    for j, (place, same) in enumerate(zip(nearest.tolist(), recognised, strict=True)):
         numbers[j] = old[place] if same else numbers[-1]
         numbers[-1] += not same
     return sign.to(U.dtype)

@@ -86,14 +86,14 @@ class Group:
             room(k, dtype=torch.int64), room(dtype=torch.int64),
         )  # fmt: skip
         self._lost = [flags[i] for i in self._members]
-        found = []
+        results = []
         parts = (torch.split(x, self._counts) for x in self._out)
         for i, lost, own in zip(self._members, self._lost, zip(*parts, strict=True), strict=True):
             Ut, S, Vh, bounds, norms, residuals, sizes, identities, codes = own
             work = Work(codes, lost, WORK)
             svd = SVD(Ut.mT, S, Vh)
-            found.append((i, Tracked(svd, bounds, norms, identities, work, residuals, sizes)))
-        return found
+            results.append((i, Tracked(svd, bounds, norms, identities, work, residuals, sizes)))
+        return results
 
     def start_cold(self) -> None:
         """Find a first block for the matrices that have none."""
@@ -126,29 +126,29 @@ class Group:
         # Where the block is everything there is nothing to look for.
         fresh = (width - k) // 2 if width < self._short_side else 0
         X = refresh(self._start, updates, width - fresh, self._every)
-        found = iterate(self._batch, X, k)
-        good = found.largest < BAD_BITS
-        live = good & (found.s[:, 0] > 0)
-        signs = self._recognise(found, live)
-        self._write(found, signs, good)
-        top = found.s[:, 0]
+        iteration = iterate(self._batch, X, k)
+        good = iteration.largest < BAD_BITS
+        live = good & (iteration.s[:, 0] > 0)
+        signs = self._recognise(iteration, live)
+        self._write(iteration, signs, good)
+        top = iteration.s[:, 0]
         # sigma_1 >= ||A||_F / sqrt(r), whatever A is.
-        least = found.frobenius * scale(found.largest) / self._short_side**0.5
-        strayed = (top < 0.5 * least) | (found.gain > UNSETTLED * self._tolerance * top)
+        least = iteration.frobenius * scale(iteration.largest) / self._short_side**0.5
+        strayed = (top < 0.5 * least) | (iteration.gain > UNSETTLED * self._tolerance * top)
         lost = strayed & live & ~self._anew
         for flags, own in zip(self._lost, torch.split(lost, self._counts), strict=True):
             flags.copy_(own)
         self._out.codes.copy_(torch.where(good, torch.where(self._anew, SOLVED, 1), -1))
-        known = live[:, None, None]
-        self._V.copy_(torch.where(known, found.V * signs[:, None, :], self._V))
+        where_live = live[:, None, None]
+        self._V.copy_(torch.where(where_live, iteration.V * signs[:, None, :], self._V))
         # A matrix that was not finite, or zero, goes on from where it was.
-        self._start.copy_(torch.where(known, self._V, self._start))
+        self._start.copy_(torch.where(where_live, self._V, self._start))
         self._anew &= ~live
 
-    def _recognise(self, found: Iteration, live: Tensor) -> Tensor:
+    def _recognise(self, iteration: Iteration, live: Tensor) -> Tensor:
         """Give every column its number; return signs (B, l) that turn it towards the old one."""
         numbers = self._numbers
-        overlap = self._V.double().mT @ found.V.double()
+        overlap = self._V.double().mT @ iteration.V.double()
         best, nearest = overlap.abs().max(dim=1)
         same = best.square() > 0.5
         first = numbers[:, -1:] == 0
@@ -158,34 +158,34 @@ class Group:
         kept = torch.where(live[:, None], torch.cat((given, following), dim=1), numbers)
         numbers.copy_(kept)
         turned = overlap.gather(1, nearest[:, None])[:, 0]
-        pivot = found.Ut.gather(2, found.Ut.abs().argmax(dim=2, keepdim=True))[..., 0]
+        pivot = iteration.Ut.gather(2, iteration.Ut.abs().argmax(dim=2, keepdim=True))[..., 0]
         upright = torch.nn.functional.pad(pivot, (0, turned.shape[1] - self._k))
         value = torch.where(first, upright.double(), turned)
         return torch.where(value < 0, -1.0, 1.0).to(torch.float32)
 
-    def _write(self, found: Iteration, signs: Tensor, good: Tensor) -> None:
+    def _write(self, iteration: Iteration, signs: Tensor, good: Tensor) -> None:
         k, out = self._k, self._out
-        unscale = (1.0 / scale(found.largest))[:, None]
-        s = found.s[:, :k]
-        bounds, norms, residuals = found.certificate
-        size = found.frobenius[:, None] / unscale
+        unscale = (1.0 / scale(iteration.largest))[:, None]
+        s = iteration.s[:, :k]
+        bounds, norms, residuals = iteration.certificate
+        size = iteration.frobenius[:, None] / unscale
         bad = ~good[:, None]
 
         def put(place: Tensor, x: Tensor) -> None:
             mask = bad.reshape(-1, *(1,) * (x.dim() - 1))
             place.copy_(torch.where(mask, torch.nan, x))
 
-        put(out.Ut, found.Ut * signs[:, :k, None])
-        put(out.Vh, (found.V[..., :k] * signs[:, None, :k]).mT)
+        put(out.Ut, iteration.Ut * signs[:, :k, None])
+        put(out.Vh, (iteration.V[..., :k] * signs[:, None, :k]).mT)
         put(out.S, s * unscale)
         # Narrowing, and the smallest number: what it costs where results are denormal.
         put(out.bounds, (bounds + _UNIT * s) * unscale + _LEAST)
         put(out.residuals, (residuals + 3.0 * _UNIT * size) * unscale + _LEAST)
         norm = norms + _UNIT * torch.linalg.vector_norm(s, dim=1)
         put(out.error_norms, norm * unscale[:, 0] + _LEAST * k**0.5)
-        put(out.frobenius_norms, found.frobenius)
+        put(out.frobenius_norms, iteration.frobenius)
         numbers = self._numbers[:, :k]
         plain = torch.arange(k, device=numbers.device).expand_as(numbers)
         # A zero matrix before the first vectors has none to be told apart.
-        told = torch.where(self._numbers[:, -1:] == 0, plain, numbers)
-        out.identities.copy_(torch.where(bad, -1, told))
+        reported = torch.where(self._numbers[:, -1:] == 0, plain, numbers)
+        out.identities.copy_(torch.where(bad, -1, reported))

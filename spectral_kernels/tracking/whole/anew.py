@@ -36,8 +36,8 @@ def solve_anew(
     V = _orthonormal((Vh.mT if member.tall else U).double())
     signs, fresh, nearest = _resemblance(old, V)
     V = V * torch.where(started[:, None], signs, 1.0)[:, None, :]
-    known = finite[:, None, None]
-    group.vectors[places] = torch.where(known, V, old)
+    where_finite = finite[:, None, None]
+    group.vectors[places] = torch.where(where_finite, V, old)
     group.drift[places] = torch.where(finite, _departure_bound(V), group.drift[places])
     followed = _follow(names, fresh, nearest)
     first = torch.arange(group.r + 1, device=A.device).expand_as(names)
@@ -45,7 +45,7 @@ def solve_anew(
     group.names[places] = torch.where(finite[:, None], new_names, names)
     # What the vectors of zero values start from.
     long = (U if member.tall else Vh.mT).mT
-    group.long[places] = torch.where(known, long, group.long[places])
+    group.long[places] = torch.where(where_finite, long, group.long[places])
     group.fresh[places] = torch.where(finite, 1, group.fresh[places])
     if solved is not None:
         solved += (finite & started).sum()

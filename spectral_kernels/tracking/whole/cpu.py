@@ -135,11 +135,11 @@ def _blocks(parts: list[tuple[torch.dtype, int]]) -> list[Tensor]:
         dtype: torch.empty(sum(size for other, size in parts if other == dtype), dtype=dtype)
         for dtype in {dtype for dtype, _ in parts}
     }
-    found = []
+    blocks = []
     for dtype, size in parts:
-        found.append(free[dtype][:size])
+        blocks.append(free[dtype][:size])
         free[dtype] = free[dtype][size:]
-    return found
+    return blocks
 
 
 def prepare(matrices: list[Tensor], states: list[State], tolerance: float) -> Updates:

@@ -164,10 +164,10 @@ def _loaded(
 ) -> State:
     """Return the state of one entry of the list, checked."""
     count, r = math.prod(shape[:-2]), min(shape[-2:])
-    found = (tuple(V.shape), tuple(drift.shape), tuple(names.shape), len(warm))
-    if found != ((count, r, r), (count,), (count, r + 1), count):
+    given = (tuple(V.shape), tuple(drift.shape), tuple(names.shape), len(warm))
+    if given != ((count, r, r), (count,), (count, r + 1), count):
         raise ValueError(
-            f"vectors{where}, drift{where}, names{where} and warm{where} have the shapes {found}; "
+            f"vectors{where}, drift{where}, names{where} and warm{where} have the shapes {given}; "
             f"expected {((count, r, r), (count,), (count, r + 1), count)} for a matrix of shape "
             f"{shape}"
         )

@@ -62,15 +62,15 @@ def _track_batch(A: Tensor, state: State, tolerance: float) -> Tracked:
         if bool(bad):
             codes.append(NOT_FINITE_CODE)
             continue
-        code, found = _update(scaled, state, i, tolerance, A.dtype)
-        U, values, vh, radii, order = _factors(found, tall=m >= n)
+        code, factors = _update(scaled, state, i, tolerance, A.dtype)
+        U, values, vh, radii, order = _factors(factors, tall=m >= n)
         Ut[i], Vh[i] = U.mT, vh
         S[i] = numerics.scale(values, exponent)
         # The smallest number: what the narrowing of a denormal result costs.
         least = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
         bounds[i] = numerics.scale(radii, exponent) + least
-        error_norms[i] = numerics.scale(found.certificate.error_norm, exponent) + r**0.5 * least
-        _remember(found.V, state, i, code, order)
+        error_norms[i] = numerics.scale(factors.certificate.error_norm, exponent) + r**0.5 * least
+        _remember(factors.V, state, i, code, order)
         identities[i] = state.names[i, order.cpu()]
         codes.append(code)
     work = Work.of(codes, WORK, A.device)
@@ -104,13 +104,13 @@ def _update(
     if state.warm[i]:
         V = old
         for rotations in range(ROTATIONS + 1):
-            found = _measure(X, V, dtype)
-            values, radii, *_ = found.certificate
+            measured = _measure(X, V, dtype)
+            values, radii, *_ = measured.certificate
             # False for NaN too, which a state from elsewhere may hold.
             if bool(radii.max() <= tolerance * values.max()):
-                return rotations, found
+                return rotations, measured
             if rotations < ROTATIONS:
-                V = _orthonormalize(V @ _rotation(found.gram, X.shape[0]))
+                V = _orthonormalize(V @ _rotation(measured.gram, X.shape[0]))
     U, _, Vh = exact.svd([A])[0]
     V = Vh.mT if A.shape[0] >= A.shape[1] else U
     if state.warm[i]:
@@ -173,14 +173,14 @@ def _with_signs_of(old: Tensor, V: Tensor) -> Tensor:
     return V * torch.where(best < 0, -1.0, 1.0).to(V.dtype)
 
 
-def _factors(found: _Measured, tall: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _factors(measured: _Measured, tall: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return U, S, Vh and the bounds of S, sorted, and the order."""
-    values, radii, rounding, _ = found.certificate
+    values, radii, rounding, _ = measured.certificate
     values, order = values.sort(descending=True, stable=True)
-    V = found.V[:, order]
+    V = measured.V[:, order]
     # Columns of W are orthogonal only up to their cosines. Gram-Schmidt from the largest down
     # leaves what is wrong with the smaller ones to them, and completes zero columns.
-    Q, R = torch.linalg.qr(found.W[:, order])
+    Q, R = torch.linalg.qr(measured.W[:, order])
     Q = Q * torch.where(R.diagonal() < 0, -1.0, 1.0).to(Q.dtype)
     U, Vh = (Q, V.mT) if tall else (V, Q.mT)
     return U, values, Vh, radii[order] + rounding, order

@@ -55,13 +55,13 @@ class Outputs:
 
     def slots(self) -> list[list[list[int]]]:
         """For each entry and matrix: its place, that of its first value and of its first S."""
-        found = []
+        places = []
         at = first = 0
         used = dict.fromkeys(self.S, 0)
         for dtype, r, count in zip(self.dtypes, self.sides, self.counts, strict=True):
-            found.append([[at + i, first + i * r, used[dtype] + i * r] for i in range(count)])
+            places.append([[at + i, first + i * r, used[dtype] + i * r] for i in range(count)])
             at, first, used[dtype] = at + count, first + count * r, used[dtype] + count * r
-        return found
+        return places
 
 
 class Updates:
@@ -92,15 +92,15 @@ class Updates:
             for group, here in planned
         )
         memory = torch.empty(longest, dtype=torch.float64, device=self._device)
-        found = []
+        chunks = []
         for group, here in planned:
             info = torch.finfo(group.dtype)
-            told = (tolerance, info.eps, info.smallest_normal * info.eps)
-            settings = torch.tensor(told, dtype=torch.float64).to(self._device)
+            thresholds = (tolerance, info.eps, info.smallest_normal * info.eps)
+            settings = torch.tensor(thresholds, dtype=torch.float64).to(self._device)
             chunk = Chunk(group, here, memory, settings)
             copies = [(member, *_overlap(member, here)) for member in group.members]
-            found.append((chunk, [copy for copy in copies if copy[1].start < copy[1].stop]))
-        return found
+            chunks.append((chunk, [copy for copy in copies if copy[1].start < copy[1].stop]))
+        return chunks
 
     def _results(self, entry: int) -> Tracked:
         group, member = self._place[entry]

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/tracking/kernels.h"
-#include "cpu/tracking/leading/block.h"
+#include "cpu/tracking/leading/subspace_products.h"
 
 namespace spectral {
 namespace SK_ISA {

@@ -290,11 +290,11 @@ def _decomposed_projections(
     names = ["in_proj"] if layer._qkv_same_embed_dim else ["q_proj", "k_proj", "v_proj"]
     bias = layer.in_proj_bias
     biases = [None] * len(names) if bias is None else bias.chunk(len(names))
-    found = {
+    projections = {
         name: DecomposedLinear.from_linear(_linear(layer.get_parameter(f"{name}_weight"), b), rank)
         for name, b in zip(names, biases, strict=True)
     }
-    return {**found, "out_proj": DecomposedLinear.from_linear(layer.out_proj, rank)}
+    return {**projections, "out_proj": DecomposedLinear.from_linear(layer.out_proj, rank)}
 
 
 def _dense_attention(

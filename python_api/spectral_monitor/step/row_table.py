@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from spectral_monitor.model.matrix import Matrix
 from spectral_monitor.step.frame import Array, MatrixRow
-from spectral_monitor.step.views import ArrayViews, consecutive
+from spectral_monitor.step.joined_arrays import JoinedArrays, consecutive
 
 NOT_FINITE = "the matrix has NaN or infinity in it"
 """`spectral_monitor.step.frame.MatrixRow.reason`, where the numbers themselves are not finite."""
@@ -39,7 +39,7 @@ class RowPlan(NamedTuple):
         )
 
 
-class PackedRows(Mapping[str, MatrixRow]):
+class RowTable(Mapping[str, MatrixRow]):
     """Rows by name.
 
     Args:
@@ -59,8 +59,8 @@ class PackedRows(Mapping[str, MatrixRow]):
         work: Sequence[str],
     ) -> None:
         self.plan, self.tables = plan, tables
-        self.values_of = ArrayViews(values, plan.slices)
-        self.bounds_of = ArrayViews(bounds, plan.slices)
+        self.values_of = JoinedArrays(values, plan.slices)
+        self.bounds_of = JoinedArrays(bounds, plan.slices)
         self.finite, self.work = finite, work
         self.reasons: Mapping[str, str] = {}
         self._made: dict[str, MatrixRow] = {}
@@ -89,24 +89,24 @@ class PackedRows(Mapping[str, MatrixRow]):
         return len(self.plan.numbers)
 
     def __repr__(self) -> str:
-        return f"PackedRows({list(self)})"
+        return f"RowTable({list(self)})"
 
 
 def spectra_of(
     rows: Mapping[str, MatrixRow], names: Sequence[str]
-) -> tuple[ArrayViews[str], ArrayViews[str]]:
+) -> tuple[JoinedArrays[str], JoinedArrays[str]]:
     """Singular values and bounds of these matrices."""
-    if isinstance(rows, PackedRows):
+    if isinstance(rows, RowTable):
         return rows.values_of, rows.bounds_of
     return (
-        ArrayViews.of({name: rows[name].singular_values for name in names}),
-        ArrayViews.of({name: rows[name].singular_value_bounds for name in names}),
+        JoinedArrays.of({name: rows[name].singular_values for name in names}),
+        JoinedArrays.of({name: rows[name].singular_value_bounds for name in names}),
     )
 
 
 def tell_reasons(rows: Mapping[str, MatrixRow], reasons: Mapping[str, str]) -> None:
     """Say why rows have no numbers, where that is not for what is in the matrices."""
-    if isinstance(rows, PackedRows):
+    if isinstance(rows, RowTable):
         rows.reasons = dict(reasons)
         return
     for name, reason in reasons.items():
@@ -115,7 +115,7 @@ def tell_reasons(rows: Mapping[str, MatrixRow], reasons: Mapping[str, str]) -> N
 
 def reasons_of(rows: Mapping[str, MatrixRow]) -> dict[str, str]:
     """Name -> `spectral_monitor.step.frame.MatrixRow.reason`, of those that have one."""
-    if isinstance(rows, PackedRows):
+    if isinstance(rows, RowTable):
         if all(rows.finite):
             return {}
         unknown = [name for name, ok in zip(rows, rows.finite, strict=True) if not ok]

@@ -22,7 +22,7 @@ def consecutive(names: Sequence[K], lengths: Sequence[int]) -> dict[K, slice]:
     }
 
 
-class ArrayViews(Mapping[K, Array]):
+class JoinedArrays(Mapping[K, Array]):
     """Name -> array (length,), a view made when it is asked for.
 
     Args:
@@ -46,13 +46,13 @@ class ArrayViews(Mapping[K, Array]):
         return len(self.slices)
 
     def __repr__(self) -> str:
-        return f"ArrayViews({list(self.slices)}, {self.block.dtype})"
+        return f"JoinedArrays({list(self.slices)}, {self.block.dtype})"
 
     @staticmethod
-    def of(arrays: Mapping[K, Array]) -> ArrayViews[K]:
+    def of(arrays: Mapping[K, Array]) -> JoinedArrays[K]:
         """The arrays joined, in one dtype; as it is where it is views already."""
-        if isinstance(arrays, ArrayViews):
+        if isinstance(arrays, JoinedArrays):
             return arrays
         parts = list(arrays.values())
         slices = consecutive(list(arrays), [len(part) for part in parts])
-        return ArrayViews(np.concatenate(parts) if parts else np.zeros(0), slices)
+        return JoinedArrays(np.concatenate(parts) if parts else np.zeros(0), slices)
