@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
+import spectral_kernels as sk
 from tests.support import matrices
 
 Trajectory = Callable[[], Iterator[torch.Tensor]]
@@ -126,3 +127,19 @@ TRAJECTORIES: dict[str, Trajectory] = {
     "graded": graded,
     "training": training,
 }
+
+
+def follow(
+    tracker: sk.SpectrumTracker,
+    name: str,
+    dtype: torch.dtype,
+    check: Callable[[torch.Tensor, sk.SVD, sk.SpectrumTracker], None],
+) -> None:
+    """Update a tracker along the trajectory of that name and check it at every step."""
+    for step in TRAJECTORIES[name]():
+        A = step.to(dtype)
+        result = tracker.update(A)
+        assert isinstance(result, sk.SVD)
+        assert result.S.dtype == dtype
+        check(A, result, tracker)
+        assert (tracker.work == ["not finite"]) == (not bool(A.isfinite().all()))

@@ -11,20 +11,14 @@ from spectral_kernels.tracking.leading.bounds import BlockErrors, certify
 from tests.support import matrices, tolerances
 from tests.support.compiled import need_compiled
 from tests.support.leading_checks import ITERATIONS, K, check, steep
-from tests.support.trajectories import TRAJECTORIES, brownian
+from tests.support.trajectories import TRAJECTORIES, brownian, follow
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
 def test_the_bounds_hold(name: str, dtype: torch.dtype, every_isa: str) -> None:
     tracker = sk.SpectrumTracker(K, tolerance=tolerances.TRACKER)
-    for step in TRAJECTORIES[name]():
-        A = step.to(dtype)
-        result = tracker.update(A)
-        assert isinstance(result, sk.SVD)
-        assert result.S.dtype == dtype
-        check(A, result, tracker)
-        assert (tracker.work == ["not finite"]) == (not bool(A.isfinite().all()))
+    follow(tracker, name, dtype, check)
 
 
 def test_the_theorem_far_from_convergence() -> None:
